@@ -1,0 +1,57 @@
+"""QueryEvent: what one statement (or a part of a long one) took out of the database.
+
+The counts are *deltas*: adding up the events of a statement gives its totals, so a consumer only ever sums. A long
+result yields several `progress` events and one final `query` event; only the final one counts as a query.
+No field holds SQL literals or row values: patients appear as keyed digests only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["query", "progress", "login", "login_failed", "logout", "refused", "desynced", "gap"]
+KINDS: tuple[Kind, ...] = (
+    "query", "progress", "login", "login_failed", "logout", "refused", "desynced", "gap",
+)  # fmt: skip
+
+Evidence = Literal["login", "application_name"]
+"""How the principal was established, weakest evidence that was used. DESIGN 2.3 lists the full chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEvent:
+    """One event. Units: milliseconds since the Unix epoch, microseconds for durations, rows, bytes of result data."""
+
+    time_ms: int
+    kind: Kind
+    listener: str
+    session: str
+    """Opaque id of the client connection, unique in a tenant."""
+    principal: str
+    """Who is charged. The database login unless better evidence was found."""
+    evidence: Evidence = "login"
+    login: str = ""
+    database: str = ""
+    source: str = ""
+    """Client address without port; `unix` for a local socket."""
+    application: str = ""
+    statement: int = 0
+    """Ordinal of the statement within the session, from 1; 0 when the event is about the session."""
+    fingerprint: str = ""
+    """16 hex digits of the normalised statement; equal shapes have equal fingerprints."""
+    query: str = ""
+    """Normalised text (literals replaced), only on the first event of a fingerprint that a worker sends."""
+    rows: int = 0
+    hidden_rows: int = 0
+    """Rows a statement moved without showing them (CTAS, INSERT..SELECT, COPY TO file), from its completion tag."""
+    bytes: int = 0
+    patients: tuple[str, ...] = ()
+    """Keyed digests (16 hex digits, HMAC-SHA-256 truncated to 64 bits), distinct within the event."""
+    patients_by: str = ""
+    """Empty: no identifier column seen. `origin`: found by table and column; `name`: by column name only."""
+    duration_us: int = 0
+    error: str = ""
+    """SQLSTATE when the statement failed."""
+    detail: str = ""
+    """For refused, desynced and gap: what happened, in fixed words."""

@@ -1,0 +1,28 @@
+"""Compiled parts. All metadata is in pyproject.toml; this file only lists the extensions.
+
+Each extension is optional at install time (a machine without a C compiler runs the same source, interpreted);
+the tests and CI fail when a compiled part was expected and not loaded.
+"""
+
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+SOURCES = {
+    "exfilguard.windows._core": "exfilguard/windows/_core.py",
+    "exfilguard.wire.postgres._scan": "exfilguard/wire/postgres/_scan.py",
+}
+
+extensions = [
+    Extension(name, [source], optional=True, extra_compile_args=["-O3"])
+    for name, source in SOURCES.items()
+    if Path(source).exists()
+]
+setup(
+    ext_modules=cythonize(
+        extensions,
+        language_level=3,
+        compiler_directives={"boundscheck": False, "wraparound": False, "cdivision": True},
+    )
+)

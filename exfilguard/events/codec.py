@@ -45,7 +45,7 @@ def frame_head(tenant: str, sidecar: str, epoch: str) -> bytes:
 
 def encode_frame(head: bytes, seq: int, events: Iterable[bytes]) -> bytes:
     """A frame from `frame_head` and already encoded events: no event is decoded again."""
-    return b"%b%d,\"events\":[%b]}" % (head, seq, b",".join(events))
+    return b'%b%d,"events":[%b]}' % (head, seq, b",".join(events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,9 @@ def check_event(event: object) -> dict[str, Any]:
     for name in _REQUIRED_TEXT:
         _text(event, name, "event")
     patients = event.get("patients", ())
-    if not isinstance(patients, list | tuple) or not all(isinstance(p, str) and len(p) == 16 for p in patients):
+    if not isinstance(patients, list | tuple) or not all(
+        isinstance(p, str) and len(p) == 16 for p in patients
+    ):
         raise CodecError("event: patients is not a list of 16-digit digests")
     return event
 
@@ -150,7 +152,15 @@ def decode_verdict(data: bytes) -> Verdict:
     scope = obj.get("scope", "principal")
     if scope not in get_args(Scope):
         raise CodecError("verdict: scope is unknown")
-    counts = ("window_ms", "total", "limit", "crossed_ms", "expires_ms", "session_rows", "throttle_rows_per_s")
+    counts = (
+        "window_ms",
+        "total",
+        "limit",
+        "crossed_ms",
+        "expires_ms",
+        "session_rows",
+        "throttle_rows_per_s",
+    )
     return Verdict(
         tenant=_text(obj, "tenant", "verdict"),
         principal=_text(obj, "principal", "verdict"),

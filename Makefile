@@ -1,0 +1,32 @@
+# Two commands matter: `make demo` and `make test`. Everything they need is installed into .venv by this file.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo up test lint typecheck docs bench-relay bench-stream bench-detect chaos bench clean
+
+$(STAMP): pyproject.toml setup.py $(wildcard exfilguard/windows/_core.py exfilguard/wire/postgres/_scan.py)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/exfilguard demo $(ARGS)
+
+up: $(STAMP)
+	@$(BIN)/exfilguard up $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+typecheck: $(STAMP)
+	@$(BIN)/mypy
+
+test: $(STAMP)
+	@$(BIN)/pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find exfilguard -name '*.so' -delete -o -name '*.c' -delete

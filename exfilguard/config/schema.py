@@ -1,0 +1,202 @@
+"""Every setting, once: its name, type, default, unit and meaning. docs/CONFIGURATION.md is generated from this file.
+
+All sections are frozen and validated once, in `load.py`. A field's `doc` is what the operator reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(doc: str, default: Any = ..., *, secret: bool = False, unit: str = "") -> Any:
+    """A documented field. `unit`: `duration_ms` accepts "10s", "5m"; `size_bytes` accepts "64MB"; stored as integers."""
+    metadata = {"doc": doc, "secret": secret, "unit": unit}
+    if default is ...:
+        return field(metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaConfig:
+    """`[kafka]`: the broker and the topics."""
+
+    bootstrap: str = setting(
+        "Bootstrap servers, `host:port[,host:port]`; `embedded` starts the one-machine broker, which keeps its data in "
+        "memory only (the spool replays what it forgets).",
+        "embedded",
+    )
+    prefix: str = setting("Prefix of every topic name.", "exfilguard")
+    partitions: int = setting("Partitions of the queries topic, when it is created.", 4)
+    replication: int = setting("Replication factor of the topics, when they are created.", 1)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = setting(
+        "How clients speak to the broker.", "PLAINTEXT"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = setting(
+        "SASL mechanism, with a SASL security protocol.", "SCRAM-SHA-512"
+    )
+    username: str = setting("SASL user.", "")
+    password: str = setting("SASL password; better `password_file`.", "", secret=True)
+    ca_file: str = setting("CA bundle that signed the brokers' certificates.", "")
+    linger_ms: int = setting("How long the shipper waits to fill a frame, milliseconds.", 2)
+    frame_events: int = setting("Most events in one frame.", 500)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolConfig:
+    """`[spool]`: the on-disk queue between the relay and Kafka."""
+
+    max_bytes: int = setting("Bound of one worker's spool on disk.", 1 << 30, unit="size_bytes")
+    segment_bytes: int = setting(
+        "Size of one segment file, reserved on disk in advance.", 8 << 20, unit="size_bytes"
+    )
+    retain_ms: int = setting(
+        "How long acknowledged segments are kept, to publish again after a broker that forgot.",
+        3_600_000,
+        unit="duration_ms",
+    )
+    on_full: Literal["forward", "refuse"] = setting(
+        "When the spool is full or its disk is: `forward` lets queries pass uncounted by Kafka (the gap is counted and "
+        "is itself an event), `refuse` refuses new statements.",
+        "forward",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerConfig:
+    """`[[listener]]`: one guarded database."""
+
+    name: str = setting("Label of this listener in events and metrics.")
+    engine: Literal["postgres"] = setting("Protocol of the database.", "postgres")
+    listen: str = setting("Address the applications connect to, `host:port`.")
+    upstream: str = setting("The database, `host:port` or `unix:/path/.s.PGSQL.5432`.")
+    mode: Literal["observe", "enforce"] = setting(
+        "`observe` forwards first and counts second; `enforce` counts first and stops at the local budget. Standing "
+        "verdicts (cut, lock) are applied in both.",
+        "observe",
+    )
+    budget_rows: int = setting(
+        "Local budget per principal in `enforce`: rows in `budget_window`; 0 is none.", 0
+    )
+    budget_patients: int = setting(
+        "Local budget per principal in `enforce`: distinct patients in `budget_window`; 0 is none.", 0
+    )
+    budget_window_ms: int = setting("Rolling window of the local budgets.", 60_000, unit="duration_ms")
+    on_cut: Literal["close", "keep"] = setting(
+        "After a cut by the local budget: `close` the session, or `keep` it usable where the database confirms the "
+        "cancel.",
+        "close",
+    )
+    on_desync: Literal["forward", "close"] = setting(
+        "When the protocol can no longer be followed: `forward` uncounted (counted and alerted), or `close`.",
+        "forward",
+    )
+    patient_columns: list[str] = setting(
+        "Columns that identify a patient, `table.column` or `schema.table.column`.", []
+    )
+    catalog_dsn: str = setting(
+        "Connection string of an account that may read the catalog, to find the patient columns behind aliases; without "
+        "it columns are matched by name. Better `catalog_dsn_file`.",
+        "",
+        secret=True,
+    )
+    application_name_pattern: str = setting(
+        "Regular expression with a group `principal`, applied to application_name, for applications that put their "
+        "user there.",
+        "",
+    )
+    progress_rows: int = setting("A long result reports after this many rows.", 1_000)
+    progress_ms: int = setting("A long result reports at least this often, milliseconds.", 50)
+    tls: Literal["refuse", "terminate"] = setting("Answer to a client's TLS request.", "refuse")
+    tls_cert: str = setting("Certificate chain (PEM) for `terminate`.", "")
+    tls_key: str = setting("Private key (PEM) for `terminate`.", "")
+    upstream_tls: Literal["disable", "require", "verify-full"] = setting(
+        "TLS towards the database.", "disable"
+    )
+    upstream_ca: str = setting("CA bundle for `verify-full`.", "")
+    max_sessions: int = setting("Sessions at once; one more is refused with a clear error.", 5_000)
+    login_timeout_ms: int = setting(
+        "A client that has not logged in by then is closed.", 60_000, unit="duration_ms"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarConfig:
+    """`[sidecar]`: the relay and the shipper on this host."""
+
+    id: str = setting("Name of this sidecar in events; default the host's name.", "")
+    workers: int = setting("Relay processes on each port; `enforce` needs 1, so that its budget is exact.", 1)
+    digest_key: str = setting(
+        "Key of the patients' digests, at least 16 characters; the same on every sidecar. Better `digest_key_file`. Empty: "
+        "made once and kept in the data directory.",
+        "",
+        secret=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorConfig:
+    """`[detector]`: windows and verdicts."""
+
+    policy: str = setting("Policy file (TOML); empty for the built-in one.", "")
+    snapshot_ms: int = setting("How often changed accounts are checkpointed.", 1_000, unit="duration_ms")
+    max_patients: int = setting(
+        "Distinct patients counted exactly per account; beyond, over-counted and flagged.", 1_000_000
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresHookConfig:
+    """`[responder.postgres]`: NOLOGIN and termination of the account's backends."""
+
+    dsn: str = setting(
+        "Connection string of the hook's account, straight to the database (not through the sidecar). Empty: the hook is "
+        "off. Better `dsn_file`. Grants: deploy/postgres/hook.sql.",
+        "",
+        secret=True,
+    )
+    timeout_ms: int = setting("Bound on one attempt.", 5_000, unit="duration_ms")
+    dry_run: bool = setting("Say what would be done, do nothing.", False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponderConfig:
+    """`[responder]`: the lock-out hooks."""
+
+    postgres: PostgresHookConfig = setting("The PostgreSQL hook.", PostgresHookConfig())
+    retries: int = setting("Further attempts of a hook that failed, with back-off.", 5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterConfig:
+    """`[exporter]`: Prometheus."""
+
+    listen: str = setting("Address of /metrics, `host:port`.", "127.0.0.1:9187")
+    top_accounts: int = setting("Accounts shown by name in account_window_records.", 20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole of `exfilguard.toml`."""
+
+    tenant: str = setting("The establishment; first part of every key.", "default")
+    data_dir: str = setting(
+        "Where the spool, the standing verdicts and the sockets of the processes are.", "./exfilguard-data"
+    )
+    kafka: KafkaConfig = setting("", KafkaConfig())
+    spool: SpoolConfig = setting("", SpoolConfig())
+    sidecar: SidecarConfig = setting("", SidecarConfig())
+    listener: list[ListenerConfig] = setting("", [])
+    detector: DetectorConfig = setting("", DetectorConfig())
+    responder: ResponderConfig = setting("", ResponderConfig())
+    exporter: ExporterConfig = setting("", ExporterConfig())
+
+    @property
+    def sidecar_id(self) -> str:
+        if self.sidecar.id:
+            return self.sidecar.id
+        import socket
+
+        return socket.gethostname()

@@ -49,9 +49,7 @@ class SpoolConfig:
     """`[spool]`: the on-disk queue between the relay and Kafka."""
 
     max_bytes: int = setting("Bound of one worker's spool on disk.", 1 << 30, unit="size_bytes")
-    segment_bytes: int = setting(
-        "Size of one segment file, reserved on disk in advance.", 8 << 20, unit="size_bytes"
-    )
+    segment_bytes: int = setting("Size of one segment file, reserved on disk in advance.", 8 << 20, unit="size_bytes")
     retain_ms: int = setting(
         "How long acknowledged segments are kept, to publish again after a broker that forgot.",
         3_600_000,
@@ -77,9 +75,7 @@ class ListenerConfig:
         "verdicts (cut, lock) are applied in both.",
         "observe",
     )
-    budget_rows: int = setting(
-        "Local budget per principal in `enforce`: rows in `budget_window`; 0 is none.", 0
-    )
+    budget_rows: int = setting("Local budget per principal in `enforce`: rows in `budget_window`; 0 is none.", 0)
     budget_patients: int = setting(
         "Local budget per principal in `enforce`: distinct patients in `budget_window`; 0 is none.", 0
     )
@@ -112,14 +108,10 @@ class ListenerConfig:
     tls: Literal["refuse", "terminate"] = setting("Answer to a client's TLS request.", "refuse")
     tls_cert: str = setting("Certificate chain (PEM) for `terminate`.", "")
     tls_key: str = setting("Private key (PEM) for `terminate`.", "")
-    upstream_tls: Literal["disable", "require", "verify-full"] = setting(
-        "TLS towards the database.", "disable"
-    )
+    upstream_tls: Literal["disable", "require", "verify-full"] = setting("TLS towards the database.", "disable")
     upstream_ca: str = setting("CA bundle for `verify-full`.", "")
     max_sessions: int = setting("Sessions at once; one more is refused with a clear error.", 5_000)
-    login_timeout_ms: int = setting(
-        "A client that has not logged in by then is closed.", 60_000, unit="duration_ms"
-    )
+    login_timeout_ms: int = setting("A client that has not logged in by then is closed.", 60_000, unit="duration_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

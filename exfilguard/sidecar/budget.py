@@ -1,0 +1,85 @@
+"""The local budget: what one principal may take through this process in a rolling window, Kafka or no Kafka.
+
+Sliced in 60: a window of W counts at least W and at most W + W/60, so it may count a slice too much, never too little.
+Pure: time is an argument, in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+SLICES = 60
+
+
+class _Account:
+    __slots__ = ("patients", "rows", "slices")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.slices: deque[list[int]] = deque()  # [slice number, rows], oldest first
+        self.patients: OrderedDict[str, int] = OrderedDict()  # digest -> slice last seen, oldest first
+
+
+class LocalBudget:
+    """Rows and distinct patients per principal. 0 for a limit means no limit."""
+
+    def __init__(self, rows: int, patients: int, window_ms: int) -> None:
+        self.rows_limit = rows
+        self.patients_limit = patients
+        self.window_ms = window_ms
+        self._slice_ms = max(1, window_ms // SLICES)
+        self._accounts: dict[str, _Account] = {}
+        self._swept = 0
+
+    def _account(self, principal: str, now_ms: int) -> _Account:
+        number = now_ms // self._slice_ms
+        if number > self._swept + SLICES:
+            self._swept = number
+            for name in [n for n, a in self._accounts.items() if self._expire(a, number) and not a.slices and not a.patients]:
+                del self._accounts[name]
+        account = self._accounts.get(principal)
+        if account is None:
+            account = self._accounts[principal] = _Account()
+        self._expire(account, number)
+        return account
+
+    def _expire(self, account: _Account, number: int) -> bool:
+        oldest = number - SLICES
+        while account.slices and account.slices[0][0] < oldest:
+            account.rows -= account.slices.popleft()[1]
+        while account.patients:
+            digest, seen = next(iter(account.patients.items()))
+            if seen >= oldest:
+                break
+            del account.patients[digest]
+        return True
+
+    def rows_left(self, principal: str, now_ms: int) -> int | None:
+        """Rows that may still pass; None without a limit."""
+        if not self.rows_limit:
+            return None
+        return max(0, self.rows_limit - self._account(principal, now_ms).rows)
+
+    def patients_left(self, principal: str, now_ms: int) -> int | None:
+        """Further distinct patients that may still pass; None without a limit."""
+        if not self.patients_limit:
+            return None
+        return max(0, self.patients_limit - len(self._account(principal, now_ms).patients))
+
+    def known_patients(self, principal: str, now_ms: int) -> OrderedDict[str, int]:
+        """Digests already charged in the window: seeing them again costs nothing."""
+        return self._account(principal, now_ms).patients
+
+    def charge(self, principal: str, rows: int, patients: tuple[str, ...], now_ms: int) -> None:
+        """Record what was forwarded."""
+        account = self._account(principal, now_ms)
+        number = now_ms // self._slice_ms
+        if rows:
+            account.rows += rows
+            if account.slices and account.slices[-1][0] >= number:
+                account.slices[-1][1] += rows
+            else:
+                account.slices.append([number, rows])
+        for digest in patients:
+            account.patients[digest] = number
+            account.patients.move_to_end(digest)

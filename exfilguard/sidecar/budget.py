@@ -35,7 +35,9 @@ class LocalBudget:
         number = now_ms // self._slice_ms
         if number > self._swept + SLICES:
             self._swept = number
-            for name in [n for n, a in self._accounts.items() if self._expire(a, number) and not a.slices and not a.patients]:
+            for name in [
+                n for n, a in self._accounts.items() if self._expire(a, number) and not a.slices and not a.patients
+            ]:
                 del self._accounts[name]
         account = self._accounts.get(principal)
         if account is None:

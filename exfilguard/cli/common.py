@@ -1,0 +1,74 @@
+"""What several commands share: the --config option, loading, the resolved file that child processes read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config.load import load_config, setting_name
+from ..config.schema import Config
+from ..errors import ConfigError
+
+DEFAULT_CONFIG = "exfilguard.toml"
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", "-c", default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+
+
+def load(args: argparse.Namespace) -> Config:
+    """The configuration named on the command line. Raises ConfigError."""
+    return load_config(args.config)
+
+
+def write_resolved(config: Config, path: Path) -> None:
+    """The configuration as TOML, readable by its owner only: child processes read this file, so that no secret is ever
+    in a process's arguments or environment."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    text = "\n".join(_section(config, "")) + "\n"
+    tomllib.loads(text)  # a mistake here must not wait until a child reads it
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _section(section: Any, path: str) -> list[str]:
+    lines, nested = [], []
+    for f in fields(section):
+        value = getattr(section, f.name)
+        name = setting_name(f)
+        if is_dataclass(value):
+            child = f"{path}.{name}" if path else name
+            nested += ["", f"[{child}]", *_section(value, child)]
+        elif isinstance(value, list) and value and is_dataclass(value[0]):
+            for item in value:
+                nested += ["", f"[[{name}]]", *_section(item, name)]
+        elif isinstance(value, list) and not value and not path and name == "listener":
+            continue
+        else:
+            lines.append(f"{name} = {_toml(value, f.metadata.get('unit', ''))}")
+    return lines + nested
+
+
+def _toml(value: object, unit: str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if unit == "duration_ms":
+        return f'"{value}ms"'
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item, "") for item in value) + "]"
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    escaped = "".join(c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}" for c in escaped)
+    return f'"{escaped}"'
+
+
+def need_listener(config: Config) -> None:
+    """Raises ConfigError when there is nothing to guard."""
+    if not config.listener:
+        raise ConfigError(["listener: none is configured: add a [[listener]] with name, listen and upstream"])

@@ -1,0 +1,58 @@
+"""`exfilguard status`: what runs here, what it counted, who is nearest to or past a limit."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from ..runtime.stats import Snapshot, read_all
+from ..sidecar.verdict_table import VerdictTable
+from .common import add_config_option, load
+
+
+def register(commands: Any) -> None:
+    text = "say what runs on this host and which verdicts stand"
+    parser = commands.add_parser("status", help=text, description=text)
+    add_config_option(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when every process answered, 1 when one is down or none was ever started."""
+    config = load(args)
+    snapshots = read_all(config.data_dir)
+    now = time.time_ns() // 1_000_000
+    verdicts = [v for v in VerdictTable(f"{config.data_dir}/verdicts.json").verdicts() if v.in_force(now)]
+    healthy = bool(snapshots) and all(s is not None for s in snapshots.values())
+    if args.json:
+        processes = {name: None if s is None else asdict(s) for name, s in snapshots.items()}
+        print(orjson.dumps({"healthy": healthy, "processes": processes, "verdicts": [asdict(v) for v in verdicts]}).decode())
+        return 0 if healthy else 1
+    if not snapshots:
+        print(f"nothing has been started with data_dir {config.data_dir}: run `exfilguard up` or `exfilguard sidecar`")
+    for name, snapshot in snapshots.items():
+        print(f"{name:14} {'DOWN' if snapshot is None else _line(snapshot)}")
+    for v in verdicts:
+        print(f"{v.level.upper():8} {v.principal}: {v.reason}")
+    if snapshots and not verdicts:
+        print("no verdict is in force")
+    return 0 if healthy else 1
+
+
+_SHOWN = (
+    "sessions", "queries_total", "rows_total", "spool_bytes", "events_published_total", "events_processed_total",
+    "consumer_lag_records", "locked_accounts",
+)  # fmt: skip
+
+
+def _line(snapshot: Snapshot) -> str:
+    sums: dict[str, float] = {}
+    for name, _, value in snapshot.values:
+        if name in _SHOWN:
+            sums[name] = sums.get(name, 0) + value
+    return "up  " + "  ".join(f"{name.removesuffix('_total')} {value:,.0f}" for name, value in sums.items())

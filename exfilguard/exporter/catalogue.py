@@ -1,0 +1,58 @@
+"""Every metric's name, type, labels and help, once. docs and dashboards are checked against this table by a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PREFIX = "exfilguard_"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric of the contract. `combine`: how the values of several processes become one."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+    combine: Literal["sum", "max"] = "sum"
+
+
+_LISTENER = ("tenant", "listener")
+
+METRICS: dict[str, Metric] = {
+    "queries_total": Metric("counter", _LISTENER, "Statements that ended."),
+    "rows_total": Metric("counter", _LISTENER, "Rows delivered to clients."),
+    "patients_total": Metric("counter", _LISTENER, "Patients seen, distinct within each event."),
+    "result_bytes_total": Metric("counter", _LISTENER, "Bytes of result data delivered."),
+    "relay_added_seconds": Metric("histogram", _LISTENER, "Time the relay itself spends on one piece of data."),
+    "sessions": Metric("gauge", _LISTENER, "Client sessions now open."),
+    "connections_total": Metric("counter", _LISTENER, "Client connections accepted."),
+    "refused_total": Metric(
+        "counter", _LISTENER, "Sessions refused or ended by the guard, with an error to the client."
+    ),
+    "cuts_total": Metric("counter", (*_LISTENER, "by"), "Results cut: by the local budget or by a verdict."),
+    "garbage_connections_total": Metric("counter", _LISTENER, "Connections closed for not speaking the protocol."),
+    "upstream_failures_total": Metric("counter", _LISTENER, "Sessions that could not reach the database."),
+    "spool_lost_events_total": Metric("counter", _LISTENER, "Events not recorded because the spool was full."),
+    "records_past_limit_total": Metric("counter", _LISTENER, "Records delivered past a local limit in enforce mode."),
+    "desynced_total": Metric("counter", ("protocol",), "Sessions whose protocol could no longer be followed."),
+    "spool_bytes": Metric("gauge", (), "Bytes in the spool on disk that Kafka has not acknowledged."),
+    "spool_oldest_seconds": Metric("gauge", (), "Age of the oldest event that Kafka has not acknowledged.", "max"),
+    "frames_published_total": Metric("counter", (), "Frames acknowledged by Kafka."),
+    "events_published_total": Metric("counter", (), "Events acknowledged by Kafka."),
+    "frames_gap_total": Metric("counter", (), "Frames missing in a sidecar's sequence."),
+    "events_processed_total": Metric("counter", (), "Events added to the windows."),
+    "consumer_lag_records": Metric("gauge", (), "Kafka records the detector has not read yet."),
+    "event_to_verdict_seconds": Metric(
+        "histogram", (), "From the event that crossed a limit to the published verdict."
+    ),
+    "verdicts_total": Metric("counter", ("level",), "Verdicts issued."),
+    "lockouts_total": Metric("counter", ("hook", "outcome"), "Attempts of the lock-out hooks."),
+    "lockout_seconds": Metric("histogram", (), "From the limit crossed to the lock verified."),
+    "locked_accounts": Metric("gauge", (), "Accounts now locked.", "max"),
+    "account_window_records": Metric(
+        "gauge", ("tenant", "account", "window"), "Records in the rolling window, for the largest accounts only.", "max"
+    ),
+    "process_up": Metric("gauge", ("process",), "1 when the process answered this scrape, 0 when it did not."),
+}

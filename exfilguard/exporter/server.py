@@ -1,0 +1,103 @@
+"""/metrics: asks every process of this data directory at scrape time and adds up their plain integers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from ..config.load import parse_address
+from ..config.schema import Config
+from ..runtime.process import stop_on_signals
+from ..runtime.stats import Snapshot, read_snapshot, run_dir
+from .catalogue import METRICS, PREFIX
+
+log = logging.getLogger(__name__)
+
+
+class ProcessCollector(Collector):
+    """Private registry's only collector. An unknown metric from a newer process is left out, never an error."""
+
+    def __init__(self, data_dir: str | Path) -> None:
+        self.data_dir = Path(data_dir)
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="scrape")
+
+    def snapshots(self) -> dict[str, Snapshot | None]:
+        paths = sorted(run_dir(self.data_dir).glob("*.stats"))
+        return dict(zip([p.stem for p in paths], self._pool.map(read_snapshot, paths), strict=True))
+
+    def collect(self) -> Iterator[Family]:
+        snapshots = self.snapshots()
+        up = GaugeMetricFamily(PREFIX + "process_up", METRICS["process_up"].help, labels=["process"])
+        for name, snapshot in snapshots.items():
+            up.add_metric([name], 0.0 if snapshot is None else 1.0)
+        yield up
+        yield from families([s for s in snapshots.values() if s is not None])
+
+
+def families(snapshots: Iterable[Snapshot]) -> Iterator[Family]:
+    """Metric families of several processes' snapshots, combined as the catalogue says."""
+    values: dict[str, dict[tuple[str, ...], float]] = {}
+    histograms: dict[str, dict[tuple[str, ...], tuple[dict[float, int], float]]] = {}
+    for snapshot in snapshots:
+        for name, labels, value in snapshot.values:
+            metric = METRICS.get(name)
+            if metric is None or metric.kind == "histogram":
+                continue
+            key = tuple(str(labels.get(label, "")) for label in metric.labels)
+            series = values.setdefault(name, {})
+            if key in series:
+                value = max(series[key], value) if metric.combine == "max" else series[key] + value
+            series[key] = value
+        for name, labels, buckets, total in snapshot.histograms:
+            metric = METRICS.get(name)
+            if metric is None or metric.kind != "histogram":
+                continue
+            key = tuple(str(labels.get(label, "")) for label in metric.labels)
+            merged, so_far = histograms.setdefault(name, {}).get(key, ({}, 0.0))
+            for bound, count in buckets:
+                merged[bound] = merged.get(bound, 0) + count
+            histograms[name][key] = (merged, so_far + total)
+    for name, metric in METRICS.items():
+        if name in values:
+            family_type = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = family_type(PREFIX + name, metric.help, labels=metric.labels)
+            for key, value in sorted(values[name].items()):
+                family.add_metric(list(key), value)
+            yield family
+        elif name in histograms:
+            histogram = HistogramMetricFamily(PREFIX + name, metric.help, labels=metric.labels)
+            for key, (merged, total) in sorted(histograms[name].items()):
+                ordered = [("+Inf" if bound >= 1e300 else repr(bound), merged[bound]) for bound in sorted(merged)]
+                histogram.add_metric(list(key), buckets=ordered, sum_value=total)
+            yield histogram
+
+
+def serve(config: Config) -> tuple[WSGIServer, threading.Thread]:
+    """Start the HTTP server in a daemon thread. Raises OSError when the address is taken."""
+    registry = CollectorRegistry()
+    registry.register(ProcessCollector(config.data_dir))
+    host, port = parse_address(config.exporter.listen)
+    return start_http_server(port, addr=host, registry=registry)
+
+
+def run_exporter(config: Config) -> int:
+    """Run until SIGTERM. Returns the exit status."""
+    stop = stop_on_signals()
+    try:
+        server, _ = serve(config)
+    except OSError as error:
+        log.error("exporter.listen %s: %s: choose another port", config.exporter.listen, error.strerror)
+        return 1
+    log.info("metrics at http://%s/metrics", config.exporter.listen)
+    stop.wait()
+    server.shutdown()
+    return 0

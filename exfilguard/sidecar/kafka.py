@@ -1,0 +1,97 @@
+"""kafka-python with this installation's settings: one place for bootstrap, TLS and SASL of every client made here."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+
+from ..config.schema import Config
+from ..errors import BrokerError, CodecError
+from ..events.codec import decode_verdict
+from ..events.topics import Topics
+from ..events.verdict import Verdict
+
+TIMEOUT_S = 10.0
+
+
+def client_settings(config: Config) -> dict[str, Any]:
+    """Keyword arguments that every kafka-python client takes."""
+    kafka = config.kafka
+    settings: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in kafka.bootstrap.split(",")],
+        "security_protocol": kafka.security_protocol,
+    }
+    if "SASL" in kafka.security_protocol:
+        settings |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.username,
+            "sasl_plain_password": kafka.password,
+        }
+    if "SSL" in kafka.security_protocol and kafka.ca_file:
+        settings["ssl_cafile"] = kafka.ca_file
+    return settings
+
+
+def _unreachable(config: Config, error: KafkaError) -> BrokerError:
+    return BrokerError(
+        f"Kafka at {config.kafka.bootstrap} did not answer ({type(error).__name__}): check kafka.bootstrap and the broker"
+    )
+
+
+@contextlib.contextmanager
+def producer_of(config: Config) -> Iterator[KafkaProducer]:
+    """A producer for a command: acks=all, bounded in time. Raises BrokerError."""
+    try:
+        producer = KafkaProducer(
+            **client_settings(config), acks="all", enable_idempotence=False, max_block_ms=int(TIMEOUT_S * 1000)
+        )
+    except KafkaError as error:
+        raise _unreachable(config, error) from None
+    try:
+        yield producer
+    finally:
+        producer.close(timeout=TIMEOUT_S)
+
+
+def send_now(producer: KafkaProducer, topic: str, key: bytes, value: bytes) -> None:
+    """Publish one record and wait for its acknowledgement. Raises BrokerError."""
+    try:
+        producer.send(topic, value=value, key=key).get(timeout=TIMEOUT_S)
+    except KafkaError as error:
+        raise BrokerError(f"{topic} was not written ({type(error).__name__}): nothing has changed, try again") from None
+
+
+def read_verdicts(config: Config, quiet_s: float = 1.0) -> dict[str, Verdict]:
+    """The newest verdict of every key: the compacted topic read from its beginning until it is silent."""
+    try:
+        consumer = KafkaConsumer(**client_settings(config), enable_auto_commit=False, group_id=None)
+    except KafkaError as error:
+        raise _unreachable(config, error) from None
+    topic = Topics(config.kafka.prefix).verdicts
+    newest: dict[str, Verdict] = {}
+    try:
+        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
+        if not partitions:
+            return newest
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        silent_since = time.monotonic()
+        while time.monotonic() - silent_since < quiet_s:
+            for records in consumer.poll(timeout_ms=100).values():
+                silent_since = time.monotonic()
+                for record in records:
+                    with contextlib.suppress(CodecError):
+                        verdict = decode_verdict(record.value)
+                        known = newest.get(verdict.key)
+                        if known is None or known.revision < verdict.revision:
+                            newest[verdict.key] = verdict
+    except KafkaError as error:
+        raise _unreachable(config, error) from None
+    finally:
+        consumer.close()
+    return newest

@@ -1,0 +1,546 @@
+"""The relay: clients on one side, the database on the other, the observer looking over the shoulder.
+
+One `Session` per client connection, made of two asyncio Protocols that write into each other's transport:
+
+    client ──► ClientSide ──► Session ──► ServerSide ──► database
+           ◄──            ◄──         ◄──
+
+Rules:
+- `observe`: bytes are forwarded first and counted second. `enforce`: counted first, forwarded up to the row where the
+  local budget ends. In both, a standing `cut` or `lock` verdict ends the session at a message boundary with the
+  engine's own error, and cancels what the backend is doing.
+- Nothing here waits: no Kafka, no DNS, no disk sync. Events go to the spool (a memory copy).
+- Back-pressure both ways: when one side's buffer is full, the other side is not read, so a slow client never grows memory.
+- A sidecar that fails must not stop care: an error in counting makes the session `desynced`, and `on_desync` decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import ssl
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from ..config.schema import ListenerConfig
+from ..errors import ProtocolError
+from ..events.query import QueryEvent
+from ..events.verdict import Verdict, severity
+from ..observe.session import SessionObserver
+from ..runtime.tasks import spawn
+from ..wire.postgres import startup
+
+if TYPE_CHECKING:
+    from .worker import Guard
+
+log = logging.getLogger(__name__)
+
+WRITE_HIGH_BYTES = 256 << 10
+"""A side with this much unsent data stops the other side's reading."""
+LINGER_S = 5.0
+"""A refused client that does not read its error is dropped after this time."""
+CONNECT_TIMEOUT_S = 10.0
+
+SQLSTATE_REFUSED = "28000"  # invalid_authorization_specification: the account may not log in
+SQLSTATE_CUT = "53400"  # configuration_limit_exceeded: the result went over its limit
+SQLSTATE_TOO_MANY = "53300"  # too_many_connections
+SQLSTATE_UPSTREAM = "08006"  # connection_failure
+SQLSTATE_SPOOL = "53100"  # disk_full
+SQLSTATE_PROTOCOL = "08P01"  # protocol_violation
+
+
+class Session:
+    """One client connection and its connection to the database."""
+
+    __slots__ = (
+        "application",
+        "backend_key",
+        "client",
+        "closed",
+        "columns_version",
+        "early",
+        "ending",
+        "guard",
+        "id",
+        "listener",
+        "login",
+        "observer",
+        "principal",
+        "rows_total",
+        "server",
+        "session_limit",
+        "source",
+        "started",
+        "throttle_rows_per_s",
+    )  # fmt: skip
+
+    def __init__(self, guard: Guard, client: ClientSide, source: str) -> None:
+        self.guard = guard
+        self.listener: ListenerConfig = guard.listener
+        self.client = client
+        self.server: ServerSide | None = None
+        self.source = source
+        self.id = secrets.token_hex(8)
+        self.observer: SessionObserver | None = None
+        self.principal = ""
+        self.login = ""
+        self.application = ""
+        self.backend_key: bytes | None = None
+        self.rows_total = 0
+        self.session_limit = 0
+        """Rows after which a session-scoped cut ends this session; 0: none stands."""
+        self.throttle_rows_per_s = 0
+        self.ending: Verdict | None = None
+        """Set while a result is being brought to its next message boundary."""
+        self.closed = False
+        self.started = False
+        self.early = b""
+        """Client bytes that arrived while the database was being reached; bounded, since reading is paused then."""
+
+    # -- start-up ---------------------------------------------------------------------------------------------------
+
+    def start(self, raw: bytes, params: dict[str, str], rest: bytes) -> None:
+        """The client sent its StartupMessage: check the standing verdict, then connect to the database."""
+        guard = self.guard
+        self.login = params.get("user", "")
+        if params.get("replication", "").lower() not in ("", "0", "off", "false", "no"):
+            self.refuse(
+                SQLSTATE_REFUSED, "replication is not allowed through this guard", "replication start-up refused"
+            )
+            return
+        if guard.sessions_open >= self.listener.max_sessions:
+            self.refuse(
+                SQLSTATE_TOO_MANY, "the guard's max_sessions is reached: try again later", "max_sessions reached"
+            )
+            return
+        self.observer = SessionObserver(
+            self.listener.name,
+            self.id,
+            self.source,
+            guard.columns,
+            guard.digester,
+            self.listener.progress_rows,
+            self.listener.progress_ms,
+            guard.name_pattern,
+        )
+        self.observer.startup(params)
+        self.principal = self.observer.principal
+        self.application = params.get("application_name", "")
+        self.started = True
+        guard.opened(self)
+        verdict = guard.verdict_for(self.principal)
+        if verdict is not None and severity(verdict.level) >= severity("cut") and verdict.scope == "principal":
+            self.refuse(SQLSTATE_REFUSED, refusal(verdict), f"login refused: verdict {verdict.level}")
+            return
+        if verdict is not None:
+            self.apply(verdict)
+        self.client.pause()
+        spawn(self._connect(raw + rest), "connect upstream")
+
+    async def _connect(self, first: bytes) -> None:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                server = await self.guard.connect_upstream(self)
+        except (OSError, TimeoutError, ssl.SSLError, ProtocolError) as error:
+            log.warning("listener %s: the database cannot be reached: %s", self.listener.name, type(error).__name__)
+            self.guard.counters.upstream_failures += 1
+            self.refuse(SQLSTATE_UPSTREAM, "the guard cannot reach the database", "upstream unreachable")
+            return
+        if self.closed:
+            server.abort()
+            return
+        self.server = server
+        server.write(first)
+        early, self.early = self.early, b""
+        if early:
+            self.from_client(early)
+        self.client.resume()
+
+    # -- data -------------------------------------------------------------------------------------------------------
+
+    def from_client(self, data: bytes) -> None:
+        began = time.perf_counter()
+        observer, server = self.observer, self.server
+        if observer is None or self.closed:
+            return
+        if server is None:
+            self.early += data
+            return
+        guard = self.guard
+        if guard.refuse_statements and not self.ending:
+            self.refuse(SQLSTATE_SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
+            return
+        if self.listener.mode == "observe":
+            server.write(data)
+        try:
+            events = observer.client_data(data, now_ms())
+        except ProtocolError:
+            self._desynced()
+            events = []
+        if self.listener.mode != "observe":
+            server.write(data)
+        if events:
+            guard.emit(self, events)
+        if observer.desynced:
+            self._desynced()
+        guard.added.observe(time.perf_counter() - began)
+
+    def from_server(self, data: bytes) -> None:
+        began = time.perf_counter()
+        observer, guard, listener = self.observer, self.guard, self.listener
+        if observer is None or self.closed:
+            return
+        now = now_ms()
+        if self.ending is not None or listener.mode == "enforce":
+            self._count_then_forward(data, now)
+        else:
+            if observer.authenticated:
+                self.client.write(data)
+            else:
+                # SCRAM channel binding ends here: see DESIGN 2.1. Only the offer is changed, before authentication.
+                self.client.write(startup.strip_scram_plus(data))
+            result = observer.server_data(data, now)
+            self._account(result.rows, now)
+            if result.events:
+                guard.emit(self, result.events)
+            if self.session_limit and self.rows_total >= self.session_limit:
+                self._end_for_session_share()
+        if observer.desynced and not self.closed:
+            self._desynced()
+        guard.added.observe(time.perf_counter() - began)
+
+    def _count_then_forward(self, data: bytes, now: int) -> None:
+        guard, observer = self.guard, cast("SessionObserver", self.observer)
+        if not observer.authenticated:
+            data = startup.strip_scram_plus(data)
+        budget = guard.budget
+        if self.ending is not None:
+            rows_left: int | None = 0
+            patients_left: int | None = None
+        else:
+            rows_left = budget.rows_left(self.principal, now) if budget else None
+            patients_left = budget.patients_left(self.principal, now) if budget else None
+        known = budget.known_patients(self.principal, now) if budget and patients_left is not None else None
+        result = observer.server_data(
+            data, now, allowed_rows=rows_left, allowed_patients=patients_left, known_patients=known
+        )
+        if budget is not None:
+            budget.charge(self.principal, result.rows, result.new_patients, now)
+        self._account(result.rows, now)
+        cut_at = result.cut_at
+        self.client.write(data if cut_at is None else data[:cut_at])
+        if result.events:
+            guard.emit(self, result.events)
+        if self.ending is not None:
+            if cut_at is not None or result.boundary == len(data):
+                self._finish_ending()
+        elif cut_at is not None:
+            guard.counters.local_cuts += 1
+            limit, unit = guard.local_limit_reached(rows_left)
+            text = f"result stopped by the local budget of {limit} {unit} in {self.listener.budget_window_ms // 1000} s"
+            self.cancel_backend()
+            self.refuse(SQLSTATE_CUT, text, f"local budget: {unit}")
+
+    def _account(self, rows: int, now: int) -> None:
+        if not rows:
+            return
+        self.rows_total += rows
+        rate = self.throttle_rows_per_s
+        if rate and self.server is not None:
+            self.server.pace(rows / rate)
+
+    # -- verdicts ---------------------------------------------------------------------------------------------------
+
+    def apply(self, verdict: Verdict) -> None:
+        """A verdict on this session's principal came into force (or was lifted)."""
+        if not verdict.in_force(now_ms()):
+            self.session_limit = 0
+            self.throttle_rows_per_s = 0
+            return
+        if verdict.level == "throttle":
+            self.throttle_rows_per_s = max(1, verdict.throttle_rows_per_s)
+        elif severity(verdict.level) >= severity("cut"):
+            if verdict.scope == "session":
+                self.session_limit = max(1, verdict.session_rows)
+                if self.rows_total >= self.session_limit:
+                    self.end(verdict)
+            else:
+                self.end(verdict)
+
+    def _end_for_session_share(self) -> None:
+        verdict = self.guard.verdict_for(self.principal)
+        if verdict is not None and verdict.scope == "session":
+            self.end(verdict)
+        else:
+            self.session_limit = 0
+
+    def end(self, verdict: Verdict) -> None:
+        """Cut: stop the backend, finish the message that is half sent, then the error, then close."""
+        if self.closed or self.ending is not None:
+            return
+        self.ending = verdict
+        self.guard.counters.verdict_cuts += 1
+        self.cancel_backend()
+        observer = self.observer
+        if self.server is None or observer is None or observer.at_boundary:
+            self._finish_ending()
+        else:
+            asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+
+    def _finish_ending(self) -> None:
+        verdict = self.ending
+        if verdict is not None and not self.closed:
+            self.refuse(SQLSTATE_CUT, refusal(verdict), f"session ended: verdict {verdict.level}")
+
+    def cancel_backend(self) -> None:
+        key = self.observer.backend_key if self.observer is not None else None
+        if key is not None:
+            spawn(self.guard.cancel(startup.cancel_request(key)), "cancel backend")
+
+    # -- ends -------------------------------------------------------------------------------------------------------
+
+    def refuse(self, sqlstate: str, message: str, detail: str) -> None:
+        """Tell the client why in the engine's own words, record it, close both sides."""
+        if self.closed:
+            return
+        self.client.write(startup.error_response("FATAL", sqlstate, f"ExfilGuard: {message}"))
+        if self.started:
+            self.guard.emit(self, [self._event("refused", detail)])
+        self.guard.counters.refused += 1
+        self.close()
+
+    def _event(self, kind: Any, detail: str) -> QueryEvent:
+        observer = self.observer
+        return QueryEvent(
+            time_ms=now_ms(),
+            kind=kind,
+            listener=self.listener.name,
+            session=self.id,
+            principal=self.principal or "unknown",
+            evidence=observer.evidence if observer is not None else "login",
+            login=self.login,
+            source=self.source,
+            application=self.application,
+            detail=detail,
+        )
+
+    def _desynced(self) -> None:
+        if not self.guard.note_desynced(self):
+            return
+        if self.listener.on_desync == "close":
+            self.cancel_backend()
+            self.refuse(SQLSTATE_PROTOCOL, "the protocol can no longer be followed", "desynced")
+
+    def close(self) -> None:
+        """Flush what is buffered towards the client, close both sides, report the rest."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.observer is not None and self.started:
+            events = self.observer.close(now_ms())
+            if events:
+                self.guard.emit(self, events)
+            self.guard.gone(self)
+        self.client.close_softly()
+        if self.server is not None:
+            self.server.close_softly()
+
+    def abort(self) -> None:
+        self.close()
+        self.client.abort()
+        if self.server is not None:
+            self.server.abort()
+
+
+def refusal(verdict: Verdict) -> str:
+    """What the refused client reads: what stands, why in general, whom to ask. No figures of other accounts."""
+    what = "is locked" if verdict.level == "lock" else "is stopped for now"
+    return f"account {what} after an unusual volume of records; ask your IT on-call (reference {verdict.revision})"
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class _Side(asyncio.Protocol):
+    """What the two sides share: writing with back-pressure, and a soft close that flushes."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.paused_by: set[str] = set()
+
+    def attach(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    def write(self, data: bytes) -> None:
+        if data and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def pause(self, why: str = "start-up") -> None:
+        if not self.paused_by and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+        self.paused_by.add(why)
+
+    def resume(self, why: str = "start-up") -> None:
+        if why not in self.paused_by:
+            return
+        self.paused_by.discard(why)
+        if not self.paused_by and self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def close_softly(self) -> None:
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.close()
+            asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class ClientSide(_Side):
+    """Speaks to the application: start-up by itself, then everything to the session."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self.guard = guard
+        self.session: Session | None = None
+        self.buffer = b""
+        self.encrypted = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.attach(transport)
+        if self.session is None:  # a TLS upgrade calls this again
+            self.guard.counters.connections += 1
+            peer = transport.get_extra_info("peername")
+            source = peer[0] if isinstance(peer, tuple) else "unix"
+            self.session = Session(self.guard, self, source)
+            delay = self.guard.listener.login_timeout_ms / 1000
+            self.timer = asyncio.get_running_loop().call_later(delay, self._too_slow)
+
+    def _too_slow(self) -> None:
+        session = self.session
+        if session is not None and not (session.observer is not None and session.observer.authenticated):
+            self.guard.counters.login_timeouts += 1
+            session.abort()
+
+    def data_received(self, data: bytes) -> None:
+        session = cast("Session", self.session)
+        if session.started:
+            session.from_client(data)
+            return
+        self.buffer += data
+        try:
+            self._start_up(session)
+        except ProtocolError as error:
+            self.guard.counters.garbage += 1
+            log.info(
+                "listener %s: closed a client that does not speak the protocol: %s", self.guard.listener.name, error
+            )
+            session.refuse(SQLSTATE_PROTOCOL, "this port speaks the PostgreSQL protocol, version 3", "not the protocol")
+
+    def _start_up(self, session: Session) -> None:
+        while self.buffer and not session.started and not session.closed:
+            request, used = startup.parse(self.buffer)
+            if request is None:
+                return
+            raw, rest = self.buffer[:used], self.buffer[used:]
+            self.buffer = rest
+            if isinstance(request, startup.SSLRequest | startup.GSSENCRequest):
+                wanted = isinstance(request, startup.SSLRequest) and not self.encrypted
+                if wanted and self.guard.tls is not None:
+                    if rest:
+                        # Bytes that came in clear behind the request would be taken for encrypted ones.
+                        raise ProtocolError("data before the TLS handshake")
+                    self.write(b"S")
+                    spawn(self._upgrade(self.guard.tls), "client TLS")
+                    return
+                self.write(b"N")
+            elif isinstance(request, startup.CancelRequest):
+                spawn(self.guard.cancel(raw), "forward cancel")
+                session.close()
+            else:
+                self.buffer = b""
+                session.start(raw, request.params, rest)
+                return
+
+    async def _upgrade(self, context: ssl.SSLContext) -> None:
+        transport = cast("asyncio.Transport", self.transport)
+        try:
+            upgraded = await asyncio.get_running_loop().start_tls(
+                transport, self, context, server_side=True, ssl_handshake_timeout=10.0
+            )
+        except (OSError, ssl.SSLError, TimeoutError):
+            self.guard.counters.tls_failures += 1
+            transport.abort()
+            return
+        self.encrypted = True
+        if upgraded is not None:
+            self.attach(upgraded)
+
+    def eof_received(self) -> bool:
+        if self.session is not None:
+            self.session.close()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.session is not None:
+            if not self.session.closed:
+                self.session.close()
+            if self.session.server is not None:
+                self.session.server.close_softly()
+
+    def pause_writing(self) -> None:
+        if self.session is not None and self.session.server is not None:
+            self.session.server.pause("client is slow")
+
+    def resume_writing(self) -> None:
+        if self.session is not None and self.session.server is not None:
+            self.session.server.resume("client is slow")
+
+
+class ServerSide(_Side):
+    """Speaks to the database. With TLS upstream, it asks for it first and becomes usable when that is done."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.tls_answer: asyncio.Future[bytes] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.attach(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.tls_answer is not None and not self.tls_answer.done():
+            self.tls_answer.set_result(data)
+            return
+        self.session.from_server(data)
+
+    def pace(self, seconds: float) -> None:
+        """Do not read the database for that long: the throttle."""
+        if seconds < 0.001:
+            return
+        self.pause("throttle")
+        asyncio.get_running_loop().call_later(seconds, self.resume, "throttle")
+
+    def eof_received(self) -> bool:
+        self.session.close()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.tls_answer is not None and not self.tls_answer.done():
+            self.tls_answer.set_exception(ConnectionResetError())
+        if self.session.server is self:
+            self.session.close()
+
+    def pause_writing(self) -> None:
+        self.session.client.pause("database is slow")
+
+    def resume_writing(self) -> None:
+        self.session.client.resume("database is slow")

@@ -1,0 +1,425 @@
+"""One relay process: the listeners, the spool, the standing verdicts, its figures.
+
+Started by the supervisor as `exfilguard relay --worker N`. Verdicts and patient columns arrive from the shipper as lines
+of JSON on a Unix socket; the tables saved on disk are read at start, so that a restart enforces what stood before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import signal
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import orjson
+import uvloop
+
+from ..config.load import parse_address
+from ..config.schema import Config, ListenerConfig
+from ..errors import CodecError, ConfigError, ProtocolError, SpoolFull
+from ..events.codec import decode_verdict, encode_event
+from ..events.query import QueryEvent
+from ..events.topics import principal_hash
+from ..events.verdict import Verdict
+from ..observe.patients import Digester, PatientColumns
+from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
+from ..wire.postgres import startup
+from .budget import LocalBudget
+from .relay import CONNECT_TIMEOUT_S, ClientSide, ServerSide, Session, now_ms
+from .spool import SpoolWriter
+from .verdict_table import VerdictTable
+
+log = logging.getLogger(__name__)
+
+ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
+DRAIN_S = 10.0
+MAX_HASHES = 100_000
+
+
+@dataclass(slots=True)
+class Counters:
+    """Plain integers of one listener."""
+
+    queries: int = 0
+    rows: int = 0
+    patients: int = 0
+    result_bytes: int = 0
+    connections: int = 0
+    refused: int = 0
+    garbage: int = 0
+    desynced: int = 0
+    login_timeouts: int = 0
+    tls_failures: int = 0
+    upstream_failures: int = 0
+    local_cuts: int = 0
+    verdict_cuts: int = 0
+    records_past_limit: int = 0
+    spool_gap: int = 0
+
+
+class Guard:
+    """Everything the sessions of one listener share."""
+
+    def __init__(self, worker: Worker, listener: ListenerConfig) -> None:
+        self.worker = worker
+        self.listener = listener
+        self.counters = Counters()
+        self.added = Histogram(ADDED_BOUNDS_S)
+        self.columns = PatientColumns(listener.patient_columns)
+        self.digester = worker.digester
+        pattern = listener.application_name_pattern
+        self.name_pattern = re.compile(pattern) if pattern else None
+        self.budget: LocalBudget | None = None
+        if listener.mode == "enforce":
+            self.budget = LocalBudget(listener.budget_rows, listener.budget_patients, listener.budget_window_ms)
+        self.sessions: dict[str, set[Session]] = defaultdict(set)
+        self.sessions_open = 0
+        self.tls = _server_context(listener) if listener.tls == "terminate" else None
+        self._upstream_tls = _client_context(listener) if listener.upstream_tls != "disable" else None
+        self._desynced_sessions: set[str] = set()
+        self.server: asyncio.Server | None = None
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    @property
+    def refuse_statements(self) -> bool:
+        return self.worker.spool_full and self.worker.config.spool.on_full == "refuse"
+
+    def opened(self, session: Session) -> None:
+        self.sessions[session.principal].add(session)
+        self.sessions_open += 1
+
+    def gone(self, session: Session) -> None:
+        held = self.sessions.get(session.principal)
+        if held is not None and session in held:
+            held.discard(session)
+            self.sessions_open -= 1
+            if not held:
+                del self.sessions[session.principal]
+        self._desynced_sessions.discard(session.id)
+
+    def note_desynced(self, session: Session) -> bool:
+        """True the first time for this session."""
+        if session.id in self._desynced_sessions:
+            return False
+        self._desynced_sessions.add(session.id)
+        self.counters.desynced += 1
+        return True
+
+    def local_limit_reached(self, rows_left: int | None) -> tuple[int, str]:
+        """Which local limit a cut was for."""
+        if (
+            self.listener.budget_rows
+            and rows_left is not None
+            and (not self.listener.budget_patients or rows_left == 0)
+        ):
+            return self.listener.budget_rows, "rows"
+        if self.listener.budget_patients:
+            return self.listener.budget_patients, "patients"
+        return self.listener.budget_rows, "rows"
+
+    def emit(self, session: Session, events: Sequence[QueryEvent]) -> None:
+        counters = self.counters
+        for event in events:
+            counters.rows += event.rows
+            counters.result_bytes += event.bytes
+            counters.patients += len(event.patients)
+            if event.kind == "query":
+                counters.queries += 1
+            self.worker.append(self, event)
+
+    # -- verdicts ---------------------------------------------------------------------------------------------------
+
+    def verdict_for(self, principal: str) -> Verdict | None:
+        verdict = self.worker.verdicts.get(f"{self.worker.config.tenant}/{principal}")
+        return verdict if verdict is not None and verdict.in_force(now_ms()) else None
+
+    def apply(self, verdict: Verdict) -> None:
+        for session in list(self.sessions.get(verdict.principal, ())):
+            session.apply(verdict)
+
+    # -- upstream ---------------------------------------------------------------------------------------------------
+
+    async def connect_upstream(self, session: Session) -> ServerSide:
+        """A connection to the database, TLS done when configured. Raises OSError, TimeoutError, SSLError."""
+        loop = asyncio.get_running_loop()
+        upstream = self.listener.upstream
+        side = ServerSide(session)
+        if upstream.startswith("unix:"):
+            await loop.create_unix_connection(lambda: side, upstream.removeprefix("unix:"))
+            return side
+        host, port = parse_address(upstream)
+        if self._upstream_tls is not None:
+            side.tls_answer = loop.create_future()
+        await loop.create_connection(lambda: side, host, port)
+        if side.tls_answer is not None and self._upstream_tls is not None and side.transport is not None:
+            side.write(startup.ssl_request())
+            if await side.tls_answer != b"S":
+                side.abort()
+                raise ProtocolError("the database refused TLS: set upstream_tls or enable ssl there")
+            upgraded = await loop.start_tls(side.transport, side, self._upstream_tls, server_hostname=host)
+            if upgraded is not None:
+                side.attach(upgraded)
+        return side
+
+    async def cancel(self, request: bytes) -> None:
+        """Send a CancelRequest on a connection of its own, as the protocol wants it."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                upstream = self.listener.upstream
+                if upstream.startswith("unix:"):
+                    reader, writer = await asyncio.open_unix_connection(upstream.removeprefix("unix:"))
+                else:
+                    reader, writer = await asyncio.open_connection(*parse_address(upstream))
+                writer.write(request)
+                await reader.read(1)  # the server closes when it has acted
+                writer.close()
+
+
+def _server_context(listener: ListenerConfig) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(listener.tls_cert, listener.tls_key)
+    except (OSError, ssl.SSLError):
+        raise ConfigError(
+            [f"listener {listener.name}: tls_cert and tls_key cannot be used: check the files and that they match"]
+        ) from None
+    return context
+
+
+def _client_context(listener: ListenerConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=listener.upstream_ca or None)
+    if listener.upstream_tls == "require":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Worker:
+    """One relay process."""
+
+    def __init__(self, config: Config, number: int) -> None:
+        self.config = config
+        self.number = number
+        self.data_dir = Path(config.data_dir)
+        self.digester = Digester(digest_key(config))
+        self.verdicts: dict[str, Verdict] = {}
+        self.spool = SpoolWriter(
+            self.data_dir / "spool" / str(number), config.spool.segment_bytes, config.spool.max_bytes
+        )
+        self.spool_full = False
+        self._gap = 0
+        self._hashes: dict[str, int] = {}
+        self._shapes: set[str] = set()
+        self.guards = {listener.name: Guard(self, listener) for listener in config.listener}
+        self.draining = False
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def append(self, guard: Guard, event: QueryEvent) -> None:
+        """Into the spool. Never raises and never waits: a full spool is counted, and the gap becomes an event."""
+        if event.query:
+            if event.fingerprint in self._shapes:
+                event = replace(event, query="")
+            elif len(self._shapes) < MAX_HASHES:
+                self._shapes.add(event.fingerprint)
+        if self._gap:
+            note = QueryEvent(
+                time_ms=event.time_ms, kind="gap", listener=guard.listener.name, session="-", principal="unknown",
+                detail=f"{self._gap} events not recorded: the spool was full",
+            )  # fmt: skip
+            if not self._write(note):
+                self._gap += 1
+                guard.counters.spool_gap += 1
+                return
+            self._gap = 0
+            log.warning("the spool has room again; the gap was recorded")
+        if not self._write(event):
+            if not self._gap:
+                log.error(
+                    "the spool is full or its disk is: free space below %s or raise spool.max_bytes", self.data_dir
+                )
+            self._gap += 1
+            guard.counters.spool_gap += 1
+
+    def _write(self, event: QueryEvent) -> bool:
+        principal = event.principal
+        hashed = self._hashes.get(principal)
+        if hashed is None:
+            if len(self._hashes) >= MAX_HASHES:
+                self._hashes.clear()
+            hashed = self._hashes[principal] = principal_hash(self.config.tenant, principal)
+        try:
+            self.spool.append(hashed, event.time_ms, encode_event(event))
+        except SpoolFull:
+            self.spool_full = True
+            return False
+        except ValueError:
+            log.error("an event larger than a spool segment was left out: raise spool.segment_bytes")
+            return True
+        self.spool_full = False
+        return True
+
+    # -- verdicts and columns ---------------------------------------------------------------------------------------
+
+    def learn(self, verdict: Verdict) -> None:
+        known = self.verdicts.get(verdict.key)
+        if verdict.tenant != self.config.tenant or (known is not None and known.revision >= verdict.revision):
+            return
+        self.verdicts[verdict.key] = verdict
+        for guard in self.guards.values():
+            guard.apply(verdict)
+
+    def _set_columns(self, message: object) -> None:
+        if not isinstance(message, dict):
+            return
+        guard = self.guards.get(str(message.get("listener")))
+        origins = message.get("origins")
+        if guard is not None and isinstance(origins, list):
+            guard.columns.set_origins({(int(table), int(column)) for table, column in origins})
+
+    def load_saved(self) -> None:
+        """What stood before this process started."""
+        for verdict in VerdictTable(self.data_dir / "verdicts.json").verdicts():
+            self.verdicts[verdict.key] = verdict
+        try:
+            for message in orjson.loads((self.data_dir / "columns.json").read_bytes()):
+                self._set_columns(message)
+        except (OSError, orjson.JSONDecodeError, ValueError, TypeError):
+            return  # not resolved yet: columns are matched by name until the shipper says more
+
+    async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                try:
+                    message = orjson.loads(line)
+                    if "verdict" in message:
+                        self.learn(decode_verdict(orjson.dumps(message["verdict"])))
+                    elif "columns" in message:
+                        self._set_columns(message["columns"])
+                except (orjson.JSONDecodeError, CodecError, TypeError, ValueError):
+                    log.error("a control message could not be read and was left out")
+        except (OSError, ValueError):
+            log.warning("the control connection was lost; the shipper connects again")
+        finally:
+            writer.close()
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        self.load_saved()
+        control_path = run_dir(self.data_dir) / f"relay-{self.number}.sock"
+        control_path.unlink(missing_ok=True)
+        control = await asyncio.start_unix_server(self._control, str(control_path), limit=1 << 20)
+        for guard in self.guards.values():
+            host, port = parse_address(guard.listener.listen)
+            guard.server = await loop.create_server(
+                lambda guard=guard: ClientSide(guard),  # type: ignore[misc]
+                host,
+                port,
+                reuse_port=self.config.sidecar.workers > 1,
+                backlog=1024,
+            )
+            log.info(
+                "listener %s: %s -> %s, %s",
+                guard.listener.name,
+                guard.listener.listen,
+                guard.listener.upstream,
+                guard.listener.mode,
+            )
+        stats = StatsServer(run_dir(self.data_dir) / f"relay-{self.number}.stats", self.snapshot)
+        await stop.wait()
+        await self._drain()
+        control.close()
+        stats.close()
+
+    async def _drain(self) -> None:
+        """Take no new session; let running statements end; then close."""
+        self.draining = True
+        for guard in self.guards.values():
+            if guard.server is not None:
+                guard.server.close()
+        deadline = time.monotonic() + DRAIN_S
+        while time.monotonic() < deadline:
+            held = [s for guard in self.guards.values() for sessions in guard.sessions.values() for s in sessions]
+            for session in held:
+                if session.observer is None or not session.observer.awaiting_reply:
+                    session.close()
+            if not held:
+                break
+            await asyncio.sleep(0.05)
+        for guard in self.guards.values():
+            for session in [s for sessions in guard.sessions.values() for s in sessions]:
+                session.abort()
+        await asyncio.sleep(0.05)
+
+    def snapshot(self) -> Snapshot:
+        out = Snapshot(role="relay", instance=str(self.number))
+        for guard in list(self.guards.values()):
+            labels = {"tenant": self.config.tenant, "listener": guard.listener.name}
+            c = guard.counters
+            out.values += [
+                ("queries_total", labels, c.queries),
+                ("rows_total", labels, c.rows),
+                ("patients_total", labels, c.patients),
+                ("result_bytes_total", labels, c.result_bytes),
+                ("connections_total", labels, c.connections),
+                ("sessions", labels, guard.sessions_open),
+                ("refused_total", labels, c.refused),
+                ("records_past_limit_total", labels, c.records_past_limit),
+                ("desynced_total", {"protocol": guard.listener.engine}, c.desynced),
+                ("garbage_connections_total", labels, c.garbage),
+                ("upstream_failures_total", labels, c.upstream_failures),
+                ("cuts_total", {**labels, "by": "budget"}, c.local_cuts),
+                ("cuts_total", {**labels, "by": "verdict"}, c.verdict_cuts),
+                ("spool_lost_events_total", labels, c.spool_gap),
+            ]
+            out.histograms.append(("relay_added_seconds", labels, guard.added.cumulative(), guard.added.total))
+        out.details = {"pid": os.getpid(), "verdicts": len(self.verdicts), "spool_full": self.spool_full}
+        return out
+
+
+def digest_key(config: Config) -> bytes:
+    """The configured key, or one made once and kept in the data directory, readable by its owner only."""
+    if config.sidecar.digest_key:
+        return config.sidecar.digest_key.encode()
+    path = Path(config.data_dir) / "digest.key"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+    for _ in range(50):
+        if key := path.read_text(encoding="ascii").strip():
+            return key.encode()
+        time.sleep(0.02)  # another worker is writing it this moment
+    raise ConfigError([f"{path}: is empty: remove it, or set sidecar.digest_key_file"])
+
+
+def run_worker(config: Config, number: int) -> int:
+    """Run until SIGTERM. Returns the exit status."""
+    try:
+        worker = Worker(config, number)
+        uvloop.run(worker.run())
+    except OSError as error:
+        log.error(
+            "cannot start: %s (%s)",
+            error.strerror,
+            "is the listen address in use?" if error.errno == 98 else "see above",
+        )
+        return 1
+    return 0

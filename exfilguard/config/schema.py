@@ -80,11 +80,6 @@ class ListenerConfig:
         "Local budget per principal in `enforce`: distinct patients in `budget_window`; 0 is none.", 0
     )
     budget_window_ms: int = setting("Rolling window of the local budgets.", 60_000, unit="duration_ms")
-    on_cut: Literal["close", "keep"] = setting(
-        "After a cut by the local budget: `close` the session, or `keep` it usable where the database confirms the "
-        "cancel.",
-        "close",
-    )
     on_desync: Literal["forward", "close"] = setting(
         "When the protocol can no longer be followed: `forward` uncounted (counted and alerted), or `close`.",
         "forward",

@@ -62,6 +62,7 @@ class Session:
         "early",
         "ending",
         "guard",
+        "held",
         "id",
         "listener",
         "login",
@@ -95,6 +96,8 @@ class Session:
         """Set while a result is being brought to its next message boundary."""
         self.closed = False
         self.started = False
+        self.held = b""
+        """The beginning of a row that may not be forwarded before its patient is known; bounded by the wire reader."""
         self.early = b""
         """Client bytes that arrived while the database was being reached; bounded, since reading is paused then."""
 
@@ -206,6 +209,8 @@ class Session:
                 guard.emit(self, result.events)
             if self.session_limit and self.rows_total >= self.session_limit:
                 self._end_for_session_share()
+        if observer.unreported:
+            guard.unreported.add(self)
         if observer.desynced and not self.closed:
             self._desynced()
         guard.added.observe(time.perf_counter() - began)
@@ -214,6 +219,8 @@ class Session:
         guard, observer = self.guard, cast("SessionObserver", self.observer)
         if not observer.authenticated:
             data = startup.strip_scram_plus(data)
+        if self.held:
+            data, self.held = self.held + data, b""
         budget = guard.budget
         if self.ending is not None:
             rows_left: int | None = 0
@@ -229,11 +236,14 @@ class Session:
             budget.charge(self.principal, result.rows, result.new_patients, now)
         self._account(result.rows, now)
         cut_at = result.cut_at
+        if result.hold_at is not None:
+            self.held = data[result.hold_at :]
+            data = data[: result.hold_at]
         self.client.write(data if cut_at is None else data[:cut_at])
         if result.events:
             guard.emit(self, result.events)
         if self.ending is not None:
-            if cut_at is not None or result.boundary == len(data):
+            if cut_at is not None or observer.at_boundary:
                 self._finish_ending()
         elif cut_at is not None:
             guard.counters.local_cuts += 1

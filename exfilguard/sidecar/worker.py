@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
 DRAIN_S = 10.0
+STALLED_S = 0.1
 MAX_HASHES = 100_000
 
 
@@ -83,6 +84,8 @@ class Guard:
             self.budget = LocalBudget(listener.budget_rows, listener.budget_patients, listener.budget_window_ms)
         self.sessions: dict[str, set[Session]] = defaultdict(set)
         self.sessions_open = 0
+        self.unreported: set[Session] = set()
+        """Sessions with rows that no event has told yet: a result that stalls is still reported in time."""
         self.tls = _server_context(listener) if listener.tls == "terminate" else None
         self._upstream_tls = _client_context(listener) if listener.upstream_tls != "disable" else None
         self._desynced_sessions: set[str] = set()
@@ -106,6 +109,16 @@ class Guard:
             if not held:
                 del self.sessions[session.principal]
         self._desynced_sessions.discard(session.id)
+        self.unreported.discard(session)
+
+    def report_stalled(self) -> None:
+        """Progress of results that have stopped flowing."""
+        for session in list(self.unreported):
+            observer = session.observer
+            if observer is None or not observer.unreported:
+                self.unreported.discard(session)
+            elif events := observer.tick(now_ms()):
+                self.emit(session, events)
 
     def note_desynced(self, session: Session) -> bool:
         """True the first time for this session."""
@@ -342,7 +355,11 @@ class Worker:
                 guard.listener.mode,
             )
         stats = StatsServer(run_dir(self.data_dir) / f"relay-{self.number}.stats", self.snapshot)
-        await stop.wait()
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), STALLED_S)
+            for guard in self.guards.values():
+                guard.report_stalled()
         await self._drain()
         control.close()
         stats.close()

@@ -1,0 +1,84 @@
+"""Which columns hold patient identifiers, and what their values become: keyed digests."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
+
+from ..wire.postgres.messages import Field
+
+DIGEST_BYTES = 8
+MAX_CACHED = 100_000
+
+_INT2, _INT4, _INT8, _UUID = 21, 23, 20, 2950
+_INTEGERS = {_INT2: 2, _INT4: 4, _INT8: 8}
+
+
+class Digester:
+    """HMAC-SHA-256 under the installation's key, truncated to 64 bits, 16 hex digits.
+
+    Without the key a digest cannot be turned back, not even by trying all identifiers (RFC 2104). The cache is bounded and
+    never leaves the process.
+    """
+
+    __slots__ = ("_cache", "_key")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < 16:
+            raise ValueError("the digest key is shorter than 16 bytes")
+        self._key = key
+        self._cache: dict[bytes, str] = {}
+
+    def digest(self, value: bytes) -> str:
+        """Digest of an identifier's canonical text."""
+        found = self._cache.get(value)
+        if found is None:
+            if len(self._cache) >= MAX_CACHED:
+                self._cache.clear()
+            found = hmac.digest(self._key, value, "sha256")[:DIGEST_BYTES].hex()
+            self._cache[value] = found
+        return found
+
+
+def canonical(value: bytes, type_oid: int, binary: bool) -> bytes:
+    """The same identifier in text and in binary form gives the same bytes; padding of char(n) and case of a UUID do not
+    matter. A binary value of another type stays as it is: still distinct, though not equal to its text form."""
+    if binary:
+        size = _INTEGERS.get(type_oid)
+        if size is not None and len(value) == size:
+            return b"%d" % int.from_bytes(value, "big", signed=True)
+        if type_oid == _UUID and len(value) == 16:
+            return value.hex().encode("ascii")
+    if type_oid == _UUID:
+        return value.replace(b"-", b"").lower()
+    return value.strip()
+
+
+class PatientColumns:
+    """The configured identifier columns, `table.column` or `schema.table.column`.
+
+    Found by origin (table OID and column number, which an alias does not change) once the catalog was asked, and by name
+    otherwise and always: `patient_id` of another table names a patient just as well.
+    """
+
+    __slots__ = ("_names", "_origins")
+
+    def __init__(self, columns: Iterable[str]) -> None:
+        self._names = {column.rpartition(".")[2].lower() for column in columns}
+        self._origins: set[tuple[int, int]] = set()
+
+    def set_origins(self, origins: set[tuple[int, int]]) -> None:
+        """(table OID, attnum) of the configured columns, from the catalog."""
+        self._origins = origins
+
+    def find(self, fields: list[Field]) -> tuple[tuple[int, ...], str]:
+        """Positions of the identifier columns of a result, and how they were found: `origin`, `name` or empty."""
+        positions, how = [], ""
+        for i, field in enumerate(fields):
+            if field.table_oid and (field.table_oid, field.column) in self._origins:
+                positions.append(i)
+                how = "origin"
+            elif field.name.lower() in self._names:
+                positions.append(i)
+                how = how or "name"
+        return tuple(positions), how

@@ -1,0 +1,596 @@
+"""One session: pairs what the server answers with what the client asked, and says what left the database.
+
+Strategy: one queue of pending requests. The client's messages append to it, the server's messages work on its head:
+
+    Query           rows.. CommandComplete, more of them for several statements .. until ReadyForQuery
+    Parse Bind ..   one answer each; Execute: rows.. then CommandComplete, EmptyQueryResponse or PortalSuspended
+    Sync            ReadyForQuery
+    ErrorResponse   ends a Query's statement; in the extended protocol everything up to the next Sync is skipped
+
+Rules:
+- Rows are counted whatever the pairing says. When replies and requests no longer match, the session is `desynced`: its
+  rows are still charged to its principal, without a statement.
+- A row that hides its identifier (too long to be kept) counts as a patient of its own: too many, never too few.
+- Everything that grows is bounded: pending requests, statements, portals, kept bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ProtocolError
+from ..events.query import Evidence, Kind, QueryEvent
+from ..wire.postgres import messages
+from ..wire.postgres._scan import row_values
+from ..wire.postgres.backend import BackendReader
+from ..wire.postgres.frontend import FrontendReader
+from ..wire.postgres.messages import Field
+from .patients import Digester, PatientColumns, canonical
+from .statement import normalise
+
+MAX_PENDING = 100_000
+MAX_STATEMENTS = 10_000
+
+QUERY_CANCELED = "57014"
+"""SQLSTATE given to a statement whose session ended before its result did."""
+
+_BINARY_COPY_TRAILER = b"\xff\xff"
+
+
+@dataclass(slots=True)
+class Result:
+    """What one portion of the server's bytes held."""
+
+    events: list[QueryEvent] = field(default_factory=list)
+    rows: int = 0
+    new_patients: tuple[str, ...] = ()
+    """Digests seen in this portion."""
+    cut_at: int | None = None
+    """Forward only the bytes before this offset: what follows is over the allowance."""
+    hold_at: int | None = None
+    """Keep the bytes from this offset back, and show them again with what comes next."""
+
+
+@dataclass(slots=True)
+class _Statement:
+    """A prepared statement, or the text of a simple Query."""
+
+    sql: bytes
+    fields: list[Field] | None = None
+    """From Describe; None when nobody asked."""
+
+
+@dataclass(slots=True)
+class _Portal:
+    statement: _Statement
+    formats: tuple[int, ...] | None = None
+    fields: list[Field] | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One request that awaits its answer. `kind` is the frontend type byte; `*` is the start-up."""
+
+    kind: str
+    statement: _Statement | None = None
+    portal: _Portal | None = None
+    asked_ms: int = 0
+    undo: tuple[dict[bytes, Any], bytes, Any] | None = None
+    """(table, name, what stood there before): a Parse, Bind or Close that the server refuses did not happen."""
+
+
+class SessionObserver:
+    """Feed it both directions' bytes; it returns QueryEvents. Times are milliseconds since the Unix epoch."""
+
+    def __init__(
+        self,
+        listener: str,
+        session_id: str,
+        source: str,
+        columns: PatientColumns,
+        digester: Digester,
+        progress_rows: int,
+        progress_ms: int,
+        name_pattern: re.Pattern[str] | None = None,
+    ) -> None:
+        self.listener = listener
+        self.session_id = session_id
+        self.source = source
+        self.principal = ""
+        self.evidence: Evidence = "login"
+        self.authenticated = False
+        """AuthenticationOk was seen."""
+        self.desynced = False
+        self.backend_key: bytes | None = None
+        """Body of BackendKeyData, for a CancelRequest."""
+        self._columns = columns
+        self._digester = digester
+        self._progress_rows = progress_rows
+        self._progress_ms = progress_ms
+        self._name_pattern = name_pattern
+        self._login = self._database = self._application = ""
+        self._logged_in = False
+        self._backslashes = False
+        self._lost = False  # the stream itself can no longer be cut into messages
+        self._frontend = FrontendReader()
+        self._backend = BackendReader(self)
+        self._pending: deque[_Pending] = deque([_Pending("*")])
+        self._skip_to_sync = False
+        self._statements: dict[bytes, _Statement] = {}
+        self._portals: dict[bytes, _Portal] = {}
+        self._copy = ""  # "in" or "out" while COPY data flows
+        self._copied_in = False
+        # the result that is flowing now
+        self.wants_rows = False
+        self._positions: tuple[int, ...] = ()
+        self._last_position = 0
+        self._fields: list[Field] = []
+        self._formats: tuple[int, ...] = ()
+        self._patients_by = ""
+        self._delivered = 0  # rows of this statement so far, reported or not
+        self._ordinal = 0
+        # not yet reported
+        self._rows = 0
+        self._bytes = 0
+        self._patients: dict[str, None] = {}
+        self._reported_ms = 0
+        # the portion now being read
+        self._now = 0
+        self._events: list[QueryEvent] = []
+        self._portion_rows = 0
+        self._portion_patients: dict[str, None] = {}
+        self._allowed_patients: int | None = None
+        self._known_patients: Container[str] = ()
+
+    # -- what the relay calls ---------------------------------------------------------------------------------------
+
+    def startup(self, params: dict[str, str]) -> None:
+        """The StartupMessage's parameters: establishes who is charged."""
+        self._login = params.get("user", "")
+        self._database = params.get("database", self._login)
+        self._application = params.get("application_name", "")
+        self.principal, self.evidence = self._login, "login"
+        if self._name_pattern is not None and (found := self._name_pattern.search(self._application)):
+            named = found.groupdict().get("principal")
+            if named:
+                self.principal, self.evidence = named, "application_name"
+
+    @property
+    def at_boundary(self) -> bool:
+        """True when the server's bytes so far are whole messages."""
+        return self._lost or self._backend.at_boundary
+
+    @property
+    def awaiting_reply(self) -> bool:
+        """True while the server owes an answer."""
+        return bool(self._pending)
+
+    @property
+    def unreported(self) -> bool:
+        """True while rows were counted that no event has told yet."""
+        return self._rows > 0
+
+    def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """Bytes from the client, behind the start-up packet. Events are rare here: only a lost stream makes one."""
+        self._events = []
+        if not self._lost:
+            self._now = now_ms
+            try:
+                for kind, body, whole in self._frontend.feed(data):
+                    self._request(chr(kind), body, whole)
+            except ProtocolError as error:
+                self._lose(str(error))
+        return self._events
+
+    def server_data(
+        self,
+        data: bytes,
+        now_ms: int,
+        allowed_rows: int | None = None,
+        allowed_patients: int | None = None,
+        known_patients: Container[str] | None = None,
+    ) -> Result:
+        """Bytes from the server. With an allowance, reading stops where it is spent (see Result)."""
+        if self._lost:
+            return Result()
+        self._now = now_ms
+        self._events = []
+        self._portion_rows = 0
+        self._portion_patients = {}
+        self._allowed_patients = allowed_patients
+        self._known_patients = known_patients if known_patients is not None else ()
+        cut_at = hold_at = None
+        try:
+            scan = self._backend.feed(data, allowed_rows, hold=allowed_patients is not None)
+            cut_at, hold_at = scan.cut_at, scan.hold_at
+        except ProtocolError as error:
+            self._lose(str(error))
+        self.tick(now_ms, self._events)
+        return Result(self._events, self._portion_rows, tuple(self._portion_patients), cut_at, hold_at)
+
+    def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
+        """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
+        out = [] if events is None else events
+        if self._rows and (self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms):
+            self._now = now_ms
+            out.append(self._report("progress"))
+        return out
+
+    def close(self, now_ms: int) -> list[QueryEvent]:
+        """The connection ended: what was delivered of the running statement, and the logout."""
+        self._now = now_ms
+        out = []
+        if self._rows:
+            out.append(self._report("query", error="" if self._lost else QUERY_CANCELED))
+        if self._logged_in:
+            out.append(self._event("logout"))
+            self._logged_in = False
+        return out
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def _request(self, kind: str, body: bytes, whole: bool) -> None:
+        if kind in "dHX" or kind == "p":
+            return
+        if kind in "cf":
+            if self._copy == "in":
+                self._copy = ""
+            return
+        if self._copy == "in" and kind == "S":
+            return  # the server ignores Sync until the copy ends
+        if self._skip_to_sync:
+            if kind != "S":
+                return
+            self._skip_to_sync = False
+        if len(self._pending) >= MAX_PENDING:
+            raise ProtocolError("too many requests without an answer")
+        pending = _Pending(kind, asked_ms=self._now)
+        if kind == "Q":
+            pending.statement = _Statement(body.rstrip(b"\0"))
+        elif kind == "P":
+            name, pos = messages.cstring(body, 0)
+            end = body.find(0, pos)
+            self._remember(pending, self._statements, name, _Statement(body[pos : end if end >= 0 else len(body)]))
+        elif kind == "B":
+            portal, pos = messages.cstring(body, 0)
+            name, pos = messages.cstring(body, pos)
+            statement = self._statements.get(name) or _Statement(b"")
+            formats = messages.bind_result_formats(body, pos) if whole else None
+            self._remember(pending, self._portals, portal, _Portal(statement, formats))
+        elif kind == "D":
+            name, _ = messages.cstring(body, 1)
+            if body[:1] == b"S":
+                pending.statement = self._statements.get(name)
+            else:
+                pending.portal = self._portals.get(name)
+        elif kind == "E":
+            name, _ = messages.cstring(body, 0)
+            pending.portal = self._portals.get(name)
+            pending.statement = pending.portal.statement if pending.portal is not None else _Statement(b"")
+        elif kind == "C":
+            name, _ = messages.cstring(body, 1)
+            table: dict[bytes, Any] = self._statements if body[:1] == b"S" else self._portals
+            pending.undo = (table, name, table.pop(name, None))
+        self._pending.append(pending)
+        if len(self._pending) == 1:
+            self._next_head()
+
+    @staticmethod
+    def _remember(pending: _Pending, table: dict[bytes, Any], name: bytes, what: _Statement | _Portal) -> None:
+        if name not in table and len(table) >= MAX_STATEMENTS:
+            # The oldest is forgotten: its rows are still counted, only without its text and columns.
+            del table[next(iter(table))]
+        pending.undo = (table, name, table.get(name))
+        table[name] = what
+
+    # -- replies: the backend reader's sink -------------------------------------------------------------------------
+
+    def rows(self, kind: int, count: int, size: int) -> None:
+        if count:
+            if not self._delivered:
+                self._reported_ms = self._now
+            self._delivered += count
+            self._rows += count
+            self._portion_rows += count
+        self._bytes += size
+
+    def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
+        if self._copy == "out":
+            if whole and data[start:end] == _BINARY_COPY_TRAILER:
+                # Not a tuple: taken back here, counted by `rows` next.
+                self._uncount()
+            return True
+        if not self._positions:
+            return True
+        found = self._row_patients(data, start, end, whole)
+        allowed = self._allowed_patients
+        if allowed is not None:
+            seen, known = self._portion_patients, self._known_patients
+            fresh = {digest for digest in found if digest not in seen and digest not in known}
+            spent = sum(1 for digest in seen if digest not in known) if fresh else 0
+            if fresh and spent + len(fresh) > allowed:
+                return False
+        for digest in found:
+            self._patients[digest] = None
+            self._portion_patients[digest] = None
+        return True
+
+    def _uncount(self) -> None:
+        self._delivered -= 1
+        self._rows -= 1
+        self._portion_rows -= 1
+
+    def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> list[str]:
+        values = row_values(data, start, end, self._last_position)
+        if values is None:
+            # The identifier is beyond what is kept: nobody can say whose row it was, so it is somebody new.
+            return [self._digester.digest(f"row {self.session_id} {self._ordinal} {self._delivered}".encode())]
+        found = []
+        for position in self._positions:
+            value = values[position]
+            if value is not None:
+                binary = self._formats[position] == 1
+                found.append(self._digester.digest(canonical(value, self._fields[position].type_oid, binary)))
+        return found
+
+    def message(self, kind: int, body: bytes) -> None:
+        handler = _HANDLERS.get(kind)
+        if handler is not None:
+            handler(self, body)
+
+    def _head(self, kinds: str) -> _Pending | None:
+        """The request this reply belongs to; None, and `desynced`, when it belongs to none."""
+        if self._pending and self._pending[0].kind in kinds:
+            return self._pending[0]
+        self._desync("a reply without its request")
+        return None
+
+    def _on_authentication(self, body: bytes) -> None:
+        if body[:4] == b"\0\0\0\0":
+            self.authenticated = True
+
+    def _on_key(self, body: bytes) -> None:
+        self.backend_key = body
+
+    def _on_parameter(self, body: bytes) -> None:
+        name, value = messages.parameter_status(body)
+        if name == "standard_conforming_strings":
+            self._backslashes = value == "off"
+        elif name == "application_name":
+            self._application = value
+
+    def _on_description(self, body: bytes) -> None:
+        head = self._head("QD")
+        if head is None:
+            return
+        fields = messages.row_description(body)
+        if head.kind == "Q":
+            self._begin_columns(fields, tuple(f.format for f in fields))
+            return
+        if head.portal is not None:
+            head.portal.fields = fields
+            head.portal.formats = tuple(f.format for f in fields)
+        elif head.statement is not None:
+            head.statement.fields = fields
+        self._pending.popleft()
+        self._next_head()
+
+    def _begin_columns(self, fields: list[Field], formats: tuple[int, ...]) -> None:
+        self._fields = fields
+        if len(formats) == 1:
+            formats = formats * len(fields)
+        self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
+        self._positions, self._patients_by = self._columns.find(fields)
+        self._last_position = max(self._positions, default=0)
+        self.wants_rows = bool(self._positions)
+
+    def _show_portal(self, head: _Pending) -> None:
+        """An Execute became the head: its columns decide whether its rows are looked into."""
+        portal = head.portal
+        fields = None
+        if portal is not None:
+            fields = portal.fields or portal.statement.fields
+        if fields:
+            self._begin_columns(fields, portal.formats or () if portal is not None else ())
+        else:
+            self._forget_columns()
+
+    def _forget_columns(self) -> None:
+        self.wants_rows = False
+        self._positions = ()
+        self._patients_by = ""
+        self._fields = []
+        self._formats = ()
+
+    def _on_answered(self, kinds: str) -> None:
+        if self._head(kinds) is not None:
+            self._pending.popleft()
+            self._next_head()
+
+    def _next_head(self) -> None:
+        if self._pending and self._pending[0].kind == "E":
+            self._show_portal(self._pending[0])
+
+    def _on_no_data(self, body: bytes) -> None:
+        self._on_answered("D")
+
+    def _on_command_complete(self, body: bytes) -> None:
+        head = self._head("QE")
+        tag = messages.command_tag(body)
+        hidden = 0
+        if head is not None and head.statement is not None and not self._delivered and not self._copied_in:
+            hidden = _hidden_rows(tag, head.statement.sql)
+        self._end_statement(head, hidden_rows=hidden)
+
+    def _on_statement_over(self, body: bytes) -> None:
+        """EmptyQueryResponse or PortalSuspended."""
+        self._end_statement(self._head("QE"))
+
+    def _end_statement(self, head: _Pending | None, hidden_rows: int = 0, error: str = "") -> None:
+        self._copy = ""
+        self._copied_in = False
+        self._events.append(self._report("query", head, hidden_rows=hidden_rows, error=error))
+        self._delivered = 0
+        self._forget_columns()
+        if head is not None and head.kind == "E":
+            self._pending.popleft()
+            self._next_head()
+
+    def _on_error(self, body: bytes) -> None:
+        state = messages.sqlstate(body)
+        if not self._pending:
+            return  # not an answer: the server is going away
+        head = self._pending[0]
+        if head.kind == "*":
+            self._pending.popleft()
+            self._events.append(self._event("login_failed", error=state))
+            return
+        if head.kind in "QF":
+            self._end_statement(head, error=state)
+            return
+        if head.kind == "S":
+            return
+        self._end_statement(head if head.kind == "E" else None, error=state)
+        refused = []
+        while self._pending and self._pending[0].kind != "S":
+            refused.append(self._pending.popleft())
+        for pending in reversed(refused):
+            if pending.undo is not None:
+                table, name, before = pending.undo
+                if before is None:
+                    table.pop(name, None)
+                else:
+                    table[name] = before
+        self._skip_to_sync = not self._pending
+        self._forget_columns()
+
+    def _on_ready(self, body: bytes) -> None:
+        head = self._head("QSF*")
+        if head is None:
+            return
+        self._pending.popleft()
+        if head.kind == "*":
+            self._logged_in = True
+            self._events.append(self._event("login"))
+        self._delivered = 0
+        self._forget_columns()
+        self._next_head()
+
+    def _on_copy_out(self, body: bytes) -> None:
+        self._copy = "out"
+        self._forget_columns()
+        self.wants_rows = body[:1] == b"\1"  # binary: only to know the trailer from a tuple
+
+    def _on_copy_in(self, body: bytes) -> None:
+        self._copy = "in"
+        self._copied_in = True
+        if len(self._pending) > 1 and self._pending[0].kind == "E":
+            # Syncs that were sent before the copy's end are ignored by the server.
+            while len(self._pending) > 1 and self._pending[1].kind == "S":
+                del self._pending[1]
+
+    def _on_copy_both(self, body: bytes) -> None:
+        self._desync("replication stream")
+
+    def _on_function_result(self, body: bytes) -> None:
+        if self._head("F") is not None:
+            self._bytes += len(body)
+            self._events.append(self._report("query"))
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _report(
+        self, kind: Kind, head: _Pending | None = None, *, hidden_rows: int = 0, error: str = ""
+    ) -> QueryEvent:
+        """An event with all that was not reported yet."""
+        if head is None and self._pending and self._pending[0].kind in "QE":
+            head = self._pending[0]
+        fingerprint = text = ""
+        if head is not None and head.statement is not None and head.statement.sql:
+            fingerprint, text = normalise(head.statement.sql.decode("utf-8", "replace"), self._backslashes)
+        if kind == "query":
+            self._ordinal += 1
+        event = self._event(
+            kind,
+            statement=self._ordinal if kind == "query" else self._ordinal + 1,
+            fingerprint=fingerprint,
+            # A statement the server refused may hold anything, even a name between double quotes.
+            query="" if error else text,
+            rows=self._rows,
+            hidden_rows=hidden_rows,
+            bytes=self._bytes,
+            patients=tuple(self._patients),
+            patients_by=self._patients_by,
+            duration_us=max(0, self._now - head.asked_ms) * 1000 if head is not None and kind == "query" else 0,
+            error=error,
+        )
+        self._rows = self._bytes = 0
+        self._patients = {}
+        self._reported_ms = self._now
+        return event
+
+    def _event(self, kind: Kind, **values: object) -> QueryEvent:
+        return QueryEvent(
+            time_ms=self._now,
+            kind=kind,
+            listener=self.listener,
+            session=self.session_id,
+            principal=self.principal,
+            evidence=self.evidence,
+            login=self._login,
+            database=self._database,
+            source=self.source,
+            application=self._application,
+            **values,  # type: ignore[arg-type]
+        )
+
+    def _desync(self, detail: str) -> None:
+        if not self.desynced:
+            self.desynced = True
+            self._events.append(self._event("desynced", detail=detail))
+
+    def _lose(self, detail: str) -> None:
+        self._desync(detail)
+        if self._rows:
+            self._events.append(self._report("progress"))
+        self._lost = True
+
+
+_SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
+_COPY_FROM = re.compile(rb"\s*copy\b[^']*?\bfrom\b(?![^']*\bto\b)", re.IGNORECASE)
+
+
+def _hidden_rows(tag: str, sql: bytes) -> int:
+    """Rows a statement moved without showing one: CREATE TABLE AS, SELECT INTO, INSERT .. SELECT, COPY TO a file."""
+    verb = tag.partition(" ")[0]
+    moved = (
+        verb == "SELECT"
+        or (verb == "INSERT" and _SELECT.search(sql) is not None)
+        or (verb == "COPY" and _COPY_FROM.match(sql) is None)
+    )
+    return messages.tag_rows(tag) if moved else 0
+
+
+_HANDLERS = {
+    ord("R"): SessionObserver._on_authentication,
+    ord("K"): SessionObserver._on_key,
+    ord("S"): SessionObserver._on_parameter,
+    ord("T"): SessionObserver._on_description,
+    ord("n"): SessionObserver._on_no_data,
+    ord("1"): lambda observer, body: observer._on_answered("P"),
+    ord("2"): lambda observer, body: observer._on_answered("B"),
+    ord("3"): lambda observer, body: observer._on_answered("C"),
+    ord("C"): SessionObserver._on_command_complete,
+    ord("I"): SessionObserver._on_statement_over,
+    ord("s"): SessionObserver._on_statement_over,
+    ord("E"): SessionObserver._on_error,
+    ord("Z"): SessionObserver._on_ready,
+    ord("H"): SessionObserver._on_copy_out,
+    ord("G"): SessionObserver._on_copy_in,
+    ord("W"): SessionObserver._on_copy_both,
+    ord("V"): SessionObserver._on_function_result,
+}

@@ -1,0 +1,171 @@
+"""The server's stream, cut into messages.
+
+Strategy: one loop over the bytes at hand. Rows (DataRow, CopyData) are by far the most and the largest messages: complete
+ones are passed over in bulk, and their bodies are shown only to a sink that wants them. All other messages are small; they
+are kept up to MAX_KEPT_BYTES and handed over whole (a longer one is handed over as its beginning).
+
+A row is counted at its type byte: when the allowance is spent, the next row's first byte is already not forwarded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...errors import ProtocolError
+from ._scan import skip_rows
+from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
+
+MAX_KEPT_BYTES = 256 << 10
+
+_DATA_ROW, _COPY_DATA = b"Dd"
+
+
+class Sink(Protocol):
+    """Who receives the messages."""
+
+    wants_rows: bool
+    """True while the bodies of rows must be shown."""
+
+    def rows(self, kind: int, count: int, size: int) -> None:
+        """`count` rows of `size` bytes went by; size arrives with the header, so once with count 0 for a split header."""
+
+    def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
+        """The body of one row, before `rows` counts it. False: do not let it pass."""
+
+    def message(self, kind: int, body: bytes) -> None:
+        """Any other message."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """Where the forwarding of the scanned bytes must stop. None: nowhere."""
+
+    cut_at: int | None = None
+    """The row that starts here exceeds the allowance."""
+    hold_at: int | None = None
+    """The row that starts here is not complete: show these bytes again, with more behind them."""
+
+
+class BackendReader:
+    """Push parser: `feed` any portion of the stream."""
+
+    __slots__ = ("_carry", "_counted", "_skip", "sink")
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self._carry = bytearray()  # a message whose beginning is here
+        self._counted = False  # the row in _carry was counted at its type byte
+        self._skip = 0  # bytes of a body that nobody wants
+
+    @property
+    def at_boundary(self) -> bool:
+        """True when all bytes fed so far are whole messages."""
+        return not self._skip and not self._carry
+
+    def feed(self, data: bytes, allowed: int | None = None, hold: bool = False) -> Scan:
+        """Read `data`. `allowed`: rows that may still pass; `hold`: an incomplete row that the sink wants is not read
+        but left for the next call. Raises ProtocolError."""
+        pos, end = 0, len(data)
+        sink = self.sink
+        left = MAX_MESSAGE_BYTES if allowed is None else allowed
+        while pos < end:
+            if self._skip:
+                taken = min(self._skip, end - pos)
+                self._skip -= taken
+                pos += taken
+                continue
+            if self._carry:
+                pos = self._continue(data, pos, end)
+                continue
+            kind = data[pos]
+            if kind == _DATA_ROW or kind == _COPY_DATA:
+                if left <= 0:
+                    return Scan(cut_at=pos)
+                if not sink.wants_rows:
+                    pos_after, count, size = skip_rows(data, pos, kind, left)
+                    if count:
+                        sink.rows(kind, count, size)
+                        left -= count
+                        pos = pos_after
+                        continue
+                    sink.rows(kind, 1, 0)
+                    left -= 1
+                    self._counted = True
+                else:
+                    length = int.from_bytes(data[pos + 1 : pos + 5], "big") if pos + 5 <= end else 0
+                    if length and pos + 1 + length <= end:
+                        _check(kind, length)
+                        if not sink.row(data, pos + 5, pos + 1 + length, whole=True):
+                            return Scan(cut_at=pos)
+                        sink.rows(kind, 1, length - 4)
+                        left -= 1
+                        pos += 1 + length
+                        continue
+                    if hold and length <= MAX_KEPT_BYTES:
+                        return Scan(hold_at=pos)
+                    if hold:  # too long to be held back: judged by its beginning
+                        _check(kind, length)
+                        if not sink.row(data, pos + 5, end, whole=False):
+                            return Scan(cut_at=pos)
+                        sink.rows(kind, 1, length - 4)
+                        left -= 1
+                        self._skip = 1 + length
+                        continue
+                    sink.rows(kind, 1, 0)
+                    left -= 1
+                    self._counted = True
+            elif pos + 5 <= end:
+                length = int.from_bytes(data[pos + 1 : pos + 5], "big")
+                _check(kind, length)
+                if pos + 1 + length <= end:
+                    sink.message(kind, data[pos + 5 : pos + 1 + length])
+                    pos += 1 + length
+                    continue
+            elif kind not in BACKEND_TYPES:
+                raise ProtocolError("unknown backend message type")
+            pos = self._continue(data, pos, end)
+        return Scan()
+
+    def _continue(self, data: bytes, pos: int, end: int) -> int:
+        """Go on with the message whose beginning is in _carry (or begins at `pos`)."""
+        carry = self._carry
+        if len(carry) < 5:
+            taken = min(5 - len(carry), end - pos)
+            carry += data[pos : pos + taken]
+            pos += taken
+            if len(carry) < 5:
+                return pos
+            length = int.from_bytes(carry[1:5], "big")
+            _check(carry[0], length)
+            if carry[0] in (_DATA_ROW, _COPY_DATA):
+                self.sink.rows(carry[0], 0 if self._counted else 1, length - 4)
+                self._counted = True
+                if not self.sink.wants_rows:
+                    self._drop(length - 4)
+                    return pos
+        length = int.from_bytes(carry[1:5], "big")
+        kept = min(1 + length, MAX_KEPT_BYTES)
+        taken = min(kept - len(carry), end - pos)
+        carry += data[pos : pos + taken]
+        pos += taken
+        if len(carry) >= kept:
+            kind, body = carry[0], bytes(carry[5:])
+            self._drop(1 + length - kept)
+            if kind in (_DATA_ROW, _COPY_DATA):
+                self.sink.row(body, 0, len(body), whole=kept == 1 + length)
+            else:
+                self.sink.message(kind, body)
+        return pos
+
+    def _drop(self, skip: int) -> None:
+        self._carry.clear()
+        self._counted = False
+        self._skip = skip
+
+
+def _check(kind: int, length: int) -> None:
+    if kind not in BACKEND_TYPES:
+        raise ProtocolError("unknown backend message type")
+    if not 4 <= length <= MAX_MESSAGE_BYTES:
+        raise ProtocolError("backend message length is out of bounds")

@@ -1,0 +1,73 @@
+"""The client's stream, cut into messages.
+
+Bodies are kept up to MAX_KEPT_BYTES: enough for a statement's shape and a Bind's names. The rest of a longer one, and the
+bodies of CopyData and of password messages, are skipped: no secret is ever kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...errors import ProtocolError
+from .messages import FRONTEND_TYPES, MAX_MESSAGE_BYTES
+
+MAX_KEPT_BYTES = 64 << 10
+
+_NOT_KEPT = frozenset(b"dpfX")
+
+
+class FrontendReader:
+    """Push parser: `feed` any portion of the stream, after the start-up packet."""
+
+    __slots__ = ("_carry", "_skip")
+
+    def __init__(self) -> None:
+        self._carry = bytearray()
+        self._skip = 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes, bool]]:
+        """Messages that `data` completes: (type byte, body or its beginning, True when the body is whole).
+
+        Raises ProtocolError.
+        """
+        pos, end = 0, len(data)
+        while pos < end:
+            if self._skip:
+                taken = min(self._skip, end - pos)
+                self._skip -= taken
+                pos += taken
+                continue
+            carry = self._carry
+            if not carry and pos + 5 <= end:
+                kind, length = data[pos], int.from_bytes(data[pos + 1 : pos + 5], "big")
+                _check(kind, length)
+                if pos + 1 + length <= end and length < MAX_KEPT_BYTES:
+                    yield kind, data[pos + 5 : pos + 1 + length] if kind not in _NOT_KEPT else b"", True
+                    pos += 1 + length
+                    continue
+            if len(carry) < 5:
+                taken = min(5 - len(carry), end - pos)
+                carry += data[pos : pos + taken]
+                pos += taken
+                if carry[0] not in FRONTEND_TYPES:
+                    raise ProtocolError("unknown frontend message type")
+                if len(carry) < 5:
+                    return
+            kind, length = carry[0], int.from_bytes(carry[1:5], "big")
+            _check(kind, length)
+            kept = 5 if kind in _NOT_KEPT else min(1 + length, MAX_KEPT_BYTES)
+            taken = min(kept - len(carry), end - pos)
+            carry += data[pos : pos + taken]
+            pos += taken
+            if len(carry) >= kept:
+                body = bytes(carry[5:])
+                carry.clear()
+                self._skip = 1 + length - kept
+                yield kind, body, self._skip == 0 or kind in _NOT_KEPT
+
+
+def _check(kind: int, length: int) -> None:
+    if kind not in FRONTEND_TYPES:
+        raise ProtocolError("unknown frontend message type")
+    if not 4 <= length <= MAX_MESSAGE_BYTES:
+        raise ProtocolError("frontend message length is out of bounds")

@@ -1,0 +1,100 @@
+"""Type bytes, and the bodies that are looked into.
+
+Layout of every typed message: `byte type, int32 length (itself included), body`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from ...errors import ProtocolError
+
+MAX_MESSAGE_BYTES = (1 << 30) - 1
+"""PostgreSQL's own bound for large messages (MaxAllocSize)."""
+
+BACKEND_TYPES = frozenset(b"123ACDEGHIKNRSTVWZcdnstv")
+FRONTEND_TYPES = frozenset(b"BCDEFHPQSXcdfp")
+
+_FIELD = struct.Struct("!IhIhih")
+"""RowDescription, after each name: table OID, column number, type OID, type size, type modifier, format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of a RowDescription."""
+
+    name: str
+    table_oid: int
+    """0 for an expression."""
+    column: int
+    """attnum in that table; 0 for an expression."""
+    type_oid: int
+    format: int
+    """0 text, 1 binary; always 0 in the answer to Describe(statement), where Bind decides."""
+
+
+def row_description(body: bytes) -> list[Field]:
+    """Fields of a RowDescription. Raises ProtocolError."""
+    fields = []
+    pos = 2
+    try:
+        (count,) = struct.unpack_from("!H", body)
+        for _ in range(count):
+            end = body.index(0, pos)
+            table, column, type_oid, _, _, format_ = _FIELD.unpack_from(body, end + 1)
+            fields.append(Field(body[pos:end].decode("utf-8", "replace"), table, column, type_oid, format_))
+            pos = end + 1 + _FIELD.size
+    except (struct.error, ValueError):
+        raise ProtocolError("RowDescription is malformed") from None
+    return fields
+
+
+def command_tag(body: bytes) -> str:
+    """CommandComplete's tag: `SELECT 5`, `INSERT 0 1`, `COPY 7`."""
+    return body.rstrip(b"\0").decode("ascii", "replace")
+
+
+def tag_rows(tag: str) -> int:
+    """The count at the end of a tag; 0 when it has none."""
+    last = tag.rpartition(" ")[2]
+    return int(last) if last.isdecimal() else 0
+
+
+def sqlstate(body: bytes) -> str:
+    """The SQLSTATE of an ErrorResponse; `XX000` when it has none. Nothing else of an error leaves this function, since
+    its texts quote row values."""
+    for part in body.split(b"\0"):
+        if part[:1] == b"C" and len(part) == 6 and part[1:].isalnum():
+            return part[1:].decode("ascii")
+    return "XX000"
+
+
+def parameter_status(body: bytes) -> tuple[str, str]:
+    """Name and value of a ParameterStatus."""
+    name, _, rest = body.partition(b"\0")
+    return name.decode("utf-8", "replace"), rest.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+def cstring(body: bytes, pos: int) -> tuple[bytes, int]:
+    """The zero-terminated string at `pos`, and the position behind it. Raises ProtocolError."""
+    end = body.find(0, pos)
+    if end < 0:
+        raise ProtocolError("a string is not terminated")
+    return body[pos:end], end + 1
+
+
+def bind_result_formats(body: bytes, pos: int) -> tuple[int, ...] | None:
+    """Result format codes of a Bind, `pos` behind its two names; None when the body was cut before them."""
+    try:
+        (formats,) = struct.unpack_from("!H", body, pos)
+        pos += 2 + 2 * formats
+        (values,) = struct.unpack_from("!H", body, pos)
+        pos += 2
+        for _ in range(values):
+            (size,) = struct.unpack_from("!i", body, pos)
+            pos += 4 + max(0, size)
+        (count,) = struct.unpack_from("!H", body, pos)
+        return struct.unpack_from(f"!{count}h", body, pos + 2)
+    except struct.error:
+        return None

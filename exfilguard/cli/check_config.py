@@ -28,14 +28,18 @@ def warnings(config: Config) -> list[str]:
     if not config.listener:
         out.append("no [[listener]]: nothing is guarded yet")
     if config.kafka.bootstrap == "embedded":
-        out.append("kafka.bootstrap is the embedded broker: it keeps its data in memory; use a real Kafka in production")
+        out.append(
+            "kafka.bootstrap is the embedded broker: it keeps its data in memory; use a real Kafka in production"
+        )
     if not config.responder.postgres.dsn:
         out.append("responder.postgres.dsn is empty: accounts are cut at the sidecar but not suspended in the database")
     for listener in config.listener:
         if not listener.patient_columns:
             out.append(f"listener {listener.name}: no patient_columns: rows are counted, patients are not")
         elif not listener.catalog_dsn:
-            out.append(f"listener {listener.name}: no catalog_dsn: patient columns are matched by name, an alias hides them")
+            out.append(
+                f"listener {listener.name}: no catalog_dsn: patient columns are matched by name, an alias hides them"
+            )
         if listener.tls == "terminate" and listener.upstream_tls != "disable":
             out.append(
                 f"listener {listener.name}: TLS on both sides: clients must use channel_binding=disable with SCRAM; "

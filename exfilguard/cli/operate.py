@@ -29,7 +29,9 @@ def register(commands: Any) -> None:
         parser.add_argument("--by", default=getpass.getuser(), help="who decides; default: the user logged in here")
         parser.add_argument("--json", action="store_true", help="for programs")
         if name == "lock":
-            parser.add_argument("--for", dest="duration", default="", metavar="1h", help="until then; default: until lifted")
+            parser.add_argument(
+                "--for", dest="duration", default="", metavar="1h", help="until then; default: until lifted"
+            )
         parser.set_defaults(run=run_lock if name == "lock" else run_unlock)
     text = "list the standing verdicts"
     parser = commands.add_parser("verdicts", help=text, description=text)
@@ -99,6 +101,8 @@ def run_verdicts(args: argparse.Namespace) -> int:
     if not verdicts:
         print("no verdict is in force")
     for v in verdicts:
-        until = "until lifted" if not v.expires_ms else time.strftime("until %H:%M:%S", time.localtime(v.expires_ms / 1000))
+        until = (
+            "until lifted" if not v.expires_ms else time.strftime("until %H:%M:%S", time.localtime(v.expires_ms / 1000))
+        )
         print(f"{v.level:8} {v.key}  {until}  {v.reason}  ({v.issuer}, {v.revision})")
     return 0

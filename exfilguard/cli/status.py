@@ -31,7 +31,11 @@ def run(args: argparse.Namespace) -> int:
     healthy = bool(snapshots) and all(s is not None for s in snapshots.values())
     if args.json:
         processes = {name: None if s is None else asdict(s) for name, s in snapshots.items()}
-        print(orjson.dumps({"healthy": healthy, "processes": processes, "verdicts": [asdict(v) for v in verdicts]}).decode())
+        print(
+            orjson.dumps(
+                {"healthy": healthy, "processes": processes, "verdicts": [asdict(v) for v in verdicts]}
+            ).decode()
+        )
         return 0 if healthy else 1
     if not snapshots:
         print(f"nothing has been started with data_dir {config.data_dir}: run `exfilguard up` or `exfilguard sidecar`")

@@ -107,9 +107,7 @@ def check_event(event: object) -> dict[str, Any]:
     for name in _REQUIRED_TEXT:
         _text(event, name, "event")
     patients = event.get("patients", ())
-    if not isinstance(patients, list | tuple) or not all(
-        isinstance(p, str) and len(p) == 16 for p in patients
-    ):
+    if not isinstance(patients, list | tuple) or not all(isinstance(p, str) and len(p) == 16 for p in patients):
         raise CodecError("event: patients is not a list of 16-digit digests")
     return event
 

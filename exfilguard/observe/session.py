@@ -503,9 +503,7 @@ class SessionObserver:
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def _report(
-        self, kind: Kind, head: _Pending | None = None, *, hidden_rows: int = 0, error: str = ""
-    ) -> QueryEvent:
+    def _report(self, kind: Kind, head: _Pending | None = None, *, hidden_rows: int = 0, error: str = "") -> QueryEvent:
         """An event with all that was not reported yet."""
         if head is None and self._pending and self._pending[0].kind in "QE":
             head = self._pending[0]

@@ -21,7 +21,11 @@ def skip_rows(data: bytes, pos: cython.Py_ssize_t, kind: cython.int, most: cytho
     size: cython.Py_ssize_t = 0
     length: cython.Py_ssize_t
     while count < most and pos + 5 <= end and data[pos] == kind:
-        length = (data[pos + 1] << 24) | (data[pos + 2] << 16) | (data[pos + 3] << 8) | data[pos + 4]
+        # One byte after the other: shifting a C char by 24 would overflow its int.
+        length = data[pos + 1]
+        length = (length << 8) | data[pos + 2]
+        length = (length << 8) | data[pos + 3]
+        length = (length << 8) | data[pos + 4]
         if length < 4 or pos + 1 + length > end:
             break
         pos += 1 + length
@@ -48,7 +52,10 @@ def row_values(data: bytes, pos: cython.Py_ssize_t, end: cython.Py_ssize_t, last
     for i in range(last + 1):
         if pos + 4 > end:
             return None
-        size = (data[pos] << 24) | (data[pos + 1] << 16) | (data[pos + 2] << 8) | data[pos + 3]
+        size = data[pos]
+        size = (size << 8) | data[pos + 1]
+        size = (size << 8) | data[pos + 2]
+        size = (size << 8) | data[pos + 3]
         pos += 4
         if size == 0xFFFFFFFF:
             out.append(None)

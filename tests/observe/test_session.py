@@ -1,0 +1,327 @@
+"""The observer, transcript by transcript. `>` is the client, `<` the server; each runs whole, byte by byte, and cut at random."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exfilguard.events.query import QueryEvent
+from exfilguard.observe.patients import Digester, PatientColumns
+from exfilguard.observe.session import SessionObserver
+from exfilguard.wire.postgres import backend
+from tests.wire import build as b
+
+KEY = b"0123456789abcdef"
+INT4, TEXT = 23, 25
+PATIENT = ("patient_id", 5000, 1, INT4)
+NAME = ("nom", 5000, 3, TEXT)
+
+
+def observer(progress_rows: int = 1000, origins: set[tuple[int, int]] | None = None) -> SessionObserver:
+    columns = PatientColumns(["dpi.patients.patient_id"])
+    columns.set_origins(origins or set())
+    found = SessionObserver("ehr", "s1", "10.0.0.9", columns, Digester(KEY), progress_rows, 50)
+    found.startup({"user": "dpi_export", "database": "dpi", "application_name": "psql"})
+    return found
+
+
+Step = tuple[str, bytes]
+
+
+def play(
+    steps: list[Step], cut: random.Random | None | int = None, target: SessionObserver | None = None
+) -> list[QueryEvent]:
+    seen = target or observer()
+    events: list[QueryEvent] = []
+    for side, data in [("<", b.LOGIN), *steps]:
+        pieces = [data]
+        if cut == 1:
+            pieces = [data[i : i + 1] for i in range(len(data))]
+        elif isinstance(cut, random.Random):
+            edges = sorted(cut.choices(range(len(data) + 1), k=min(9, len(data))))
+            pieces = [data[i:j] for i, j in zip([0, *edges], [*edges, len(data)], strict=True)]
+        for piece in pieces:
+            events += seen.client_data(piece, 1000) if side == ">" else seen.server_data(piece, 1000).events
+    return events
+
+
+def merged(events: list[QueryEvent]) -> list[tuple[object, ...]]:
+    """Progress folded into its statement: what a consumer that sums sees, however the bytes were cut."""
+    out: list[tuple[object, ...]] = []
+    rows = size = 0
+    patients: set[str] = set()
+    for e in events:
+        rows, size, patients = rows + e.rows, size + e.bytes, patients | set(e.patients)
+        if e.kind != "progress":
+            out.append((e.kind, e.fingerprint, rows, e.hidden_rows, size, frozenset(patients), e.error, e.detail))
+            rows, size, patients = 0, 0, set()
+    return out
+
+
+ROWS = b.row(b"1", b"A") + b.row(b"2", b"B") + b.row(b"2", None)
+SELECT = [
+    (">", b.query("SELECT patient_id, nom FROM patients WHERE nom = 'Dupont'")),
+    ("<", b.description(PATIENT, NAME) + ROWS + b.complete("SELECT 3") + b.READY),
+]
+EXTENDED = [
+    (">", b.parse("s", "SELECT patient_id, nom FROM patients LIMIT $1") + b.describe("S", "s") + b.SYNC),
+    ("<", b.PARSED + b.message("t", b"\0\0") + b.description(PATIENT, NAME) + b.READY),
+    (">", b.bind("", "s", (b"3",), (1, 0)) + b.execute("") + b.SYNC),
+    (
+        "<",
+        b.BOUND
+        + b.row(b"\0\0\0\1", b"A")
+        + b.row(b"\0\0\0\2", b"B")
+        + b.row(b"\0\0\0\2", None)
+        + b.complete("SELECT 3")
+        + b.READY,
+    ),
+]
+PIPELINE_WITH_ERROR = [
+    (">", b.parse("", "SELECT 1") + b.bind("", "") + b.execute("") + b.parse("", "SELEC 2") + b.bind("", "") + b.execute("") + b.SYNC
+        + b.parse("", "SELECT patient_id FROM patients") + b.bind("", "") + b.describe("P", "") + b.execute("") + b.SYNC),
+    ("<", b.PARSED + b.BOUND + b.row(b"1") + b.complete("SELECT 1") + b.error("42601") + b.READY
+        + b.PARSED + b.BOUND + b.description(PATIENT) + b.row(b"7") + b.complete("SELECT 1") + b.READY),
+]  # fmt: skip
+MULTI = [
+    (">", b.query("SELECT 1; UPDATE t SET a=1; SELECT patient_id FROM patients")),
+    ("<", b.description(("x", 0, 0, INT4)) + b.row(b"1") + b.complete("SELECT 1") + b.complete("UPDATE 9")
+        + b.description(PATIENT) + b.row(b"4") + b.row(b"5") + b.complete("SELECT 2") + b.READY),
+]  # fmt: skip
+COPY_TEXT = [
+    (">", b.query("COPY patients TO STDOUT")),
+    (
+        "<",
+        b.copy_out() + b.copy_data(b"1\tA\n") + b.copy_data(b"2\tB\n") + b.COPY_DONE + b.complete("COPY 2") + b.READY,
+    ),
+]
+COPY_BINARY = [
+    (">", b.query("COPY patients TO STDOUT (FORMAT binary)")),
+    ("<", b.copy_out(True) + b.copy_data(b"PGCOPY..row") + b.copy_data(b"row") + b.copy_data(b"\xff\xff") + b.COPY_DONE
+        + b.complete("COPY 2") + b.READY),
+]  # fmt: skip
+COPY_IN = [
+    (">", b.parse("", "COPY t FROM STDIN") + b.bind("", "") + b.execute("") + b.SYNC),
+    ("<", b.PARSED + b.BOUND + b.COPY_IN),
+    (">", b.copy_data(b"1\n") + b.copy_data(b"2\n") + b.COPY_DONE + b.SYNC),
+    ("<", b.complete("COPY 2") + b.READY),
+    *SELECT,
+]
+SUSPENDED = [
+    (
+        ">",
+        b.parse("", "SELECT patient_id FROM patients")
+        + b.bind("c", "")
+        + b.describe("P", "c")
+        + b.execute("c", 2)
+        + b.FLUSH,
+    ),
+    ("<", b.PARSED + b.BOUND + b.description(PATIENT) + b.row(b"1") + b.row(b"2") + b.SUSPENDED),
+    (">", b.execute("c", 2) + b.SYNC),
+    ("<", b.row(b"3") + b.complete("SELECT 1") + b.READY),
+]
+TRANSCRIPTS = {
+    "simple select": (SELECT, [(3, 0, 2, "")]),
+    "prepared, described once, mixed formats": (EXTENDED, [(3, 0, 2, "")]),
+    "error inside a pipeline": (PIPELINE_WITH_ERROR, [(1, 0, 0, ""), (0, 0, 0, "42601"), (1, 0, 1, "")]),
+    "several statements in one Query": (MULTI, [(1, 0, 0, ""), (0, 0, 0, ""), (2, 0, 2, "")]),
+    "copy out, text": (COPY_TEXT, [(2, 0, 0, "")]),
+    "copy out, binary": (COPY_BINARY, [(2, 0, 0, "")]),
+    "copy in, sync in its middle": (COPY_IN, [(0, 0, 0, ""), (3, 0, 2, "")]),
+    "portal suspended": (SUSPENDED, [(2, 0, 2, ""), (1, 0, 1, "")]),
+    "empty query": ([(">", b.query("")), ("<", b.EMPTY + b.READY)], [(0, 0, 0, "")]),
+    "create table as": ([(">", b.query("CREATE TABLE c AS SELECT * FROM patients")), ("<", b.complete("SELECT 500") + b.READY)], [(0, 500, 0, "")]),
+    "insert select": ([(">", b.query("INSERT INTO c SELECT * FROM patients")), ("<", b.complete("INSERT 0 70") + b.READY)], [(0, 70, 0, "")]),
+    "insert values": ([(">", b.query("INSERT INTO c VALUES (1)")), ("<", b.complete("INSERT 0 1") + b.READY)], [(0, 0, 0, "")]),
+    "copy to file": ([(">", b.query("COPY (SELECT * FROM patients) TO '/tmp/x'")), ("<", b.complete("COPY 80") + b.READY)], [(0, 80, 0, "")]),
+    "copy from file": ([(">", b.query("COPY patients FROM '/to/x'")), ("<", b.complete("COPY 80") + b.READY)], [(0, 0, 0, "")]),
+    "rows, then an error": ([SELECT[0], ("<", b.description(PATIENT, NAME) + ROWS + b.error("57014") + b.READY)], [(3, 0, 2, "57014")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_transcript(name: str) -> None:
+    steps, expected = TRANSCRIPTS[name]
+    seen = observer()
+    events = play(steps, target=seen)
+    statements = [e for e in events if e.kind == "query"]
+    assert [(e.rows, e.hidden_rows, len(e.patients), e.error) for e in statements] == expected
+    assert not seen.desynced
+    assert not seen.awaiting_reply
+    assert seen.at_boundary
+    whole = merged(events)
+    assert merged(play(steps, cut=1)) == whole
+    for seed in range(20):
+        assert merged(play(steps, cut=random.Random(seed))) == whole
+
+
+def test_a_whole_session_in_one_stream() -> None:
+    steps = [step for transcript, _ in TRANSCRIPTS.values() for step in transcript]
+    seen = observer()
+    whole = merged(play(steps, target=seen))
+    assert sum(row[0] == "query" for row in whole) == sum(len(expected) for _, expected in TRANSCRIPTS.values())
+    assert not seen.desynced
+    assert merged(play(steps, cut=random.Random(7))) == whole
+
+
+def test_text_and_binary_give_the_same_digests() -> None:
+    simple, extended = play(SELECT), play(EXTENDED)
+    assert simple[-1].patients == extended[-1].patients
+    assert all(len(p) == 16 for p in simple[-1].patients)
+
+
+def test_no_literal_and_no_error_text_in_any_event() -> None:
+    steps = [
+        *SELECT,
+        (">", b.query("SELECT 'Martin' \"x")),
+        ("<", b.error() + b.READY),
+    ]
+    assert "Dupont" not in repr(play(steps))
+    assert "Martin" not in repr(play(steps))
+
+
+def test_alias_is_found_by_origin() -> None:
+    steps = [
+        (">", b.query("SELECT patient_id AS zz FROM patients")),
+        ("<", b.description(("zz", 5000, 1, INT4)) + b.row(b"1") + b.complete("SELECT 1") + b.READY),
+    ]
+    assert play(steps)[-1].patients == ()
+    by_origin = play(steps, target=observer(origins={(5000, 1)}))[-1]
+    assert (len(by_origin.patients), by_origin.patients_by) == (1, "origin")
+
+
+def test_login_failed_carries_only_the_sqlstate() -> None:
+    seen = observer()
+    events = seen.server_data(b.message("R", b"\0\0\0\x0a") + b.error("28P01"), 5).events
+    assert [(e.kind, e.error) for e in events] == [("login_failed", "28P01")]
+    assert seen.close(6) == []
+
+
+def test_logout_reports_what_was_delivered() -> None:
+    seen = observer()
+    play([SELECT[0], ("<", b.description(PATIENT, NAME) + ROWS)], target=seen)
+    assert seen.unreported
+    query, logout = seen.close(2000)
+    assert (query.kind, query.rows, len(query.patients), logout.kind) == ("query", 3, 2, "logout")
+
+
+def test_progress_by_rows_and_by_time() -> None:
+    seen = observer(progress_rows=2)
+    events = play([SELECT[0], ("<", b.description(PATIENT, NAME) + ROWS)], target=seen)
+    assert [(e.kind, e.rows) for e in events] == [("login", 0), ("progress", 3)]
+    assert seen.server_data(b.row(b"9", None), 1020).events == []
+    assert [(e.kind, e.rows) for e in seen.tick(1100)] == [("progress", 1)]
+    assert seen.tick(1200) == []
+
+
+def test_statement_the_server_refused_did_not_replace_the_old_one() -> None:
+    steps = [
+        *EXTENDED[:2],
+        (">", b.parse("s", "SELECT 1") + b.SYNC),
+        ("<", b.error("42P05") + b.READY),
+        *EXTENDED[2:],
+    ]
+    assert len(play(steps)[-1].patients) == 2
+
+
+@pytest.mark.parametrize("allowed", range(5))
+def test_rows_allowance_is_exact_however_the_bytes_are_cut(allowed: int) -> None:
+    head = b.description(PATIENT, NAME)
+    stream = head + ROWS + b.row(b"8", b"x" * 500) + b.complete("SELECT 4") + b.READY
+    starts = [
+        len(head),
+        len(head + b.row(b"1", b"A")),
+        len(head + b.row(b"1", b"A") + b.row(b"2", b"B")),
+        len(head + ROWS),
+    ]
+    for seed in range(40):
+        rng = random.Random(seed)
+        seen = observer()
+        play([SELECT[0]], target=seen)
+        forwarded, left, pos = b"", allowed, 0
+        while pos < len(stream):
+            piece = stream[pos : pos + rng.choice((1, 2, 7, 40, 2000))]
+            result = seen.server_data(piece, 1000, allowed_rows=left)
+            left -= result.rows
+            pos += len(piece)
+            if result.cut_at is not None:
+                forwarded += piece[: result.cut_at]
+                break
+            forwarded += piece
+        assert forwarded == (stream[: starts[allowed]] if allowed < 4 else stream)
+        assert allowed - left == min(allowed, 4)
+
+
+@given(st.integers(0, 4), st.randoms(use_true_random=False))
+def test_patient_allowance_never_lets_another_patient_pass(allowed: int, rng: random.Random) -> None:
+    ids = [rng.randrange(6) for _ in range(12)]
+    head = b.description(PATIENT, NAME)
+    rows = [b.row(b"%d" % i, b"x" * rng.randrange(60)) for i in ids]
+    stream = head + b"".join(rows)
+    passing: set[int] = set()
+    expected = len(head)
+    for i, raw in zip(ids, rows, strict=True):
+        if i not in passing and len(passing) == allowed:
+            break
+        passing.add(i)
+        expected += len(raw)
+    seen = observer()
+    play([SELECT[0]], target=seen)
+    known: dict[str, int] = {}
+    forwarded, held, pos = b"", b"", 0
+    while pos < len(stream):
+        piece = stream[pos : pos + rng.choice((1, 3, 30, 90))]
+        pos += len(piece)
+        data, held = held + piece, b""
+        result = seen.server_data(data, 1000, allowed_patients=allowed - len(known), known_patients=known)
+        known |= dict.fromkeys(result.new_patients, 1)
+        if result.cut_at is not None:
+            forwarded += data[: result.cut_at]
+            break
+        if result.hold_at is not None:
+            held, data = data[result.hold_at :], data[: result.hold_at]
+        forwarded += data
+    assert forwarded == stream[:expected]
+    assert len(known) == len(passing)
+
+
+def test_row_too_long_to_keep_counts_as_somebody_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "MAX_KEPT_BYTES", 100)
+    wide = (
+        b.description(NAME, PATIENT)
+        + b.row(b"x" * 300, b"1")
+        + b.row(b"x" * 300, b"1")
+        + b.complete("SELECT 2")
+        + b.READY
+    )
+    seen = observer()
+    events = play([SELECT[0], ("<", wide)], cut=1, target=seen)
+    assert merged(events)[-1][2] == 2
+    assert len(merged(events)[-1][5]) == 2  # type: ignore[arg-type]
+
+
+def test_unknown_reply_is_desynced_and_rows_still_count() -> None:
+    seen = observer()
+    events = play([("<", b.complete("SELECT 1") + b.row(b"1") + b.row(b"2") + b.complete("SELECT 2"))], target=seen)
+    assert [e.kind for e in events] == ["login", "desynced", "query", "query"]
+    assert sum(e.rows for e in events) == 2
+    assert seen.desynced
+
+
+def test_garbage_from_the_server_is_one_event_and_no_error() -> None:
+    seen = observer()
+    events = play([("<", b"\xff\xff\xff\xff\xff\xff\xff")] * 3, target=seen)
+    assert [e.kind for e in events] == ["login", "desynced"]
+    assert seen.at_boundary
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_any_bytes_never_raise(client: bytes, server: bytes) -> None:
+    seen = observer()
+    seen.server_data(b.LOGIN, 1)
+    seen.client_data(client, 2)
+    seen.server_data(server, 3)
+    seen.close(4)

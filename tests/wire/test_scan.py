@@ -1,0 +1,62 @@
+"""The compiled loops and the same source interpreted: one behaviour."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import exfilguard.wire.postgres
+from exfilguard.wire.postgres import _scan
+from tests.wire import build as b
+
+
+def interpreted() -> ModuleType:
+    path = Path(exfilguard.wire.postgres.__file__).with_name("_scan.py")
+    spec = importlib.util.spec_from_file_location("_scan_interpreted", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PLAIN = interpreted()
+BOTH = pytest.mark.parametrize("scan", [_scan, PLAIN], ids=["installed", "interpreted"])
+
+
+def test_the_interpreted_one_is_interpreted() -> None:
+    assert not PLAIN.COMPILED
+
+
+@BOTH
+def test_skip_rows(scan: ModuleType) -> None:
+    data = b"??" + b.row(b"1") + b.row(None, b"\xff" * 300) + b.row() + b.complete("SELECT 3")
+    end = len(data) - len(b.complete("SELECT 3"))
+    size = end - 2 - 15
+    assert scan.skip_rows(data, 2, ord("D"), 1 << 30) == (end, 3, size)
+    assert scan.skip_rows(data, 2, ord("D"), 1) == (2 + len(b.row(b"1")), 1, len(b.row(b"1")) - 5)
+    assert scan.skip_rows(data, 2, ord("d"), 9) == (2, 0, 0)
+    assert scan.skip_rows(data[: end - 1], 2, ord("D"), 9)[1] == 2
+    assert scan.skip_rows(b"D\0\0\0\3", 0, ord("D"), 9) == (0, 0, 0)
+
+
+@BOTH
+def test_row_values(scan: ModuleType) -> None:
+    data = b.row(b"1", None, b"", b"x" * 300)
+    assert scan.row_values(data, 5, len(data), 3) == [b"1", None, b"", b"x" * 300]
+    assert scan.row_values(data, 5, len(data), 0) == [b"1"]
+    assert scan.row_values(data, 5, len(data), 4) is None
+    assert scan.row_values(data, 5, len(data) - 1, 3) is None
+    assert scan.row_values(b"", 0, 0, 0) is None
+
+
+@given(st.binary(max_size=60), st.integers(0, 3))
+def test_parity_on_any_bytes(data: bytes, last: int) -> None:
+    assert _scan.row_values(data, 0, len(data), last) == PLAIN.row_values(data, 0, len(data), last)
+    framed = b"D\0\0\0" + data
+    assert _scan.skip_rows(framed, 0, ord("D"), 9) == PLAIN.skip_rows(framed, 0, ord("D"), 9)

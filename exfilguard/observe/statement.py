@@ -14,7 +14,7 @@ MAX_TEXT_CHARS = 1_000
 MAX_CACHED = 4_096
 MAX_CACHED_CHARS = 2_000
 
-_TOKEN = r"""
+_LEXEME = r"""
     (?P<space> \s+ | --[^\n]* )
   | (?P<comment> /\* )
   | (?P<string> (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*(?:'|\Z) )
@@ -30,8 +30,8 @@ _ESCAPE_STRING = r"""
   |
 """
 _FLAGS = re.VERBOSE | re.DOTALL
-_STANDARD = re.compile(_ESCAPE_STRING.format(prefix="[eE]") + _TOKEN, _FLAGS)
-_BACKSLASHES = re.compile(_ESCAPE_STRING.format(prefix="(?:[eEbBxXnN]|[uU]&)?") + _TOKEN, _FLAGS)
+_STANDARD = re.compile(_ESCAPE_STRING.format(prefix="[eE]") + _LEXEME, _FLAGS)
+_BACKSLASHES = re.compile(_ESCAPE_STRING.format(prefix="(?:[eEbBxXnN]|[uU]&)?") + _LEXEME, _FLAGS)
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _PLAIN_IDENTIFIER = re.compile(r'"[A-Za-z_][A-Za-z0-9_$]{0,62}"')
 _LIST = re.compile(r"\( \?(?: , \?)+ \)")

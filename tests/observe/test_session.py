@@ -32,7 +32,7 @@ Step = tuple[str, bytes]
 
 
 def play(
-    steps: list[Step], cut: random.Random | None | int = None, target: SessionObserver | None = None
+    steps: list[Step], cut: random.Random | int | None = None, target: SessionObserver | None = None
 ) -> list[QueryEvent]:
     seen = target or observer()
     events: list[QueryEvent] = []

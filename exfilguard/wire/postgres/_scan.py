@@ -40,7 +40,6 @@ def row_values(data: bytes, pos: cython.Py_ssize_t, end: cython.Py_ssize_t, last
     Returns None when the body does not hold what its counts promise.
     """
     out: list[bytes | None] = []
-    i: cython.Py_ssize_t
     columns: cython.Py_ssize_t
     size: cython.Py_ssize_t
     if pos + 2 > end:
@@ -49,7 +48,7 @@ def row_values(data: bytes, pos: cython.Py_ssize_t, end: cython.Py_ssize_t, last
     pos += 2
     if last >= columns:
         return None
-    for i in range(last + 1):
+    for _ in range(last + 1):
         if pos + 4 > end:
             return None
         size = data[pos]

@@ -79,7 +79,7 @@ class BackendReader:
                 pos = self._continue(data, pos, end)
                 continue
             kind = data[pos]
-            if kind == _DATA_ROW or kind == _COPY_DATA:
+            if kind in (_DATA_ROW, _COPY_DATA):
                 if left <= 0:
                     return Scan(cut_at=pos)
                 if not sink.wants_rows:

@@ -1,0 +1,20 @@
+-- The account of ExfilGuard's PostgreSQL hook. Run once as a superuser:
+--
+--   psql -v hook_password="$(cat hook.password)" -f hook.sql
+--
+-- It may set NOLOGIN on ordinary roles and end their sessions. It reads no table and is no superuser.
+
+CREATE ROLE exfilguard_hook LOGIN CREATEROLE NOINHERIT PASSWORD :'hook_password' CONNECTION LIMIT 10;
+GRANT pg_signal_backend TO exfilguard_hook WITH INHERIT TRUE;
+
+-- PostgreSQL 16 and later: CREATEROLE reaches only the roles one has ADMIN OPTION on. Repeat this for each account that
+-- may be locked; INHERIT FALSE, SET FALSE give the hook nothing of what the account may read.
+--
+--   GRANT dpi_export TO exfilguard_hook WITH ADMIN TRUE, INHERIT FALSE, SET FALSE;
+--
+-- The same for every ordinary login role there is now:
+SELECT format('GRANT %I TO exfilguard_hook WITH ADMIN TRUE, INHERIT FALSE, SET FALSE', rolname)
+  FROM pg_roles
+ WHERE rolcanlogin AND NOT rolsuper AND NOT rolreplication AND rolname <> 'exfilguard_hook'
+   AND current_setting('server_version_num')::int >= 160000
+\gexec

@@ -1,0 +1,1 @@
+"""Totals and policy become verdicts. Pure: time arrives as an argument."""

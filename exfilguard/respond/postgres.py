@@ -57,14 +57,20 @@ class PostgresHook:
                 result: HookResult = await work
                 return result
         except TimeoutError:
-            raise HookError(f"not finished within {limit_s:g} s: is the database reachable and not overloaded?") from None
+            raise HookError(
+                f"not finished within {limit_s:g} s: is the database reachable and not overloaded?"
+            ) from None
         except psycopg.Error as error:
             # The server's message may quote values: only its class and code are passed on.
             code = error.sqlstate or type(error).__name__
-            raise HookError(f"PostgreSQL refused ({code}): check the DSN and the grants of deploy/postgres/hook.sql") from None
+            raise HookError(
+                f"PostgreSQL refused ({code}): check the DSN and the grants of deploy/postgres/hook.sql"
+            ) from None
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        return await psycopg.AsyncConnection.connect(self._config.dsn, autocommit=True, application_name="exfilguard-hook")
+        return await psycopg.AsyncConnection.connect(
+            self._config.dsn, autocommit=True, application_name="exfilguard-hook"
+        )
 
     async def _lock(self, account: str) -> HookResult:
         async with await self._connect() as connection:
@@ -109,7 +115,9 @@ class PostgresHook:
         cursor = await connection.execute(_INSPECT, {"role": account})
         row = await cursor.fetchone()
         if row is None:
-            raise HookRefused("no such role in this database: the principal is an application user, not a database account")
+            raise HookRefused(
+                "no such role in this database: the principal is an application user, not a database account"
+            )
         can_login, superuser, backends = row
         if superuser:
             raise HookRefused("a superuser is never locked: it is how the lock is undone")

@@ -1,9 +1,9 @@
 """The windows against an oracle that keeps every event and counts by definition.
 
-    slice      │ 56 │ 57 │ 58 │ 59 │ 60 │      W = 4 s, 4 slices: 1 s each
-    event           a    b         c
-    now = 60.5 ──────────────────────┴►        the window is 56..60: a, b, c
-    now = 62   ──────────────────────────►     58..62: c only (b left with its slice)
+slice      │ 56 │ 57 │ 58 │ 59 │ 60 │      W = 4 s, 4 slices: 1 s each
+event           a    b         c
+now = 60.5 ──────────────────────┴►        the window is 56..60: a, b, c
+now = 62   ──────────────────────────►     58..62: c only (b left with its slice)
 """
 
 from __future__ import annotations
@@ -80,8 +80,16 @@ EVENTS = st.lists(
 
 @BOTH
 @settings(max_examples=150, deadline=None)
-@given(events=EVENTS, widths=st.sampled_from([(100, 1000), (997, 10_000, 60_000), (7,)]), slices=st.sampled_from([1, 4, 60]), ahead=st.integers(0, 5000), again=st.integers(0, 60))
-def test_equals_the_oracle(core: ModuleType, events: list[Event], widths: tuple[int, ...], slices: int, ahead: int, again: int) -> None:
+@given(
+    events=EVENTS,
+    widths=st.sampled_from([(100, 1000), (997, 10_000, 60_000), (7,)]),
+    slices=st.sampled_from([1, 4, 60]),
+    ahead=st.integers(0, 5000),
+    again=st.integers(0, 60),
+)
+def test_equals_the_oracle(
+    core: ModuleType, events: list[Event], widths: tuple[int, ...], slices: int, ahead: int, again: int
+) -> None:
     store = core.WindowStore(widths, slices)
     feed(store, events[:again])
     if again and "a" in store:  # through a snapshot in the middle

@@ -1,0 +1,137 @@
+"""Totals against limits, case by case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from exfilguard.detect.judge import Judge
+from exfilguard.detect.policy import WINDOWS_MS, load_policy
+from exfilguard.events.verdict import Verdict
+from exfilguard.windows import Totals
+
+POLICY = """
+version = "t1"
+default_class = "c"
+expiry = "30m"
+break_glass = ["samu"]
+shared = ["pool"]
+session_share = 700
+throttle_rows_per_s = 50
+[class.c]
+limits = [
+  { unit = "patients", window = "5m", alert = 10, throttle = 20, cut = 40, lock = 100 },
+  { unit = "rows", window = "10s", lock = 1000 },
+]
+[class.wide]
+limits = [ { unit = "rows", window = "1h", alert = 1_000_000 } ]
+[accounts]
+"w*" = "wide"
+"w2" = "c"
+[[allowance]]
+account = "batch"
+reason = "nightly coding run"
+expires = 2001-09-09
+hours = "01:00-02:00"
+multiply = 10
+[[allowance]]
+account = "etl"
+reason = "warehouse load"
+expires = 2027-01-01
+class = "wide"
+"""
+NOW = 1_000_000_000_000  # 2001-09-09 01:46:40 UTC
+
+
+def totals(rows: int = 0, patients: int = 0) -> list[Totals]:
+    return [Totals(rows, patients, 0, 0)] * len(WINDOWS_MS)
+
+
+def judge(
+    principal: str = "a", now: int = NOW, previous: Verdict | None = None, extra: str = "", **counts: int
+) -> Verdict | None:
+    policy = load_policy(extra + POLICY, "t")
+    return Judge(policy, "clinic", "detector:1").judge(principal, totals(**counts), now, previous, now - 5)
+
+
+@pytest.mark.parametrize(
+    ("patients", "level"),
+    [(10, None), (11, "alert"), (20, "alert"), (21, "throttle"), (41, "cut"), (100, "cut"), (101, "lock")],
+)
+def test_ladder(patients: int, level: str | None) -> None:
+    verdict = judge(patients=patients)
+    assert (verdict.level if verdict else None) == level
+
+
+def test_a_verdict_explains_itself() -> None:
+    verdict = judge(patients=101)
+    assert verdict is not None
+    assert verdict.reason == "a took 101 patients in 5m; the lock limit of class c is 100"
+    assert (verdict.total, verdict.limit, verdict.unit, verdict.window_ms) == (101, 100, "patients", 300_000)
+    assert (verdict.expires_ms - NOW, verdict.crossed_ms, verdict.policy) == (1_800_000, NOW - 5, "t1")
+    assert verdict.key == "clinic/a"
+
+
+def test_the_larger_excess_is_told() -> None:
+    verdict = judge(patients=101, rows=5000)
+    assert verdict is not None
+    assert verdict.unit == "rows"
+
+
+def test_only_upwards_and_again_after_expiry() -> None:
+    first = judge(patients=50)
+    assert first is not None
+    assert judge(patients=60, previous=first) is None
+    assert judge(patients=15, previous=first) is None
+    second = judge(patients=150, previous=first, now=NOW)
+    assert second is not None
+    assert second.level == "lock"
+    assert second.revision == first.revision + 1
+    again = judge(patients=50, previous=first, now=first.expires_ms)
+    assert again is not None
+    assert again.level == "cut"
+
+
+def test_an_operator_decides_until_it_expires() -> None:
+    lifted = replace(judge(patients=101), level="none", issuer="operator:eva", expires_ms=NOW + 1000)  # type: ignore[type-var]
+    assert judge(patients=500, previous=lifted) is None
+    assert judge(patients=500, previous=lifted, now=NOW + 1000) is not None
+    alerted = replace(lifted, level="alert")
+    assert judge(patients=500, previous=alerted) is None
+    forever = replace(lifted, level="lock", expires_ms=0)
+    assert judge(patients=500, previous=forever, now=NOW * 2) is None
+
+
+def test_break_glass_is_never_more_than_alerted() -> None:
+    verdict = judge("samu", patients=9999)
+    assert verdict is not None
+    assert verdict.level == "alert"
+
+
+def test_shared_accounts_lose_sessions_not_the_account() -> None:
+    verdict = judge("pool", patients=9999)
+    assert verdict is not None
+    assert (verdict.level, verdict.scope, verdict.session_rows) == ("cut", "session", 700)
+    allowed = judge("pool", patients=9999, extra="lock_shared = true\n")
+    assert allowed is not None
+    assert (allowed.level, allowed.scope) == ("lock", "principal")
+
+
+def test_max_level_caps_everything() -> None:
+    verdict = judge(patients=9999, extra='max_level = "throttle"\n')
+    assert verdict is not None
+    assert (verdict.level, verdict.throttle_rows_per_s) == ("throttle", 50)
+
+
+def test_exact_account_wins_over_pattern() -> None:
+    assert judge("w1", patients=9999) is None
+    assert judge("w2", patients=9999) is not None
+
+
+def test_allowances_hold_in_their_hours_until_they_expire() -> None:
+    assert judge("batch", patients=1000, rows=5000) is not None
+    assert judge("batch", patients=90, rows=5000) is None  # ten times the limits, at 01:46 UTC
+    assert judge("batch", patients=90, now=NOW + 3_600_000) is not None  # 02:46
+    assert judge("batch", patients=90, now=NOW + 86_400_000) is not None  # expired
+    assert judge("etl", patients=9999, rows=5000) is None

@@ -53,10 +53,13 @@ class Judge:
             return None
         shared = principal in self.policy.shared
         level = self._capped(principal, crossed.level, shared)
-        if previous is not None and _holds(previous, now_ms):
-            # A person's decision stands until it expires; the detector's own only gives way to a higher step.
-            if previous.issuer.startswith("operator:") or severity(previous.level) >= severity(level):
-                return None
+        # A person's decision stands until it expires; the detector's own only gives way to a higher step.
+        if (
+            previous is not None
+            and _holds(previous, now_ms)
+            and (previous.issuer.startswith("operator:") or severity(previous.level) >= severity(level))
+        ):
+            return None
         unit, window = crossed.limit.unit, crossed.limit.window
         scope: Scope = "session" if shared and level == "cut" else "principal"
         return Verdict(

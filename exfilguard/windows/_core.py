@@ -115,10 +115,10 @@ class WindowStore:
         n: cython.longlong = self.slices
         number: cython.longlong
         longest: cython.longlong = self._longest
-        i: cython.Py_ssize_t = 0
+        i: cython.Py_ssize_t
         if t > account.newest_ms:
             account.newest_ms = time_ms
-        for width in self.windows_ms:
+        for i, width in enumerate(self.windows_ms):
             window = account.windows[i]
             number = t * n // width
             if number > window.head:
@@ -139,7 +139,6 @@ class WindowStore:
                     sums[3] += queries
             elif i == longest:
                 self.late_events += 1
-            i += 1
         if patients:
             self._see(account, time_ms, patients)
 

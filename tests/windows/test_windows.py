@@ -52,7 +52,7 @@ def oracle(events: list[Event], now: int, width: int, slices: int) -> Totals:
             kept.append((t, r, b, q, patients))
     low = max(now, newest) * slices // width - slices
     last: dict[int, int] = {}
-    for t, r, b, q, patients in kept:
+    for t, r, b, q, _ in kept:
         if t * slices // width >= low:
             rows, size, queries = rows + r, size + b, queries + q
     for t, _, _, _, patients in kept:

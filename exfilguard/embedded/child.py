@@ -40,7 +40,12 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(
-        self, argv: Sequence[str], *, user: int | None = None, group: int | None = None, env: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        user: int | None = None,
+        group: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Raises EmbeddedError when the program cannot be run."""
         log = open(self.log_path, "ab") if self.log_path is not None else subprocess.DEVNULL  # noqa: SIM115

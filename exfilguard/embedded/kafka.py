@@ -89,7 +89,17 @@ class ApacheKafka:
         properties.write_text(self._properties(), encoding="utf-8")
         if not (self.data_dir / "log" / "meta.properties").is_file():
             cluster = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode().rstrip("=")
-            command = ["java", "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+            command = [
+                "java",
+                "-cp",
+                classpath,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                cluster,
+                "-c",
+                str(properties),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             if done.returncode:
                 raise EmbeddedError(f"Kafka's storage could not be formatted: {done.stderr.strip()[-300:]}")

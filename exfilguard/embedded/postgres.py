@@ -100,7 +100,9 @@ class EmbeddedPostgres:
             "logging_collector": "off",
         }
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        self._child.start([str(self.bin / "postgres"), "-D", str(cluster), *flags], env=_environment(), **self._as_user())
+        self._child.start(
+            [str(self.bin / "postgres"), "-D", str(cluster), *flags], env=_environment(), **self._as_user()
+        )
         self._child.wait_until(self._ready, START_S)
 
     def _as_user(self) -> dict[str, Any]:
@@ -109,7 +111,11 @@ class EmbeddedPostgres:
     def _runs(self) -> bool:
         try:
             done = subprocess.run(
-                [str(self.bin / "postgres"), "--version"], capture_output=True, check=False, env=_environment(), **self._as_user()
+                [str(self.bin / "postgres"), "--version"],
+                capture_output=True,
+                check=False,
+                env=_environment(),
+                **self._as_user(),
             )
         except OSError:
             return False
@@ -187,7 +193,9 @@ def _unprivileged() -> pwd.struct_passwd:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise EmbeddedError("PostgreSQL does not run as root and this machine has neither postgres nor nobody: use another user")
+    raise EmbeddedError(
+        "PostgreSQL does not run as root and this machine has neither postgres nor nobody: use another user"
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -41,6 +41,8 @@ METRICS: dict[str, Metric] = {
     "spool_oldest_seconds": Metric("gauge", (), "Age of the oldest event that Kafka has not acknowledged.", "max"),
     "frames_published_total": Metric("counter", (), "Frames acknowledged by Kafka."),
     "events_published_total": Metric("counter", (), "Events acknowledged by Kafka."),
+    "frames_resent_total": Metric("counter", (), "Frames published again after a broker that forgot."),
+    "spool_damaged_records_total": Metric("counter", (), "Spooled events left out because their checksum was wrong."),
     "frames_gap_total": Metric("counter", (), "Frames missing in a sidecar's sequence."),
     "events_processed_total": Metric("counter", (), "Events added to the windows."),
     "consumer_lag_records": Metric("gauge", (), "Kafka records the detector has not read yet."),

@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class StatsServer:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _short_path(path) as address:
+        with short_path(path) as address:
             self._socket.bind(address)
         self._socket.listen(16)
         self._thread = threading.Thread(target=self._serve, name="stats", daemon=True)
@@ -104,7 +104,7 @@ class StatsServer:
 
 
 @contextlib.contextmanager
-def _short_path(path: Path) -> Any:
+def short_path(path: Path) -> Iterator[str]:
     """A Unix socket's address holds 107 bytes; a longer path is reached through its directory's descriptor."""
     if len(os.fsencode(path)) < 100:
         yield str(path)
@@ -120,7 +120,7 @@ def read_snapshot(path: Path, timeout_s: float = 0.5) -> Snapshot | None:
     """Ask one process; None when it does not answer in time."""
     chunks = []
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, _short_path(path) as address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, short_path(path) as address:
             client.settimeout(timeout_s)
             client.connect(address)
             while chunk := client.recv(1 << 16):

@@ -31,7 +31,7 @@ from ..events.query import QueryEvent
 from ..events.topics import principal_hash
 from ..events.verdict import Verdict
 from ..observe.patients import Digester, PatientColumns
-from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
+from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
 from ..wire.postgres import startup
 from .budget import LocalBudget
 from .relay import CONNECT_TIMEOUT_S, ClientSide, ServerSide, Session, now_ms
@@ -337,7 +337,8 @@ class Worker:
         self.load_saved()
         control_path = run_dir(self.data_dir) / f"relay-{self.number}.sock"
         control_path.unlink(missing_ok=True)
-        control = await asyncio.start_unix_server(self._control, str(control_path), limit=1 << 20)
+        with short_path(control_path) as address:
+            control = await asyncio.start_unix_server(self._control, address, limit=1 << 20)
         for guard in self.guards.values():
             host, port = parse_address(guard.listener.listen)
             guard.server = await loop.create_server(

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from ..config.schema import Config
 from ..errors import BrokerError, CodecError
@@ -17,6 +18,8 @@ from ..events.topics import Topics
 from ..events.verdict import Verdict
 
 TIMEOUT_S = 10.0
+FETCH_MAX_WAIT_MS = 10
+"""The embedded broker answers a fetch that found nothing only after this time, however soon a record comes."""
 
 
 def client_settings(config: Config) -> dict[str, Any]:
@@ -35,6 +38,40 @@ def client_settings(config: Config) -> dict[str, Any]:
     if "SSL" in kafka.security_protocol and kafka.ca_file:
         settings["ssl_cafile"] = kafka.ca_file
     return settings
+
+
+def admin_client(config: Config) -> KafkaAdminClient:
+    """Raises KafkaError."""
+    return KafkaAdminClient(**client_settings(config), request_timeout_ms=5_000)
+
+
+def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[str, int]]:
+    """Create the topics that are missing; returns (topic id, partitions) by name. Raises KafkaError.
+
+    A topic's id changes when the topic is made anew: that is how a broker that forgot is recognised.
+    """
+    topics = Topics(config.kafka.prefix)
+    compact = {"cleanup.policy": "compact"}
+    wanted = {
+        topics.queries: (config.kafka.partitions, {}),
+        topics.verdicts: (config.kafka.partitions, compact),
+        topics.actions: (config.kafka.partitions, {}),
+        # Superseded snapshots are dead weight, and a compaction that comes late makes a recovery slow.
+        topics.snapshots: (
+            config.kafka.partitions,
+            {**compact, "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"},
+        ),
+        topics.deadletter: (1, {}),
+    }
+    found = {t["name"]: t for t in admin.describe_topics(list(wanted)) if not t["error_code"]}
+    missing = [name for name in wanted if name not in found]
+    for name in missing:
+        partitions, settings = wanted[name]
+        with contextlib.suppress(TopicAlreadyExistsError):
+            admin.create_topics([NewTopic(name, partitions, config.kafka.replication, topic_configs=settings)])
+    if missing:
+        found = {t["name"]: t for t in admin.describe_topics(list(wanted)) if not t["error_code"]}
+    return {name: (str(t["topic_id"]), len(t["partitions"])) for name, t in found.items()}
 
 
 def _unreachable(config: Config, error: KafkaError) -> BrokerError:
@@ -69,7 +106,9 @@ def send_now(producer: KafkaProducer, topic: str, key: bytes, value: bytes) -> N
 def read_verdicts(config: Config, quiet_s: float = 1.0) -> dict[str, Verdict]:
     """The newest verdict of every key: the compacted topic read from its beginning until it is silent."""
     try:
-        consumer = KafkaConsumer(**client_settings(config), enable_auto_commit=False, group_id=None)
+        consumer = KafkaConsumer(
+            **client_settings(config), enable_auto_commit=False, group_id=None, fetch_max_wait_ms=FETCH_MAX_WAIT_MS
+        )
     except KafkaError as error:
         raise _unreachable(config, error) from None
     topic = Topics(config.kafka.prefix).verdicts

@@ -1,0 +1,506 @@
+"""The shipper: the spools of this host's relays to Kafka, and the verdicts back. A process of its own, kafka-python.
+
+Rules:
+- acks=all, idempotent where the broker allows it. One batch per spool in flight; what failed is sent again, the same to the
+  byte, for as long as it takes. `(sidecar, epoch, seq)` lets the detector drop what arrived twice.
+- A broker that is away costs nothing but room in the spool. A broker that forgot (the embedded one after a restart) shows by
+  new topic ids: everything the spool still keeps is published again, and so are the standing verdicts.
+- Four threads: shipping (the main one), watching the topics, following the verdicts, resolving patient columns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psycopg
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import ClusterAuthorizationFailedError, KafkaError, UnsupportedVersionError
+
+from ..config.schema import Config, ListenerConfig
+from ..errors import CodecError
+from ..events.codec import decode_verdict, encode_verdict
+from ..events.topics import Topics
+from ..events.verdict import Verdict
+from ..runtime.kafka import FETCH_MAX_WAIT_MS, admin_client, client_settings, ensure_topics
+from ..runtime.process import stop_on_signals
+from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
+from .lane import Lane
+from .plan import OutFrame
+from .verdict_table import VerdictTable
+
+log = logging.getLogger(__name__)
+
+POLL_BUSY_S = 0.001
+POLL_IDLE_S = 0.004
+IDLE_AFTER_S = 1.0
+MAX_BACKOFF_S = 1.0
+WATCH_S = 2.0
+COLUMNS_S = 30.0
+EXPIRE_S = 10.0
+SEND_TIMEOUT_S = 15.0
+DRAIN_S = 5.0
+
+
+class RepeatedError:
+    """Logs a failure when it begins and when it ends, not every time it is met."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self._what = what
+        self._remedy = remedy
+        self._since = 0.0
+
+    def failed(self, error: BaseException) -> None:
+        if not self._since:
+            self._since = time.monotonic()
+            log.error("%s (%s): %s", self._what, type(error).__name__, self._remedy)
+
+    def worked(self) -> None:
+        if self._since:
+            log.info("%s: over after %.1f s", self._what, time.monotonic() - self._since)
+            self._since = 0.0
+
+
+class TopicWatch:
+    """The topics as they are now, asked for every two seconds."""
+
+    def __init__(self, config: Config, state: Path) -> None:
+        self._config = config
+        self._state = state
+        self._admin: KafkaAdminClient | None = None
+        self._trouble = RepeatedError(
+            f"Kafka at {config.kafka.bootstrap} does not answer", "events wait in the spool; check the broker"
+        )
+        self._ids: dict[str, str] = self._load()
+        self.partitions: dict[str, int] = {}
+        self.generation = 0
+        """Changes when the broker forgot its topics."""
+
+    def _load(self) -> dict[str, str]:
+        try:
+            saved = orjson.loads(self._state.read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            return {}
+        return saved if isinstance(saved, dict) else {}
+
+    def look(self) -> bool:
+        """True when the topics are there."""
+        try:
+            if self._admin is None:
+                self._admin = admin_client(self._config)
+            found = ensure_topics(self._admin, self._config)
+        except (KafkaError, OSError) as error:
+            self._trouble.failed(error)
+            self.close()
+            return False
+        self._trouble.worked()
+        ids = {name: topic_id for name, (topic_id, _) in found.items()}
+        self.partitions = {name: count for name, (_, count) in found.items()}
+        if ids != self._ids:
+            queries = Topics(self._config.kafka.prefix).queries
+            if self._ids.get(queries, ids.get(queries)) != ids.get(queries):
+                log.warning("the broker has forgotten its topics: what the spool keeps is published again")
+                self.generation += 1
+            self._ids = ids
+            with contextlib.suppress(OSError):
+                self._state.write_bytes(orjson.dumps(ids))
+        return True
+
+    def close(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            with contextlib.suppress(KafkaError, OSError):
+                admin.close()
+
+
+class RelayLink:
+    """A connection to one relay's control socket; what is sent there is also on disk, so a lost line is no loss."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket: socket.socket | None = None
+
+    def connected(self) -> bool:
+        """Also notices a relay that has gone."""
+        if self._socket is None:
+            return False
+        try:
+            if self._socket.recv(1, socket.MSG_DONTWAIT) == b"":
+                self.close()
+        except BlockingIOError:
+            return True
+        except OSError:
+            self.close()
+        return self._socket is not None
+
+    def connect(self) -> bool:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        link.settimeout(1.0)
+        try:
+            with short_path(self.path) as address:
+                link.connect(address)
+        except OSError:
+            link.close()
+            return False
+        self._socket = link
+        return True
+
+    def send(self, message: dict[str, Any]) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.sendall(orjson.dumps(message) + b"\n")
+            except OSError:
+                self.close()
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class Relays:
+    """All relays of this sidecar: each learns the whole state when it is met, then every change."""
+
+    def __init__(self, config: Config) -> None:
+        directory = run_dir(config.data_dir)
+        self._links = [RelayLink(directory / f"relay-{n}.sock") for n in range(config.sidecar.workers)]
+        self._lock = threading.Lock()
+        self.table = VerdictTable(Path(config.data_dir) / "verdicts.json")
+        self._columns_path = Path(config.data_dir) / "columns.json"
+        self.columns: list[dict[str, Any]] = []
+        self._disk = RepeatedError("verdicts.json cannot be written", "free space, or fix its directory's permissions")
+
+    def keep_connected(self) -> None:
+        with self._lock:
+            for link in self._links:
+                if not link.connected() and link.connect():
+                    for verdict in self.table.verdicts():
+                        link.send({"verdict": orjson.loads(encode_verdict(verdict))})
+                    for columns in self.columns:
+                        link.send({"columns": columns})
+
+    def learn(self, verdicts: list[Verdict]) -> None:
+        with self._lock:
+            new = [verdict for verdict in verdicts if self.table.apply(verdict)]
+            if not new:
+                return
+            for verdict in new:  # enforcement first: the disk may be slow
+                for link in self._links:
+                    link.send({"verdict": orjson.loads(encode_verdict(verdict))})
+            try:
+                self.table.save()
+                self._disk.worked()
+            except OSError as error:
+                self._disk.failed(error)
+
+    def set_columns(self, columns: list[dict[str, Any]]) -> None:
+        with self._lock:
+            if columns == self.columns:
+                return
+            self.columns = columns
+            with contextlib.suppress(OSError):  # they are resolved again at the next start
+                self._columns_path.write_bytes(orjson.dumps(columns))
+            for message in columns:
+                for link in self._links:
+                    link.send({"columns": message})
+
+
+class VerdictFollower:
+    """The verdicts topic from its beginning, for as long as the process lives."""
+
+    def __init__(self, config: Config, watch: TopicWatch, relays: Relays, stop: threading.Event) -> None:
+        self._config = config
+        self._watch = watch
+        self._relays = relays
+        self._stop = stop
+        self._topic = Topics(config.kafka.prefix).verdicts
+        self.undecodable = 0
+
+    def run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._follow()
+            except (KafkaError, OSError, AssertionError) as error:
+                log.warning("the verdicts cannot be followed (%s): trying again", type(error).__name__)
+            self._stop.wait(0.5)
+
+    def _follow(self) -> None:
+        generation, partitions = self._watch.generation, self._watch.partitions.get(self._topic, 0)
+        if not partitions:
+            return
+        consumer = KafkaConsumer(
+            **client_settings(self._config),
+            enable_auto_commit=False,
+            group_id=None,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+        )
+        try:
+            assigned = [TopicPartition(self._topic, n) for n in range(partitions)]
+            consumer.assign(assigned)
+            consumer.seek_to_beginning(*assigned)
+            while not self._stop.is_set() and generation == self._watch.generation:
+                verdicts: list[Verdict] = []
+                for records in consumer.poll(timeout_ms=200).values():
+                    for record in records:
+                        if record.value is None:
+                            continue
+                        try:
+                            verdicts.append(decode_verdict(record.value))
+                        except CodecError:
+                            self.undecodable += 1
+                if verdicts:
+                    self._relays.learn(verdicts)
+        finally:
+            consumer.close()
+
+
+class Shipper:
+    """Sends batches until told to stop."""
+
+    def __init__(self, config: Config, stop: threading.Event) -> None:
+        self.config = config
+        self.stop = stop
+        self.topics = Topics(config.kafka.prefix)
+        data_dir = Path(config.data_dir)
+        self.watch = TopicWatch(config, data_dir / "topics.json")
+        self.relays = Relays(config)
+        self.follower = VerdictFollower(config, self.watch, self.relays, stop)
+        boot = _boot_id()
+        self.lanes = [
+            Lane(
+                data_dir / "spool" / str(n), config.tenant, f"{config.sidecar_id}-{n}", boot, config.kafka.frame_events
+            )
+            for n in range(config.sidecar.workers)
+        ]
+        self.frames = 0
+        self.events = 0
+        self.resends = 0
+        self._producer: KafkaProducer | None = None
+        self._idempotent = True
+        self._opened_for = 0  # partitions the lanes were opened for
+        self._seen_generation = 0
+
+    # -- the main loop ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        backoff_s = 0.05
+        busy_until = next_expiry = 0.0
+        drain_until = 0.0
+        while True:
+            now = time.monotonic()
+            if self.stop.is_set():
+                drain_until = drain_until or now + DRAIN_S
+                if now > drain_until:
+                    break
+            try:
+                sent = self._ship()
+                backoff_s = 0.05
+            except (KafkaError, OSError) as error:
+                log.warning("Kafka did not take a batch (%s): it is sent again", type(error).__name__)
+                self._drop_producer()
+                self._wait(backoff_s)
+                backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+                continue
+            if now >= next_expiry:
+                next_expiry = now + EXPIRE_S
+                for lane in self.lanes:
+                    lane.expire(self.config.spool.retain_ms)
+            if sent:
+                busy_until = now + IDLE_AFTER_S
+            elif self.stop.is_set():
+                break
+            else:
+                time.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
+        self._drop_producer()
+        for lane in self.lanes:
+            lane.close()
+
+    def _wait(self, seconds: float) -> None:
+        if self.stop.is_set():
+            time.sleep(min(0.1, seconds))
+        else:
+            self.stop.wait(seconds)
+
+    def _ship(self) -> int:
+        """One batch of every lane, acknowledged; how many frames that was. Raises KafkaError, OSError."""
+        partitions = self.watch.partitions.get(self.topics.queries, 0)
+        if not partitions:
+            if not self.stop.is_set():
+                self.stop.wait(0.02)
+            return 0
+        if partitions != self._opened_for:
+            for lane in self.lanes:
+                lane.open(partitions)
+            self._opened_for = partitions
+        if self.watch.generation != self._seen_generation:
+            generation = self.watch.generation
+            self._publish_again()
+            self._seen_generation = generation
+        batches = [(lane, frames) for lane in self.lanes if (frames := lane.take())]
+        if not batches:
+            return 0
+        self._send([frame for _, frames in batches for frame in frames])
+        for lane, frames in batches:
+            lane.acknowledge()
+            self.frames += len(frames)
+            self.events += sum(frame.events for frame in frames)
+        return sum(len(frames) for _, frames in batches)
+
+    def _send(self, frames: list[OutFrame]) -> None:
+        """All of them acknowledged by all replicas, or an error. Raises KafkaError."""
+        producer = self._producer_now()
+        futures = [producer.send(self.topics.queries, value=f.value, partition=f.partition) for f in frames]
+        deadline = time.monotonic() + SEND_TIMEOUT_S
+        for future in futures:
+            future.get(timeout=max(0.1, deadline - time.monotonic()))
+
+    def _publish_again(self) -> None:
+        """For a broker that forgot. Raises KafkaError."""
+        producer = self._producer_now()
+        for verdict in self.relays.table.verdicts():
+            producer.send(self.topics.verdicts, key=verdict.key.encode(), value=encode_verdict(verdict))
+        for lane in self.lanes:
+            for frames in lane.replay_all():
+                self._send(frames)
+                self.resends += len(frames)
+        producer.flush(timeout=SEND_TIMEOUT_S)
+
+    def _producer_now(self) -> KafkaProducer:
+        if self._producer is None:
+            try:
+                self._producer = self._new_producer()
+            except (ClusterAuthorizationFailedError, UnsupportedVersionError):
+                log.warning("this broker allows no idempotent producer: duplicates are dropped by sequence number only")
+                self._idempotent = False
+                self._producer = self._new_producer()
+        return self._producer
+
+    def _new_producer(self) -> KafkaProducer:
+        return KafkaProducer(
+            **client_settings(self.config),
+            acks="all",
+            enable_idempotence=self._idempotent,
+            max_in_flight_requests_per_connection=1,
+            linger_ms=0,  # frames are made here, and a batch is waited for whole
+            max_request_size=4 << 20,
+            max_block_ms=5_000,
+            request_timeout_ms=8_000,
+            delivery_timeout_ms=12_000,
+            allow_auto_create_topics=False,
+        )
+
+    def _drop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaError, OSError):
+                producer.close(timeout=0.5)
+
+    # -- the other threads ------------------------------------------------------------------------------------------
+
+    def run_watch(self) -> None:
+        while not self.stop.is_set():
+            there = self.watch.look()
+            self.stop.wait(WATCH_S if there else 0.25)
+        self.watch.close()
+
+    def run_links(self) -> None:
+        while not self.stop.wait(0.1):
+            self.relays.keep_connected()
+
+    def run_columns(self) -> None:
+        asked = [listener for listener in self.config.listener if listener.catalog_dsn and listener.patient_columns]
+        while asked and not self.stop.is_set():
+            found = []
+            for listener in asked:
+                try:
+                    found.append({"listener": listener.name, "origins": resolve_columns(listener)})
+                except psycopg.Error as error:
+                    code = error.sqlstate or type(error).__name__
+                    log.warning("listener %s: catalog_dsn cannot be used (%s): columns go by name", listener.name, code)
+                    found += [known for known in self.relays.columns if known["listener"] == listener.name]
+            self.relays.set_columns(found)
+            self.stop.wait(COLUMNS_S)
+
+    def snapshot(self) -> Snapshot:
+        now_ms = time.time_ns() // 1_000_000
+        oldest = min((lane.oldest_ms for lane in self.lanes if lane.oldest_ms), default=0)
+        waiting = sum(lane.waiting_bytes for lane in self.lanes)
+        return Snapshot(
+            role="shipper",
+            instance="0",
+            values=[
+                ("spool_bytes", {}, waiting),
+                ("spool_oldest_seconds", {}, max(0, now_ms - oldest) / 1000 if oldest and waiting else 0),
+                ("frames_published_total", {}, self.frames),
+                ("events_published_total", {}, self.events),
+                ("frames_resent_total", {}, self.resends),
+                ("spool_damaged_records_total", {}, sum(lane.damaged for lane in self.lanes)),
+            ],
+            details={"idempotent": self._idempotent, "verdicts": len(self.relays.table.verdicts())},
+        )
+
+
+_ORIGINS = """
+SELECT a.attrelid::oid::bigint, a.attnum::int
+  FROM pg_attribute AS a
+  JOIN pg_class AS c ON c.oid = a.attrelid
+  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE lower(c.relname) = %(table)s AND lower(a.attname) = %(column)s AND a.attnum > 0
+   AND (%(schema)s = '' OR lower(n.nspname) = %(schema)s)
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+"""
+
+_CHILDREN = """
+WITH RECURSIVE tree(oid) AS (
+  SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = %(table)s
+  UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN tree ON i.inhparent = tree.oid
+)
+SELECT a.attrelid::oid::bigint, a.attnum::int
+  FROM tree JOIN pg_attribute AS a ON a.attrelid = tree.oid
+ WHERE lower(a.attname) = %(column)s AND a.attnum > 0
+"""
+
+
+def resolve_columns(listener: ListenerConfig) -> list[tuple[int, int]]:
+    """(table OID, attnum) of the listener's patient columns, partitions included. Raises psycopg.Error."""
+    out: list[tuple[int, int]] = []
+    with psycopg.connect(listener.catalog_dsn, connect_timeout=5, application_name="exfilguard-catalog") as connection:
+        for column in listener.patient_columns:
+            *schema, table, name = column.lower().split(".")
+            wanted = {"schema": schema[0] if schema else "", "table": table, "column": name}
+            found = connection.execute(_ORIGINS, wanted).fetchall()
+            if not found:
+                log.warning("listener %s: %s is not in the catalog: check patient_columns", listener.name, column)
+            for parent, _ in found:
+                out += connection.execute(_CHILDREN, {"table": parent, "column": name}).fetchall()
+            out += found
+    return sorted(set(out))
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def run_shipper(config: Config) -> int:
+    """Run until SIGTERM, then send what is left for a few seconds. Returns the exit status."""
+    stop = stop_on_signals()
+    shipper = Shipper(config, stop)
+    stats = StatsServer(run_dir(config.data_dir) / "shipper.stats", shipper.snapshot)
+    for name in ("watch", "links", "columns"):
+        threading.Thread(target=getattr(shipper, f"run_{name}"), name=name, daemon=True).start()
+    threading.Thread(target=shipper.follower.run, name="verdicts", daemon=True).start()
+    try:
+        shipper.run()
+    finally:
+        stats.close()
+    return 0

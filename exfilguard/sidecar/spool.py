@@ -1,0 +1,270 @@
+"""The spool: an append-only queue on disk between the relay (one writer) and the shipper (one reader).
+
+Segments of a fixed size, `000000000001.seg`, reserved on disk when they are made and written through a memory map: an append
+is a memory copy, and what was appended survives a `kill -9` of either side (not a power cut: nothing here waits for the
+disk). Each record:
+
+    0        4        8        12              20
+    ├────────┼────────┼────────┼───────────────┼─────────────┐   little endian
+    │ length │ crc32  │  hash  │    time_ms    │   payload   │   length 0: nothing here yet
+    └────────┴────────┴────────┴───────────────┴─────────────┘   length 0xFFFFFFFF: go on in the next segment
+
+The length is written last, so a reader never sees half a record. The reader keeps, beside each segment, what it did with it
+(shipper's plan); a segment whose plan is called `.done` was acknowledged whole and may be deleted to make room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import SpoolFull
+
+HEADER = struct.Struct("<IIIQ")
+_LENGTH = struct.Struct("<I")
+_SEALED = 0xFFFFFFFF
+RETRY_S = 0.5
+"""After a failure to make room, the next attempt waits this long: a full disk must not cost every query a system call."""
+
+
+class Position(NamedTuple):
+    """Where a reader stands."""
+
+    segment: int
+    offset: int
+
+
+class Record(NamedTuple):
+    """One spooled event: the hash that chooses its partition, its time, and its encoded bytes."""
+
+    hash: int
+    time_ms: int
+    payload: bytes
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    return directory / f"{number:012d}.seg"
+
+
+def done_path(directory: Path, number: int) -> Path:
+    """Exists once Kafka has acknowledged the whole segment."""
+    return directory / f"{number:012d}.done"
+
+
+def segments(directory: Path) -> list[int]:
+    """Numbers of the segments there, oldest first."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(int(entry.name[:12]) for entry in os.scandir(directory) if entry.name.endswith(".seg"))
+    return []
+
+
+def delete_segment(directory: Path, number: int) -> None:
+    """The segment first: a crash in between leaves a note without a segment, which is harmless."""
+    segment_path(directory, number).unlink(missing_ok=True)
+    done_path(directory, number).unlink(missing_ok=True)
+
+
+def pending_bytes(directory: Path, position: Position) -> int:
+    """Bytes of records from `position` on: whole segments by their size, the newest by walking its lengths."""
+    ahead = [n for n in segments(directory) if n >= position.segment]
+    total = 0
+    for number in ahead:
+        start = position.offset if number == position.segment else 0
+        with contextlib.suppress(OSError, ValueError), open(segment_path(directory, number), "rb") as file:
+            if number != ahead[-1]:
+                total += os.fstat(file.fileno()).st_size - start
+                continue
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as newest:
+                total += _end(newest, start) - start
+    return total
+
+
+def _end(segment: mmap.mmap, at: int) -> int:
+    """Offset behind the last record, walking from the record at `at`."""
+    size = len(segment)
+    while at + _LENGTH.size <= size:
+        (length,) = _LENGTH.unpack_from(segment, at)
+        if length in (0, _SEALED) or at + HEADER.size + length > size:
+            break
+        at += HEADER.size + length
+    return at
+
+
+def _checksum(hashed: int, time_ms: int, payload: bytes) -> int:
+    return zlib.crc32(payload, (hashed ^ time_ms) & 0xFFFFFFFF)
+
+
+class SpoolWriter:
+    """The relay's end. One writer per directory."""
+
+    def __init__(self, directory: Path, segment_bytes: int, max_bytes: int) -> None:
+        self.directory = directory
+        self.segment_bytes = segment_bytes
+        self.max_bytes = max_bytes
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._map: mmap.mmap | None = None
+        self._offset = 0
+        self._not_before = 0.0
+        held = segments(directory)
+        self._number = held[-1] if held else 0
+        if held:
+            self._seal(held[-1])
+
+    def append(self, hashed: int, time_ms: int, payload: bytes) -> None:
+        """Raises SpoolFull when there is no room, ValueError when one event is larger than a segment."""
+        size = HEADER.size + len(payload)
+        if size + _LENGTH.size > self.segment_bytes:
+            raise ValueError("an event larger than a segment")
+        target = self._map
+        if target is None or self._offset + size + _LENGTH.size > self.segment_bytes:
+            target = self._next_segment()
+        at = self._offset
+        target[at + HEADER.size : at + size] = payload
+        crc = _checksum(hashed, time_ms, payload)
+        HEADER.pack_into(target, at, 0, crc, hashed, time_ms)
+        _LENGTH.pack_into(target, at, len(payload))
+        self._offset = at + size
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on disk, acknowledged or not."""
+        return len(segments(self.directory)) * self.segment_bytes
+
+    def _next_segment(self) -> mmap.mmap:
+        now = time.monotonic()
+        if now < self._not_before:
+            raise SpoolFull("the spool is full")
+        try:
+            self._make_room()
+            created = self._create(self._number + 1)
+        except OSError as error:
+            self._not_before = now + RETRY_S
+            raise SpoolFull(f"the spool's disk: {error.strerror}") from None
+        except SpoolFull:
+            self._not_before = now + RETRY_S
+            raise
+        if self._map is not None:
+            _LENGTH.pack_into(self._map, self._offset, _SEALED)
+            self._map.close()
+        self._number += 1
+        self._map, self._offset = created, 0
+        return created
+
+    def _make_room(self) -> None:
+        held = segments(self.directory)
+        while held and (len(held) + 1) * self.segment_bytes > self.max_bytes:
+            if not done_path(self.directory, held[0]).exists():
+                raise SpoolFull("the spool is full")
+            delete_segment(self.directory, held.pop(0))
+
+    def _create(self, number: int) -> mmap.mmap:
+        # Under another name until its space is reserved: a reader never maps a file that is still growing.
+        path = segment_path(self.directory, number)
+        growing = path.with_suffix(".new")
+        descriptor = os.open(growing, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self.segment_bytes)
+            created = mmap.mmap(descriptor, self.segment_bytes)
+            growing.rename(path)
+        except OSError:
+            growing.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        return created
+
+    def _seal(self, number: int) -> None:
+        """Close the segment of a writer that died."""
+        with open(segment_path(self.directory, number), "r+b") as file, mmap.mmap(file.fileno(), 0) as old:
+            at = _end(old, 0)
+            if at + _LENGTH.size <= len(old):
+                _LENGTH.pack_into(old, at, _SEALED)
+
+    def close(self) -> None:
+        if self._map is not None:
+            _LENGTH.pack_into(self._map, self._offset, _SEALED)
+            self._map.close()
+            self._map = None
+
+
+class SpoolReader:
+    """The shipper's end: reads from a position, and goes from segment to segment."""
+
+    def __init__(self, directory: Path, position: Position | None = None) -> None:
+        self.directory = directory
+        self.position = position or Position(0, 0)
+        """Where the next record is, or will be."""
+        self.damaged = 0
+        """Records that failed their checksum, and were left out."""
+        self._map: mmap.mmap | None = None
+        self._mapped = -1
+
+    def read(self, max_records: int, max_bytes: int, until: int | None = None) -> list[Record]:
+        """Records from here on, all of one segment; empty when nothing is there yet. Moves the position.
+
+        `until`: an offset in this segment where to stop, when the same records must be read again.
+        """
+        out: list[Record] = []
+        taken = 0
+        while len(out) < max_records and taken < max_bytes:
+            segment, at = self.position
+            if until is not None and at >= until:
+                break
+            source = self._open(segment)
+            if source is None:
+                return out
+            segment, at = self.position  # the segment may be gone: then this is the next one's beginning
+            length = _LENGTH.unpack_from(source, at)[0] if at + _LENGTH.size <= len(source) else _SEALED
+            if length == 0 or at + HEADER.size + length > len(source):
+                if out or not self._sealed(segment, at, length):
+                    return out
+                continue
+            _, crc, hashed, time_ms = HEADER.unpack_from(source, at)
+            start = at + HEADER.size
+            payload = source[start : start + length]
+            self.position = Position(segment, start + length)
+            if crc != _checksum(hashed, time_ms, payload):
+                self.damaged += 1
+                continue
+            out.append(Record(hashed, time_ms, payload))
+            taken += length
+        return out
+
+    def _sealed(self, segment: int, at: int, length: int) -> bool:
+        """Move to the next segment when this one has ended; False when its writer may still append."""
+        following = [n for n in segments(self.directory) if n > segment]
+        if not following:
+            return False
+        # The writer seals before it makes the next segment, so whatever was appended here is visible by now.
+        if length == 0 and self._map is not None and _LENGTH.unpack_from(self._map, at)[0] not in (0, _SEALED):
+            return True
+        if length not in (0, _SEALED):
+            self.damaged += 1  # a length that cannot be: the rest of the segment cannot be found
+        self.position = Position(following[0], 0)
+        return True
+
+    def _open(self, segment: int) -> mmap.mmap | None:
+        if self._mapped == segment:
+            return self._map
+        self.close()
+        if not segment_path(self.directory, segment).exists():
+            following = [n for n in segments(self.directory) if n > segment]
+            if not following:
+                return None
+            segment = following[0]
+            self.position = Position(segment, 0)
+        with open(segment_path(self.directory, segment), "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._mapped = segment
+        return self._map
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+        self._map, self._mapped = None, -1

@@ -98,6 +98,18 @@ def default_policy() -> Policy:
     return load_policy(path.read_text(encoding="utf-8"), path.name)
 
 
+def policy_at(path: str) -> Policy:
+    """The policy in this file; the built-in one for an empty path. Raises ConfigError."""
+    if not path:
+        return default_policy()
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError([f"{path}: cannot be read: {reason}: check detector.policy"]) from None
+    return load_policy(text, path)
+
+
 def load_policy(text: str, source: str) -> Policy:
     """Parse and check. Raises ConfigError with every mistake found."""
     try:

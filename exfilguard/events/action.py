@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Operation = Literal["lock", "unlock"]
-Outcome = Literal["done", "already", "refused", "failed", "dry_run"]
+Outcome = Literal["started", "done", "already", "refused", "failed", "dry_run"]
+
+
+"""`started` is written before anything changes, with what `undo` must restore: a crash half-way cannot lose it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ METRICS: dict[str, Metric] = {
     "frames_resent_total": Metric("counter", (), "Frames published again after a broker that forgot."),
     "spool_damaged_records_total": Metric("counter", (), "Spooled events left out because their checksum was wrong."),
     "frames_gap_total": Metric("counter", (), "Frames missing in a sidecar's sequence."),
+    "frames_duplicate_total": Metric("counter", (), "Frames that came again and were dropped."),
+    "deadletters_total": Metric("counter", (), "Records that could not be read, kept on the deadletter topic."),
     "events_processed_total": Metric("counter", (), "Events added to the windows."),
     "consumer_lag_records": Metric("gauge", (), "Kafka records the detector has not read yet."),
     "event_to_verdict_seconds": Metric(
@@ -51,6 +53,7 @@ METRICS: dict[str, Metric] = {
     ),
     "verdicts_total": Metric("counter", ("level",), "Verdicts issued."),
     "lockouts_total": Metric("counter", ("hook", "outcome"), "Attempts of the lock-out hooks."),
+    "unlocks_total": Metric("counter", ("hook", "outcome"), "Attempts to restore a suspended account."),
     "lockout_seconds": Metric("histogram", (), "From the limit crossed to the lock verified."),
     "locked_accounts": Metric("gauge", (), "Accounts now locked.", "max"),
     "account_window_records": Metric(

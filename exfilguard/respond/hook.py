@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..events.action import Outcome
@@ -15,8 +15,6 @@ class HookResult:
     outcome: Outcome
     verified: bool
     detail: str = ""
-    undo: dict[str, Any] = field(default_factory=dict)
-    """What `unlock` needs to restore what was before."""
 
 
 class Hook(Protocol):
@@ -24,6 +22,9 @@ class Hook(Protocol):
     HookRefused when they will not act on this account."""
 
     name: str
+
+    async def before(self, account: str) -> dict[str, Any]:
+        """What `unlock` must restore. Changes nothing; its answer is on record before `lock` is called."""
 
     async def lock(self, account: str) -> HookResult:
         """Suspend the account and end its sessions."""

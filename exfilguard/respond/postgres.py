@@ -8,9 +8,9 @@ the role runs. The hook's own account needs the grants of deploy/postgres/hook.s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -23,6 +23,8 @@ from .hook import HookResult
 _SQL = Path(__file__).parent / "sql"
 _INSPECT = (_SQL / "postgres_inspect.sql").read_text(encoding="utf-8")
 _TERMINATE = (_SQL / "postgres_terminate.sql").read_text(encoding="utf-8")
+
+T = TypeVar("T")
 
 ROUND_S = 0.02
 """Pause between two rounds of termination."""
@@ -38,24 +40,28 @@ class PostgresHook:
         self._protected = frozenset(protected)
         self._own = str(conninfo_to_dict(config.dsn).get("user", ""))
 
-    async def lock(self, account: str) -> HookResult:
-        """Raises HookError, HookRefused."""
+    async def before(self, account: str) -> dict[str, Any]:
+        """Whether the role may log in now. Raises HookError, HookRefused."""
         if account in self._protected:
             raise HookRefused("the policy protects this account (break-glass or shared): cut at the sidecar only")
         if account == self._own:
             raise HookRefused("this is the hook's own account")
+        return {"login": await self._bounded(self._can_login(account))}
+
+    async def lock(self, account: str) -> HookResult:
+        """Raises HookError, HookRefused."""
+        await self.before(account)
         return await self._bounded(self._lock(account))
 
     async def unlock(self, account: str, undo: dict[str, Any]) -> HookResult:
         """Restores LOGIN where the lock took it away. Raises HookError."""
         return await self._bounded(self._unlock(account, undo))
 
-    async def _bounded(self, work: Any) -> HookResult:
+    async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
         limit_s = self._config.timeout_ms / 1000
         try:
             async with asyncio.timeout(limit_s):
-                result: HookResult = await work
-                return result
+                return await work
         except TimeoutError:
             raise HookError(
                 f"not finished within {limit_s:g} s: is the database reachable and not overloaded?"
@@ -72,12 +78,16 @@ class PostgresHook:
             self._config.dsn, autocommit=True, application_name="exfilguard-hook"
         )
 
+    async def _can_login(self, account: str) -> bool:
+        async with await self._connect() as connection:
+            can_login, _ = await self._inspect(connection, account)
+            return can_login
+
     async def _lock(self, account: str) -> HookResult:
         async with await self._connect() as connection:
             can_login, backends = await self._inspect(connection, account)
             if not can_login and not backends:
                 return HookResult("already", verified=True, detail="already NOLOGIN without sessions")
-            undo = {"login": can_login}
             if self._config.dry_run:
                 return HookResult("dry_run", verified=False, detail=f"would set NOLOGIN and end {backends} sessions")
             if can_login:
@@ -93,7 +103,7 @@ class PostgresHook:
                 await asyncio.sleep(ROUND_S)
             if can_login:
                 raise HookError("NOLOGIN did not take effect: somebody else is changing this role")
-            return HookResult("done", verified=True, detail=f"NOLOGIN set, {ended} sessions ended", undo=undo)
+            return HookResult("done", verified=True, detail=f"NOLOGIN set, {ended} sessions ended")
 
     async def _unlock(self, account: str, undo: dict[str, Any]) -> HookResult:
         async with await self._connect() as connection:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import orjson
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -17,7 +20,11 @@ from ..events.codec import decode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
 
+log = logging.getLogger(__name__)
+
 TIMEOUT_S = 10.0
+WATCH_S = 2.0
+WATCH_RETRY_S = 0.25
 FETCH_MAX_WAIT_MS = 10
 """The embedded broker answers a fetch that found nothing only after this time, however soon a record comes."""
 
@@ -72,6 +79,80 @@ def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[st
     if missing:
         found = {t["name"]: t for t in admin.describe_topics(list(wanted)) if not t["error_code"]}
     return {name: (str(t["topic_id"]), len(t["partitions"])) for name, t in found.items()}
+
+
+class RepeatedError:
+    """Logs a failure when it begins and when it ends, not every time it is met."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        self._what = what
+        self._remedy = remedy
+        self._since = 0.0
+
+    def failed(self, error: BaseException) -> None:
+        if not self._since:
+            self._since = time.monotonic()
+            log.error("%s (%s): %s", self._what, type(error).__name__, self._remedy)
+
+    def worked(self) -> None:
+        if self._since:
+            log.info("%s: over after %.1f s", self._what, time.monotonic() - self._since)
+            self._since = 0.0
+
+
+class TopicWatch:
+    """The topics as they are now. `state`: where their ids are kept, to notice a broker that forgot while we were away."""
+
+    def __init__(self, config: Config, state: Path | None = None) -> None:
+        self._config = config
+        self._state = state
+        self._admin: KafkaAdminClient | None = None
+        self._trouble = RepeatedError(
+            f"Kafka at {config.kafka.bootstrap} does not answer", "events wait in the spool; check the broker"
+        )
+        self._ids: dict[str, str] = self._load()
+        self.partitions: dict[str, int] = {}
+        self.generation = 0
+        """Changes when the broker forgot its topics."""
+
+    def _load(self) -> dict[str, str]:
+        if self._state is None:
+            return {}
+        try:
+            saved = orjson.loads(self._state.read_bytes())
+        except (OSError, orjson.JSONDecodeError):
+            return {}
+        return saved if isinstance(saved, dict) else {}
+
+    def look(self) -> bool:
+        """True when the topics are there."""
+        try:
+            if self._admin is None:
+                self._admin = admin_client(self._config)
+            found = ensure_topics(self._admin, self._config)
+        except (KafkaError, OSError) as error:
+            self._trouble.failed(error)
+            self.close()
+            return False
+        self._trouble.worked()
+        ids = {name: topic_id for name, (topic_id, _) in found.items()}
+        self.partitions = {name: count for name, (_, count) in found.items()}
+        if ids != self._ids:
+            queries = Topics(self._config.kafka.prefix).queries
+            if self._ids.get(queries, ids.get(queries)) != ids.get(queries):
+                log.warning("the broker has forgotten its topics: what is known here is published again")
+                self.generation += 1
+            self._ids = ids
+            if self._state is not None:
+                with contextlib.suppress(OSError):
+                    self._state.write_bytes(orjson.dumps(ids))
+        return True
+
+    def close(self) -> None:
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            with contextlib.suppress(KafkaError, OSError):
+                admin.close()
 
 
 def _unreachable(config: Config, error: KafkaError) -> BrokerError:

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 import psycopg
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import ClusterAuthorizationFailedError, KafkaError, UnsupportedVersionError
 
 from ..config.schema import Config, ListenerConfig
@@ -28,7 +28,7 @@ from ..errors import CodecError
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
-from ..runtime.kafka import FETCH_MAX_WAIT_MS, admin_client, client_settings, ensure_topics
+from ..runtime.kafka import FETCH_MAX_WAIT_MS, WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
 from ..runtime.process import stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from .lane import Lane
@@ -41,82 +41,10 @@ POLL_BUSY_S = 0.001
 POLL_IDLE_S = 0.004
 IDLE_AFTER_S = 1.0
 MAX_BACKOFF_S = 1.0
-WATCH_S = 2.0
 COLUMNS_S = 30.0
 EXPIRE_S = 10.0
 SEND_TIMEOUT_S = 15.0
 DRAIN_S = 5.0
-
-
-class RepeatedError:
-    """Logs a failure when it begins and when it ends, not every time it is met."""
-
-    def __init__(self, what: str, remedy: str) -> None:
-        self._what = what
-        self._remedy = remedy
-        self._since = 0.0
-
-    def failed(self, error: BaseException) -> None:
-        if not self._since:
-            self._since = time.monotonic()
-            log.error("%s (%s): %s", self._what, type(error).__name__, self._remedy)
-
-    def worked(self) -> None:
-        if self._since:
-            log.info("%s: over after %.1f s", self._what, time.monotonic() - self._since)
-            self._since = 0.0
-
-
-class TopicWatch:
-    """The topics as they are now, asked for every two seconds."""
-
-    def __init__(self, config: Config, state: Path) -> None:
-        self._config = config
-        self._state = state
-        self._admin: KafkaAdminClient | None = None
-        self._trouble = RepeatedError(
-            f"Kafka at {config.kafka.bootstrap} does not answer", "events wait in the spool; check the broker"
-        )
-        self._ids: dict[str, str] = self._load()
-        self.partitions: dict[str, int] = {}
-        self.generation = 0
-        """Changes when the broker forgot its topics."""
-
-    def _load(self) -> dict[str, str]:
-        try:
-            saved = orjson.loads(self._state.read_bytes())
-        except (OSError, orjson.JSONDecodeError):
-            return {}
-        return saved if isinstance(saved, dict) else {}
-
-    def look(self) -> bool:
-        """True when the topics are there."""
-        try:
-            if self._admin is None:
-                self._admin = admin_client(self._config)
-            found = ensure_topics(self._admin, self._config)
-        except (KafkaError, OSError) as error:
-            self._trouble.failed(error)
-            self.close()
-            return False
-        self._trouble.worked()
-        ids = {name: topic_id for name, (topic_id, _) in found.items()}
-        self.partitions = {name: count for name, (_, count) in found.items()}
-        if ids != self._ids:
-            queries = Topics(self._config.kafka.prefix).queries
-            if self._ids.get(queries, ids.get(queries)) != ids.get(queries):
-                log.warning("the broker has forgotten its topics: what the spool keeps is published again")
-                self.generation += 1
-            self._ids = ids
-            with contextlib.suppress(OSError):
-                self._state.write_bytes(orjson.dumps(ids))
-        return True
-
-    def close(self) -> None:
-        admin, self._admin = self._admin, None
-        if admin is not None:
-            with contextlib.suppress(KafkaError, OSError):
-                admin.close()
 
 
 class RelayLink:
@@ -407,7 +335,7 @@ class Shipper:
     def run_watch(self) -> None:
         while not self.stop.is_set():
             there = self.watch.look()
-            self.stop.wait(WATCH_S if there else 0.25)
+            self.stop.wait(WATCH_S if there else WATCH_RETRY_S)
         self.watch.close()
 
     def run_links(self) -> None:

@@ -1,0 +1,200 @@
+"""The Faust application both stream processes share: its settings, and how it is run.
+
+No Faust tables: they lost and doubled events in kill tests (docs/ARCHITECTURE.md). Faust does partitions, rebalancing, agents
+and supervision; state and exactness are our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import faust
+import uvloop
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+
+from ..config.schema import Config
+from ..errors import BrokerError
+from ..runtime.kafka import FETCH_MAX_WAIT_MS, WATCH_RETRY_S, TopicWatch
+
+log = logging.getLogger(__name__)
+
+READ_TIMEOUT_S = 15.0
+
+
+class _Thread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust fixes this at 1,500 ms; the embedded broker answers an empty fetch only after it. Read when it starts.
+        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        return consumer
+
+
+class _Consumer(driver.Consumer):
+    def _new_consumer_thread(self) -> Any:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(driver.Transport):
+    Consumer = _Consumer
+
+
+def client_settings(config: Config) -> dict[str, Any]:
+    """Keyword arguments that every aiokafka client takes."""
+    kafka = config.kafka
+    settings: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in kafka.bootstrap.split(",")],
+        "security_protocol": kafka.security_protocol,
+    }
+    if "SSL" in kafka.security_protocol:
+        settings["ssl_context"] = ssl.create_default_context(cafile=kafka.ca_file or None)
+    if "SASL" in kafka.security_protocol:
+        settings |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.username,
+            "sasl_plain_password": kafka.password,
+        }
+    return settings
+
+
+def _credentials(config: Config) -> Any:
+    settings = client_settings(config)
+    context = settings.get("ssl_context")
+    if "sasl_mechanism" in settings:
+        return faust.SASLCredentials(
+            username=config.kafka.username,
+            password=config.kafka.password,
+            mechanism=config.kafka.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
+
+
+def make_app(config: Config, role: str) -> Any:
+    """A Faust application of the consumer group `<prefix>-<role>`."""
+    servers = ";".join(f"kafka://{server.strip()}" for server in config.kafka.bootstrap.split(","))
+    app = faust.App(
+        f"{config.kafka.prefix}-{role}",
+        broker=servers,
+        broker_credentials=_credentials(config),
+        datadir=str(Path(config.data_dir) / "faust" / role),
+        store="memory://",
+        value_serializer="raw",
+        key_serializer="raw",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=1.0,
+        broker_request_timeout=20.0,
+        broker_commit_interval=1.0,
+        broker_max_poll_records=500,
+        stream_wait_empty=False,
+    )
+    app.transport = _Transport(app.conf.broker_consumer, app)
+    return app
+
+
+def run_app(app: Any) -> int:
+    """Run until SIGTERM. Returns the exit status."""
+    worker = faust.Worker(
+        app, loop=asyncio.get_event_loop(), override_logging=False, redirect_stdouts=False, quiet=True
+    )
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """The loop of this process; before anything of Faust asks for one."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def wait_for_topics(watch: TopicWatch) -> None:
+    """Returns when the broker answers and the topics are there: a stream process has nothing to do without them."""
+    while not watch.look():
+        time.sleep(WATCH_RETRY_S)
+
+
+async def new_producer(config: Config) -> Any:
+    """Started, acks=all. Raises KafkaError. The embedded broker takes no idempotent aiokafka producer; every record written
+    with this one may come twice."""
+    producer = AIOKafkaProducer(**client_settings(config), acks="all", linger_ms=0, max_request_size=4 << 20)
+    try:
+        await producer.start()
+    except BaseException:
+        await producer.stop()
+        raise
+    return producer
+
+
+async def read_partition(
+    config: Config, topic: str, partition: int, start: int, until: int | None = None
+) -> AsyncIterator[Any]:
+    """A partition's records from `start`, up to `until` or to its end as it is met. Raises BrokerError.
+
+    The end is the fetch response's high watermark: the embedded broker's `end_offsets` is wrong.
+    """
+    at = TopicPartition(topic, partition)
+    consumer = AIOKafkaConsumer(
+        **client_settings(config),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+    )
+    await consumer.start()
+    loop = asyncio.get_running_loop()
+    try:
+        consumer.assign([at])
+        consumer.seek(at, start)
+        deadline = loop.time() + READ_TIMEOUT_S
+        while True:
+            batch = await consumer.getmany(at, timeout_ms=50)
+            for record in batch.get(at, ()):
+                if until is not None and record.offset >= until:
+                    return
+                yield record
+            end = consumer.highwater(at)
+            if batch:
+                deadline = loop.time() + READ_TIMEOUT_S
+            if end is not None and await consumer.position(at) >= (end if until is None else min(end, until)):
+                return
+            if loop.time() > deadline:
+                raise BrokerError(f"{topic} could not be read: check the broker")
+    finally:
+        await consumer.stop()
+
+
+async def follow(config: Config, topic: str, partitions: int) -> AsyncIterator[list[Any]]:
+    """A whole topic from its beginning and on. Yields portions, the first empty ones included: see `highwater`."""
+    assigned = [TopicPartition(topic, n) for n in range(partitions)]
+    consumer = AIOKafkaConsumer(
+        **client_settings(config),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+    )
+    await consumer.start()
+    try:
+        consumer.assign(assigned)
+        await consumer.seek_to_beginning(*assigned)
+        caught_up = False
+        while True:
+            batches = await consumer.getmany(timeout_ms=100)
+            if not caught_up:
+                ends = {at: consumer.highwater(at) for at in assigned}
+                caught_up = all([end is not None and await consumer.position(at) >= end for at, end in ends.items()])
+            yield [record for batch in batches.values() for record in batch] + ([None] if caught_up else [])
+    finally:
+        await consumer.stop()

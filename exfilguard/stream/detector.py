@@ -1,0 +1,377 @@
+"""The detector: frames in, windows, verdicts out. A Faust agent around `engine.Engine`, one per partition.
+
+    assigned ──► restore from the snapshots topic ──► read on to the end of the partition ──► frames as Faust delivers them
+                                                                                                   │
+    checkpoint every second ◄────────────────────────────────── engine ◄───────────────────────────┘
+                                                                   └──► verdict, acknowledged, before the next frame
+
+A verdict is acknowledged by the broker before the checkpoint that contains its cause: a crash issues it again, never loses it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from ..config.schema import Config
+from ..detect.judge import Judge
+from ..detect.policy import WINDOW_NAMES, policy_at
+from ..errors import BrokerError, CodecError
+from ..events.codec import decode_verdict, encode_verdict
+from ..events.topics import Topics
+from ..events.verdict import Verdict
+from ..runtime.kafka import WATCH_S, TopicWatch
+from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
+from ..runtime.tasks import spawn
+from ..windows import COMPILED
+from .app import follow, make_app, new_loop, new_producer, read_partition, run_app, wait_for_topics
+from .engine import Engine, Fed, Restore
+
+log = logging.getLogger(__name__)
+
+LATENCY_BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 60.0)
+RETRY_S = 0.2
+EVICT_S = 60.0
+SNAPSHOT_BYTES_PER_S = 20_000_000
+"""A large checkpoint puts the next one off, so that snapshots never take more than this."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A partition this worker owns."""
+
+    engine: Engine
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """A frame and its verdicts, or a checkpoint: one at a time."""
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Detector:
+    """One worker's state. Everything runs on its one event loop."""
+
+    def __init__(self, config: Config, worker: str, watch: TopicWatch) -> None:
+        self.config = config
+        self.worker = worker
+        self.watch = watch
+        self.topics = Topics(config.kafka.prefix)
+        self.policy = policy_at(config.detector.policy)
+        self.standing: dict[str, Verdict] = {}
+        self.held: dict[int, Held] = {}
+        self.parked: dict[int, Engine] = {}
+        """Engines of partitions that were taken away: used again when nobody else moved them on."""
+        self.latency = Histogram(LATENCY_BOUNDS_S)
+        self.verdicts: dict[str, int] = defaultdict(int)
+        self.deadletters = 0
+        self.reread = 0
+        self.snapshot_bytes = 0
+        self._judges: dict[str, Judge] = {}
+        self._producer: Any = None
+        self._started = asyncio.Lock()
+        self._known = asyncio.Event()
+        self._retired = [0, 0, 0]  # events, gaps, duplicates of engines that are gone
+        self._largest: list[tuple[str, list[Any]]] = []
+        self._lag = 0
+        self.app: Any = None
+
+    # -- partitions -------------------------------------------------------------------------------------------------
+
+    def judge_of(self, tenant: str) -> Judge:
+        judge = self._judges.get(tenant)
+        if judge is None:
+            judge = self._judges[tenant] = Judge(self.policy, tenant, f"detector:{self.worker}")
+        return judge
+
+    def new_engine(self) -> Engine:
+        return Engine(self.judge_of, self.standing, self.config.detector.max_patients)
+
+    async def assigned(self, partitions: set[int]) -> None:
+        """Faust gave us these; returns at once, the restore runs in the background and frames wait for it."""
+        for partition in partitions - self.held.keys():
+            self.held[partition] = Held(self.new_engine())
+            spawn(self._take_over(partition, self.held[partition]), f"restore of partition {partition}")
+        for partition in self.held.keys() - partitions:
+            gone = self.held.pop(partition)
+            if gone.ready.is_set():
+                self.parked[partition] = gone.engine
+
+    async def _take_over(self, partition: int, held: Held) -> None:
+        while self.held.get(partition) is held:
+            try:
+                await self._producer_now()
+                await self._known.wait()
+                async with held.lock:
+                    held.engine = await self._restore(partition)
+                    await self._read_on(partition, held.engine, None)
+                    if (parked := self.parked.pop(partition, None)) not in (None, held.engine):
+                        self._retire(parked)
+                    held.ready.set()
+                log.info(
+                    "partition %d: %d accounts, from offset %d",
+                    partition,
+                    len(held.engine.store),
+                    held.engine.next_offset,
+                )
+                return
+            except (KafkaError, BrokerError, OSError) as error:
+                log.warning("partition %d cannot be restored yet (%s)", partition, type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    async def _restore(self, partition: int) -> Engine:
+        restore = Restore()
+        async for record in read_partition(self.config, self.topics.snapshots, partition, 0):
+            restore.add(record.key, record.value)
+        parked = self.parked.get(partition)
+        if parked is not None and restore.checkpoint <= parked.checkpoint:
+            if not restore.checkpoint:
+                parked.forgotten()  # the broker lost the snapshots, and the log with them
+            return parked
+        engine = self.new_engine()
+        restore.fill(engine)
+        if restore.damaged:
+            log.error("partition %d: %d snapshot records could not be read", partition, restore.damaged)
+        return engine
+
+    def _retire(self, engine: Engine) -> None:
+        for i, value in enumerate((engine.events, engine.gaps, engine.duplicates)):
+            self._retired[i] += value
+
+    async def _read_on(self, partition: int, engine: Engine, until: int | None) -> None:
+        """Read the partition ourselves, from where the engine stands."""
+        async for record in read_partition(self.config, self.topics.queries, partition, engine.next_offset, until):
+            self.reread += 1
+            await self._act(
+                partition,
+                record.offset,
+                record.value,
+                engine.feed(record.offset, record.value, _now_ms(), skip_gap=True),
+            )
+
+    # -- frames -----------------------------------------------------------------------------------------------------
+
+    async def handle(self, partition: int, offset: int, value: bytes) -> None:
+        """One record from Faust. Returns when all it led to is acknowledged by the broker."""
+        held = self.held.get(partition)
+        if held is None:
+            return  # taken away meanwhile: its new owner reads this record
+        await held.ready.wait()
+        async with held.lock:
+            fed = held.engine.feed(offset, value, _now_ms())
+            if fed.read_first is not None:
+                log.warning(
+                    "partition %d: offsets %d to %d were skipped: read again", partition, fed.read_first, offset
+                )
+                await self._insist(self._read_on, partition, held.engine, offset)
+                fed = held.engine.feed(offset, value, _now_ms(), skip_gap=True)
+            await self._act(partition, offset, value, fed)
+
+    async def _insist(self, work: Any, *arguments: Any) -> None:
+        while True:
+            try:
+                await work(*arguments)
+                return
+            except (KafkaError, BrokerError, OSError) as error:
+                log.warning("Kafka did not answer (%s): trying again", type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    async def _act(self, partition: int, offset: int, value: bytes, fed: Fed) -> None:
+        if fed.reason:
+            self.deadletters += 1
+            log.error("partition %d offset %d: %s: sent to %s", partition, offset, fed.reason, self.topics.deadletter)
+            headers = [
+                ("reason", fed.reason.encode()),
+                ("source", f"{self.topics.queries}/{partition}/{offset}".encode()),
+            ]
+            await self._insist(self._publish, self.topics.deadletter, None, value, headers)
+        for verdict in fed.verdicts:
+            self.standing[verdict.key] = verdict
+            await self._insist(self._publish, self.topics.verdicts, verdict.key.encode(), encode_verdict(verdict), None)
+            self.verdicts[verdict.level] += 1
+            self.latency.observe(max(0, _now_ms() - verdict.crossed_ms) / 1000)
+            log.warning("%s: %s", verdict.level, verdict.reason)
+
+    async def _publish(
+        self, topic: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]] | None
+    ) -> None:
+        producer = await self._producer_now()
+        await producer.send_and_wait(topic, key=key, value=value, headers=headers)
+
+    async def _producer_now(self) -> Any:
+        async with self._started:
+            if self._producer is None:
+                self._producer = await new_producer(self.config)
+        return self._producer
+
+    # -- in the background ------------------------------------------------------------------------------------------
+
+    async def follow_verdicts(self) -> None:
+        """What stands, whoever issued it: an operator's word is known here within milliseconds."""
+        while True:
+            generation = self.watch.generation
+            try:
+                async for records in follow(
+                    self.config, self.topics.verdicts, self.watch.partitions[self.topics.verdicts]
+                ):
+                    for record in records:
+                        if record is None:
+                            self._known.set()
+                        elif record.value is not None:
+                            self._learn(record.value)
+                    if self.watch.generation != generation:
+                        break
+            except (KafkaError, OSError) as error:
+                log.warning("the verdicts cannot be followed (%s): trying again", type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    def _learn(self, value: bytes) -> None:
+        try:
+            verdict = decode_verdict(value)
+        except CodecError as error:
+            log.error("a verdict on the topic cannot be read: %s", error)
+            return
+        known = self.standing.get(verdict.key)
+        if known is None or known.revision < verdict.revision:
+            self.standing[verdict.key] = verdict
+
+    async def checkpoints(self) -> None:
+        while True:
+            pause_s = self.config.detector.snapshot_ms / 1000
+            written = 0
+            for partition, held in list(self.held.items()):
+                if held.ready.is_set():
+                    written += await self._checkpoint(partition, held)
+            await asyncio.sleep(max(pause_s, written / SNAPSHOT_BYTES_PER_S))
+
+    async def _checkpoint(self, partition: int, held: Held) -> int:
+        async with held.lock:
+            checkpoint = held.engine.make_checkpoint()
+        if checkpoint is None:
+            return 0
+        try:
+            producer = await self._producer_now()
+            sent = [
+                await producer.send(self.topics.snapshots, key=key, value=value, partition=partition)
+                for key, value in checkpoint.accounts
+            ]
+            if sent:
+                await asyncio.gather(*sent)
+            key, value = checkpoint.marker
+            await producer.send_and_wait(self.topics.snapshots, key=key, value=value, partition=partition)
+        except (KafkaError, OSError) as error:
+            held.engine.unwritten(checkpoint)
+            log.warning("partition %d: a checkpoint was not written (%s)", partition, type(error).__name__)
+        self.snapshot_bytes += checkpoint.nbytes
+        return checkpoint.nbytes
+
+    async def upkeep(self) -> None:
+        evicted = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            now_ms = _now_ms()
+            count = self.config.exporter.top_accounts
+            ranked = []
+            for held in self.held.values():
+                held.engine.keep(now_ms)
+                ranked += held.engine.largest(count, now_ms)
+            ranked.sort(key=lambda item: -item[1][3].rows)
+            self._largest = ranked[:count]
+            self._lag = self._measure_lag()
+            if time.monotonic() - evicted > EVICT_S:
+                evicted = time.monotonic()
+                for held in self.held.values():
+                    held.engine.evict(now_ms)
+
+    def _measure_lag(self) -> int:
+        lag = 0
+        for partition, held in self.held.items():
+            try:
+                end = self.app.consumer.highwater(TP(self.topics.queries, partition))
+            except (KeyError, AssertionError, RuntimeError, AttributeError):
+                continue  # between two assignments
+            lag += max(0, (end or 0) - held.engine.next_offset)
+        return lag
+
+    async def watch_topics(self) -> None:
+        """A broker that forgot: our windows stay, the log is read from its new beginning, known frames are dropped."""
+        seen = self.watch.generation
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await asyncio.to_thread(self.watch.look)
+            if self.watch.generation == seen:
+                continue
+            seen = self.watch.generation
+            for partition, held in list(self.held.items()):
+                if held.ready.is_set():
+                    async with held.lock:
+                        held.engine.forgotten()
+                        await self._insist(self._read_on, partition, held.engine, None)
+
+    def snapshot(self) -> Snapshot:
+        engines = [held.engine for held in list(self.held.values())] + list(self.parked.values())
+        events, gaps, duplicates = (
+            self._retired[0] + sum(e.events for e in engines),
+            self._retired[1] + sum(e.gaps for e in engines),
+            self._retired[2] + sum(e.duplicates for e in engines),
+        )
+        out = Snapshot(role="detector", instance=self.worker)
+        out.values = [
+            ("events_processed_total", {}, events),
+            ("frames_gap_total", {}, gaps),
+            ("frames_duplicate_total", {}, duplicates),
+            ("deadletters_total", {}, self.deadletters),
+            ("consumer_lag_records", {}, self._lag),
+        ]
+        out.values += [("verdicts_total", {"level": level}, count) for level, count in list(self.verdicts.items())]
+        for account, totals in self._largest:
+            tenant, _, name = account.partition("/")
+            for window, total in zip(WINDOW_NAMES, totals, strict=True):
+                labels = {"tenant": tenant, "account": name, "window": window}
+                out.values.append(("account_window_records", labels, total.rows))
+        out.histograms = [("event_to_verdict_seconds", {}, self.latency.cumulative(), self.latency.total)]
+        out.details = {
+            "partitions": sorted(self.held),
+            "compiled": COMPILED,
+            "policy": self.policy.version,
+            "accounts": sum(len(e.store) for e in engines),
+            "snapshot_bytes": self.snapshot_bytes,
+        }
+        return out
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def run_detector(config: Config, worker: str) -> int:
+    """Run until SIGTERM. Returns the exit status."""
+    watch = TopicWatch(config)
+    wait_for_topics(watch)
+    new_loop()
+    app = make_app(config, "detector")
+    detector = Detector(config, worker, watch)
+    detector.app = app
+    source = app.topic(detector.topics.queries, value_serializer="raw", key_serializer="raw")
+
+    @app.on_partitions_assigned.connect
+    async def on_assigned(_: Any, assigned: set[TP], **__: Any) -> None:
+        await detector.assigned({tp.partition for tp in assigned if tp.topic == detector.topics.queries})
+
+    @app.agent(source)
+    async def judge(stream: Any) -> None:
+        async for event in stream.events():
+            message = event.message
+            await detector.handle(message.partition, message.offset, message.value)
+
+    for work in (detector.follow_verdicts, detector.checkpoints, detector.upkeep, detector.watch_topics):
+        app.task(work)
+    stats = StatsServer(run_dir(config.data_dir) / f"detector-{worker}.stats", detector.snapshot)
+    try:
+        return run_app(app)
+    finally:
+        stats.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import tomllib
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from ..config.schema import Config
 from ..errors import ConfigError
 
 DEFAULT_CONFIG = "exfilguard.toml"
+RESOLVED = "resolved.toml"
+"""Below the data directory: the configuration as it runs, with the embedded broker's address."""
+
+_PATHS = {"kafka": ("ca_file",), "detector": ("policy",), "listener": ("tls_cert", "tls_key", "upstream_ca")}
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -21,8 +25,30 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace) -> Config:
-    """The configuration named on the command line. Raises ConfigError."""
-    return load_config(args.config)
+    """The configuration named on the command line. Raises ConfigError.
+
+    With the embedded broker, what `up` or `demo` has resolved is read instead: only there is the broker's address.
+    """
+    config = load_config(args.config)
+    resolved = Path(config.data_dir) / RESOLVED
+    if config.kafka.bootstrap == "embedded" and resolved.is_file():
+        return load_config(resolved)
+    return with_absolute_paths(config, Path(args.config).parent)
+
+
+def with_absolute_paths(config: Config, base: Path) -> Config:
+    """Files are named relative to the configuration; processes started elsewhere must find them too."""
+
+    def absolute(section: Any, names: tuple[str, ...]) -> Any:
+        found = {name: str((base / getattr(section, name)).resolve()) for name in names if getattr(section, name)}
+        return replace(section, **found)
+
+    return replace(
+        config,
+        kafka=absolute(config.kafka, _PATHS["kafka"]),
+        detector=absolute(config.detector, _PATHS["detector"]),
+        listener=[absolute(listener, _PATHS["listener"]) for listener in config.listener],
+    )
 
 
 def write_resolved(config: Config, path: Path) -> None:

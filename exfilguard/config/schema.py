@@ -80,6 +80,10 @@ class ListenerConfig:
         "Local budget per principal in `enforce`: distinct patients in `budget_window`; 0 is none.", 0
     )
     budget_window_ms: int = setting("Rolling window of the local budgets.", 60_000, unit="duration_ms")
+    budget_exempt: list[str] = setting(
+        "Accounts (patterns) that the local budgets leave alone, such as a nightly batch; the policy judges them still.",
+        [],
+    )
     on_desync: Literal["forward", "close"] = setting(
         "When the protocol can no longer be followed: `forward` uncounted (counted and alerted), or `close`.",
         "forward",

@@ -18,6 +18,8 @@ WINDOW_NAMES = ("10s", "1m", "5m", "1h", "24h")
 UNITS = ("rows", "patients", "bytes", "queries")
 STEPS: tuple[Level, ...] = ("alert", "throttle", "cut", "lock")
 
+DEFAULT_POLICY = Path(__file__).with_name("default_policy.toml")
+
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
@@ -94,8 +96,7 @@ class Policy:
 
 def default_policy() -> Policy:
     """The built-in policy."""
-    path = Path(__file__).with_name("default_policy.toml")
-    return load_policy(path.read_text(encoding="utf-8"), path.name)
+    return load_policy(DEFAULT_POLICY.read_text(encoding="utf-8"), DEFAULT_POLICY.name)
 
 
 def policy_at(path: str) -> Policy:

@@ -10,10 +10,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
-
 from ..errors import EmbeddedError
+from ..runtime.kafka import broker_answers
 from .child import Child, free_port, port_is_taken
 
 START_S = 15.0
@@ -32,24 +30,6 @@ def broker_binary() -> Path:
     return path
 
 
-def answers(bootstrap: str) -> bool:
-    """True when a Kafka-protocol broker answers a metadata request there."""
-    host, _, port = bootstrap.rpartition(":")
-    if not port_is_taken(int(port), host):
-        return False
-    try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000)
-    except (KafkaError, OSError):
-        return False
-    try:
-        admin.list_topics()
-    except (KafkaError, OSError):
-        return False
-    finally:
-        admin.close()
-    return True
-
-
 class EmbeddedBroker:
     """Start and stop it; `bootstrap` is where it listens."""
 
@@ -60,6 +40,17 @@ class EmbeddedBroker:
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def argv(self) -> list[str]:
+        """The command that runs it, for a supervisor. Raises EmbeddedError."""
+        return [
+            str(broker_binary()),
+            "broker",
+            *("--storage-engine", "memory://tansu/"),
+            *("--listener-url", f"tcp://{self.bootstrap}"),
+            *("--advertised-listener-url", f"tcp://{self.bootstrap}"),
+        ]
 
     @property
     def alive(self) -> bool:
@@ -73,16 +64,8 @@ class EmbeddedBroker:
         """Returns when it answers. Raises EmbeddedError."""
         if port_is_taken(self.port):
             raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
-        self._child.start(
-            [
-                str(broker_binary()),
-                "broker",
-                *("--storage-engine", "memory://tansu/"),
-                *("--listener-url", f"tcp://{self.bootstrap}"),
-                *("--advertised-listener-url", f"tcp://{self.bootstrap}"),
-            ]
-        )
-        self._child.wait_until(lambda: answers(self.bootstrap), START_S)
+        self._child.start(self.argv)
+        self._child.wait_until(lambda: broker_answers(self.bootstrap), START_S)
 
     def stop(self) -> None:
         self._child.stop(grace_s=3.0)

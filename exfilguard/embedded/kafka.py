@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EmbeddedError
-from .broker import answers
+from ..runtime.kafka import broker_answers
 from .child import Child, free_port, port_is_taken
 
 VERSION = "4.1.0"
@@ -104,7 +104,7 @@ class ApacheKafka:
             if done.returncode:
                 raise EmbeddedError(f"Kafka's storage could not be formatted: {done.stderr.strip()[-300:]}")
         self._child.start(["java", "-Xmx512m", "-cp", classpath, "kafka.Kafka", str(properties)])
-        self._child.wait_until(lambda: answers(self.bootstrap), START_S)
+        self._child.wait_until(lambda: broker_answers(self.bootstrap), START_S)
 
     def _properties(self) -> str:
         settings = {

@@ -37,6 +37,7 @@ METRICS: dict[str, Metric] = {
     "spool_lost_events_total": Metric("counter", _LISTENER, "Events not recorded because the spool was full."),
     "records_past_limit_total": Metric("counter", _LISTENER, "Records delivered past a local limit in enforce mode."),
     "desynced_total": Metric("counter", ("protocol",), "Sessions whose protocol could no longer be followed."),
+    "events_spooled_total": Metric("counter", (), "Events written to the spool."),
     "spool_bytes": Metric("gauge", (), "Bytes in the spool on disk that Kafka has not acknowledged."),
     "spool_oldest_seconds": Metric("gauge", (), "Age of the oldest event that Kafka has not acknowledged.", "max"),
     "frames_published_total": Metric("counter", (), "Frames acknowledged by Kafka."),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -16,7 +18,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from ..config.schema import Config
 from ..errors import BrokerError, CodecError
-from ..events.codec import decode_verdict
+from ..events.codec import decode_frame, decode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
 
@@ -50,6 +52,26 @@ def client_settings(config: Config) -> dict[str, Any]:
 def admin_client(config: Config) -> KafkaAdminClient:
     """Raises KafkaError."""
     return KafkaAdminClient(**client_settings(config), request_timeout_ms=5_000)
+
+
+def broker_answers(bootstrap: str) -> bool:
+    """True when a Kafka-protocol broker answers a metadata request there."""
+    host, _, port = bootstrap.rpartition(":")
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        if probe.connect_ex((host, int(port))):
+            return False
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000)
+    except (KafkaError, OSError):
+        return False
+    try:
+        admin.list_topics()
+    except (KafkaError, OSError):
+        return False
+    finally:
+        admin.close()
+    return True
 
 
 def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[str, int]]:
@@ -184,34 +206,64 @@ def send_now(producer: KafkaProducer, topic: str, key: bytes, value: bytes) -> N
         raise BrokerError(f"{topic} was not written ({type(error).__name__}): nothing has changed, try again") from None
 
 
-def read_verdicts(config: Config, quiet_s: float = 1.0) -> dict[str, Verdict]:
-    """The newest verdict of every key: the compacted topic read from its beginning until it is silent."""
+def _whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[int, bytes]]:
+    """(partition, value) of every record of a topic from its beginning until it is silent. Raises BrokerError."""
     try:
         consumer = KafkaConsumer(
             **client_settings(config), enable_auto_commit=False, group_id=None, fetch_max_wait_ms=FETCH_MAX_WAIT_MS
         )
     except KafkaError as error:
         raise _unreachable(config, error) from None
-    topic = Topics(config.kafka.prefix).verdicts
-    newest: dict[str, Verdict] = {}
     try:
         partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic) or ()]
         if not partitions:
-            return newest
+            return
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
         silent_since = time.monotonic()
         while time.monotonic() - silent_since < quiet_s:
             for records in consumer.poll(timeout_ms=100).values():
                 silent_since = time.monotonic()
-                for record in records:
-                    with contextlib.suppress(CodecError):
-                        verdict = decode_verdict(record.value)
-                        known = newest.get(verdict.key)
-                        if known is None or known.revision < verdict.revision:
-                            newest[verdict.key] = verdict
+                yield from ((record.partition, record.value) for record in records if record.value is not None)
     except KafkaError as error:
         raise _unreachable(config, error) from None
     finally:
         consumer.close()
+
+
+def read_verdicts(config: Config, quiet_s: float = 1.0) -> dict[str, Verdict]:
+    """The newest verdict of every key. Raises BrokerError."""
+    newest: dict[str, Verdict] = {}
+    for _, value in _whole_topic(config, Topics(config.kafka.prefix).verdicts, quiet_s):
+        with contextlib.suppress(CodecError):
+            verdict = decode_verdict(value)
+            known = newest.get(verdict.key)
+            if known is None or known.revision < verdict.revision:
+                newest[verdict.key] = verdict
     return newest
+
+
+class OnTopic(NamedTuple):
+    """What lies on the queries topic, each frame once."""
+
+    events: int
+    rows: int
+    rows_by_account: dict[str, int]
+
+
+def count_events(config: Config, quiet_s: float = 1.0) -> OnTopic:
+    """The oracle of the demo and the tests: an own count of the topic. Raises BrokerError."""
+    seen: set[tuple[int, str, str, int]] = set()
+    events = 0
+    rows: dict[str, int] = defaultdict(int)
+    for partition, value in _whole_topic(config, Topics(config.kafka.prefix).queries, quiet_s):
+        with contextlib.suppress(CodecError):
+            frame = decode_frame(value)
+            key = (partition, frame.sidecar, frame.epoch, frame.seq)
+            if key in seen:
+                continue
+            seen.add(key)
+            events += len(frame.events)
+            for event in frame.events:
+                rows[event["principal"]] += event.get("rows", 0)
+    return OnTopic(events, sum(rows.values()), dict(rows))

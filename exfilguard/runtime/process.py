@@ -64,6 +64,8 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
+                # Its own session: Ctrl-C on the terminal reaches the supervisor only, which stops things in order.
+                start_new_session=True,
                 preexec_fn=die_with_parent,
             )
         finally:
@@ -116,16 +118,15 @@ class Supervisor:
                 part.start()
 
     def stop(self, grace_s: float = 10.0) -> None:
-        """SIGTERM, last started first; SIGKILL after `grace_s`."""
-        for part in reversed(self.parts):
-            if part.alive and part.process is not None:
-                part.process.terminate()
+        """SIGTERM to each in turn, last started first, the next when it has ended; SIGKILL after `grace_s` in all."""
         deadline = time.monotonic() + grace_s
         for part in reversed(self.parts):
             if part.process is None:
                 continue
+            if part.alive:
+                part.process.terminate()
             try:
-                part.process.wait(max(0.05, deadline - time.monotonic()))
+                part.process.wait(max(0.5, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.warning("%s did not stop within %.0f s and was killed", part.name, grace_s)
                 part.process.kill()

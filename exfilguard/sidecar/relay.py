@@ -32,6 +32,7 @@ from ..runtime.tasks import spawn
 from ..wire.postgres import startup
 
 if TYPE_CHECKING:
+    from .budget import LocalBudget
     from .worker import Guard
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Session:
     __slots__ = (
         "application",
         "backend_key",
+        "budget",
         "client",
         "closed",
         "columns_version",
@@ -89,6 +91,7 @@ class Session:
         self.application = ""
         self.backend_key: bytes | None = None
         self.rows_total = 0
+        self.budget: LocalBudget | None = None
         self.session_limit = 0
         """Rows after which a session-scoped cut ends this session; 0: none stands."""
         self.throttle_rows_per_s = 0
@@ -129,6 +132,7 @@ class Session:
         )
         self.observer.startup(params)
         self.principal = self.observer.principal
+        self.budget = guard.budget_of(self.principal)
         self.application = params.get("application_name", "")
         self.started = True
         guard.opened(self)
@@ -221,7 +225,7 @@ class Session:
             data = startup.strip_scram_plus(data)
         if self.held:
             data, self.held = self.held + data, b""
-        budget = guard.budget
+        budget = self.budget
         if self.ending is not None:
             rows_left: int | None = 0
             patients_left: int | None = None

@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import orjson
@@ -82,6 +83,7 @@ class Guard:
         self.budget: LocalBudget | None = None
         if listener.mode == "enforce":
             self.budget = LocalBudget(listener.budget_rows, listener.budget_patients, listener.budget_window_ms)
+        self._exempt = tuple(listener.budget_exempt)
         self.sessions: dict[str, set[Session]] = defaultdict(set)
         self.sessions_open = 0
         self.unreported: set[Session] = set()
@@ -96,6 +98,10 @@ class Guard:
     @property
     def refuse_statements(self) -> bool:
         return self.worker.spool_full and self.worker.config.spool.on_full == "refuse"
+
+    def budget_of(self, principal: str) -> LocalBudget | None:
+        """The local budget, for an account it applies to."""
+        return None if any(fnmatchcase(principal, pattern) for pattern in self._exempt) else self.budget
 
     def opened(self, session: Session) -> None:
         self.sessions[session.principal].add(session)
@@ -231,6 +237,8 @@ class Worker:
             self.data_dir / "spool" / str(number), config.spool.segment_bytes, config.spool.max_bytes
         )
         self.spool_full = False
+        self.spooled = 0
+        """Events appended since the start."""
         self._gap = 0
         self._hashes: dict[str, int] = {}
         self._shapes: set[str] = set()
@@ -281,6 +289,7 @@ class Worker:
             log.error("an event larger than a spool segment was left out: raise spool.segment_bytes")
             return True
         self.spool_full = False
+        self.spooled += 1
         return True
 
     # -- verdicts and columns ---------------------------------------------------------------------------------------
@@ -324,6 +333,8 @@ class Worker:
                     log.error("a control message could not be read and was left out")
         except (OSError, ValueError):
             log.warning("the control connection was lost; the shipper connects again")
+        except asyncio.CancelledError:
+            return  # the process ends; asyncio's own callback would report the cancellation as an error
         finally:
             writer.close()
 
@@ -387,6 +398,7 @@ class Worker:
 
     def snapshot(self) -> Snapshot:
         out = Snapshot(role="relay", instance=str(self.number))
+        out.values.append(("events_spooled_total", {}, self.spooled))
         for guard in list(self.guards.values()):
             labels = {"tenant": self.config.tenant, "listener": guard.listener.name}
             c = guard.counters

@@ -79,11 +79,13 @@ def _credentials(config: Config) -> Any:
 def make_app(config: Config, role: str) -> Any:
     """A Faust application of the consumer group `<prefix>-<role>`."""
     servers = ";".join(f"kafka://{server.strip()}" for server in config.kafka.bootstrap.split(","))
+    directory = Path(config.data_dir) / "faust" / role
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     app = faust.App(
         f"{config.kafka.prefix}-{role}",
         broker=servers,
         broker_credentials=_credentials(config),
-        datadir=str(Path(config.data_dir) / "faust" / role),
+        datadir=str(directory),
         store="memory://",
         value_serializer="raw",
         key_serializer="raw",

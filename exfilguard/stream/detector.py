@@ -336,6 +336,7 @@ class Detector:
         out.histograms = [("event_to_verdict_seconds", {}, self.latency.cumulative(), self.latency.total)]
         out.details = {
             "partitions": sorted(self.held),
+            "ready": bool(self.held) and all(held.ready.is_set() for held in list(self.held.values())),
             "compiled": COMPILED,
             "policy": self.policy.version,
             "accounts": sum(len(e.store) for e in engines),

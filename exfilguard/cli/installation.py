@@ -1,0 +1,134 @@
+"""Everything on one machine: the processes of an installation, started, watched and stopped. Used by `up` and `demo`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..config.load import load_config
+from ..config.schema import Config
+from ..embedded.broker import EmbeddedBroker
+from ..embedded.child import free_port
+from ..errors import EmbeddedError
+from ..runtime.kafka import broker_answers
+from ..runtime.process import Part, Supervisor, own_command
+from ..runtime.stats import Snapshot, read_all
+from .common import RESOLVED, write_resolved
+
+READY_S = 60.0
+EMBEDDED_PARTITIONS = 4
+"""The embedded broker makes a topic by itself, with this many partitions, as soon as somebody asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far the start has come."""
+
+    waiting_for: str
+    snapshots: dict[str, Snapshot | None]
+
+
+class Installation:
+    """All parts of one configuration, below its data directory."""
+
+    def __init__(self, config: Config) -> None:
+        self.data_dir = Path(config.data_dir).resolve()
+        self.log_dir = self.data_dir / "logs"
+        self.path = self.data_dir / RESOLVED
+        kafka = config.kafka
+        self._broker: EmbeddedBroker | None = None
+        if kafka.bootstrap == "embedded":
+            self._broker = EmbeddedBroker(_kept_port(self.path))
+            kafka = replace(kafka, bootstrap=self._broker.bootstrap, partitions=EMBEDDED_PARTITIONS, replication=1)
+        self.config = replace(config, kafka=kafka, data_dir=str(self.data_dir))
+        self.supervisor = Supervisor()
+
+    @property
+    def embedded_broker(self) -> bool:
+        return self._broker is not None
+
+    def start(self, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Returns when every part works. Raises EmbeddedError, ConfigError."""
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.data_dir / "run").mkdir(exist_ok=True, mode=0o700)
+        for left in (self.data_dir / "run").glob("*.stats"):
+            left.unlink()  # of processes of the last time
+        write_resolved(self.config, self.path)
+        load_config(self.path, {})  # flags and file together are checked once more, before anything is started
+        parts = self.supervisor.parts
+        if self._broker is not None:
+            parts.append(Part("broker", self._broker.argv, self.log_dir / "broker.log"))
+            self.supervisor.start()
+            self._wait_for_broker()
+        for name in ("sidecar", "detector", "responder", "exporter"):
+            parts.append(Part(name, own_command(name, "--config", str(self.path)), self.log_dir / f"{name}.log"))
+        self.supervisor.start()
+        deadline = time.monotonic() + READY_S
+        while (state := self.state()).waiting_for:
+            tell(state.waiting_for)
+            self.supervisor.check()
+            restarted = [part for part in parts if part.restarts]
+            if restarted or time.monotonic() > deadline:
+                name = restarted[0].name if restarted else state.waiting_for.partition(" ")[0]
+                self.stop()
+                raise EmbeddedError(f"{name} does not start: {self._last_words(name)}")
+            time.sleep(0.05)
+
+    def _wait_for_broker(self) -> None:
+        broker = self._broker
+        deadline = time.monotonic() + READY_S
+        while broker is not None and not broker_answers(broker.bootstrap):
+            if not self.supervisor.parts[0].alive or time.monotonic() > deadline:
+                self.stop()
+                raise EmbeddedError(f"the embedded broker does not start: {self._last_words('broker')}")
+            time.sleep(0.02)
+
+    def _last_words(self, name: str) -> str:
+        path = self.log_dir / f"{name}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        return f"{lines[-1] if lines else 'it left no log'} (see {path})"
+
+    def state(self) -> State:
+        """Which part is not ready yet; empty when all are."""
+        found = read_all(self.data_dir)
+        relays = [found.get(f"relay-{n}") for n in range(self.config.sidecar.workers)]
+        detector, responder = found.get("detector-1"), found.get("responder")
+        waiting = ""
+        if not all(relays) or found.get("shipper") is None:
+            waiting = "sidecar"
+        elif detector is None or not detector.details.get("ready"):
+            waiting = "detector (joining its consumer group)"
+        elif responder is None or not responder.details.get("partitions"):
+            waiting = "responder (joining its consumer group)"
+        return State(waiting, found)
+
+    def total(self, metric: str, **labels: str) -> float:
+        """A figure summed over all processes, as they report it."""
+        return sum(
+            value
+            for snapshot in read_all(self.data_dir).values()
+            if snapshot is not None
+            for name, found, value in snapshot.values
+            if name == metric and labels.items() <= found.items()
+        )
+
+    def check(self) -> None:
+        """Restart what has ended. Call it now and then."""
+        self.supervisor.check()
+
+    def stop(self) -> None:
+        """The sidecar first, so that what it still holds is published; the broker last."""
+        self.supervisor.stop(grace_s=20.0)
+
+
+def _kept_port(resolved: Path) -> int:
+    """The port the embedded broker had the last time, when it is free: clients may have been configured with it."""
+    from ..embedded.child import port_is_taken
+
+    if resolved.is_file():
+        host, _, port = load_config(resolved, {}).kafka.bootstrap.rpartition(":")
+        if host == "127.0.0.1" and not port_is_taken(int(port)):
+            return int(port)
+    return free_port()

@@ -188,7 +188,7 @@ class Engine:
         """The broker lost its topics: offsets begin anew, and every account must be checkpointed again."""
         self.next_offset = 0
         self._applied.clear()
-        self._dirty.update(self.store.keys())
+        self._dirty.update(self.store)
         self._moved = True
 
     # -- upkeep -----------------------------------------------------------------------------------------------------

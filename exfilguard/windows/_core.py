@@ -19,7 +19,7 @@ account; beyond, a digest that is not in the dictionary counts anew each time: t
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import SnapshotError
@@ -93,8 +93,8 @@ class WindowStore:
     def __contains__(self, key: object) -> bool:
         return key in self._accounts
 
-    def keys(self) -> Iterable[str]:
-        return self._accounts.keys()
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._accounts)
 
     def newest_ms(self, key: str) -> int:
         """Time of the account's newest event; 0 when unknown."""

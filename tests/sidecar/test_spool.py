@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from exfilguard.errors import SpoolFull
 from exfilguard.sidecar import spool
-from exfilguard.sidecar.spool import HEADER, Position, Record, SpoolReader, SpoolWriter, done_path, pending_bytes, segments
+from exfilguard.sidecar.spool import (
+    HEADER,
+    Position,
+    Record,
+    SpoolReader,
+    SpoolWriter,
+    done_path,
+    pending_bytes,
+    segments,
+)
 
 SEGMENT = 1 << 12
 
@@ -47,7 +56,11 @@ def test_reads_what_was_appended_over_many_segments(tmp_path: Path) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.binary(min_size=1, max_size=900), max_size=60), st.lists(st.integers(0, 59), max_size=4), st.integers(1, 9))
+@given(
+    st.lists(st.binary(min_size=1, max_size=900), max_size=60),
+    st.lists(st.integers(0, 59), max_size=4),
+    st.integers(1, 9),
+)
 def test_any_sizes_and_any_restarts_of_the_writer(
     tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes], restarts: list[int], step: int
 ) -> None:

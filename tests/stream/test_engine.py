@@ -22,10 +22,14 @@ POLICY = default_policy()
 
 
 def frame(seq: int, *events: dict[str, Any], sidecar: str = "s", epoch: str = "e", tenant: str = "t") -> bytes:
-    return orjson.dumps({"v": 1, "tenant": tenant, "sidecar": sidecar, "epoch": epoch, "seq": seq, "events": list(events)})
+    return orjson.dumps(
+        {"v": 1, "tenant": tenant, "sidecar": sidecar, "epoch": epoch, "seq": seq, "events": list(events)}
+    )
 
 
-def event(principal: str, rows: int, patients: tuple[int, ...] = (), time_ms: int = NOW, kind: str = "query") -> dict[str, Any]:
+def event(
+    principal: str, rows: int, patients: tuple[int, ...] = (), time_ms: int = NOW, kind: str = "query"
+) -> dict[str, Any]:
     return {
         "time_ms": time_ms, "kind": kind, "listener": "l", "session": "x", "principal": principal, "rows": rows,
         "bytes": rows * 10, "patients": [f"{p:016x}" for p in patients],
@@ -33,11 +37,13 @@ def event(principal: str, rows: int, patients: tuple[int, ...] = (), time_ms: in
 
 
 def new(standing: dict[str, Verdict] | None = None) -> Engine:
-    return Engine(lambda tenant: Judge(POLICY, tenant, "detector:test"), standing if standing is not None else {}, 1_000_000)
+    return Engine(
+        lambda tenant: Judge(POLICY, tenant, "detector:test"), standing if standing is not None else {}, 1_000_000
+    )
 
 
 def totals(engine: Engine) -> dict[str, list[tuple[int, ...]]]:
-    return {key: [tuple(t) for t in engine.store.totals(key)] for key in engine.store.keys()}
+    return {key: [tuple(t) for t in engine.store.totals(key)] for key in engine.store}
 
 
 def oracle(frames: list[bytes]) -> dict[str, tuple[int, int]]:

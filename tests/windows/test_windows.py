@@ -155,7 +155,7 @@ def test_evict_and_drop(core: ModuleType) -> None:
     store.add("new", 5_000, 1, 0, 1)
     assert store.evict(2_050) == []
     assert store.evict(5_000) == ["old"]
-    assert list(store.keys()) == ["new"]
+    assert list(store) == ["new"]
     store.drop("new")
     assert len(store) == 0
     assert store.totals("new") == [Totals(0, 0, 0, 0)]

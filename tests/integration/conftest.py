@@ -1,0 +1,69 @@
+"""Real servers, started once: PostgreSQL with the lab's hospital, the embedded broker, Apache Kafka."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from exfilguard.embedded.broker import EmbeddedBroker
+from exfilguard.embedded.kafka import ApacheKafka, missing_programs
+from exfilguard.embedded.postgres import EmbeddedPostgres
+from exfilguard.lab import patients
+
+from .stack import DATABASE, PASSWORD
+
+PATIENTS = 8_000
+
+
+class Hospital:
+    """The lab's database, and connection strings to it."""
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self.server = server
+        self.port = server.port
+        self.upstream = f"127.0.0.1:{server.port}"
+        self.admin_dsn = psycopg.conninfo.make_conninfo(server.admin_dsn, dbname=DATABASE)
+
+    def dsn(self, user: str, port: int | None = None) -> str:
+        return self.server.dsn(user, PASSWORD, DATABASE, port=port)
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    directory = tmp_path_factory.mktemp("postgres")
+    for parent in (directory, *directory.parents):
+        if parent == Path("/"):
+            break
+        if os.stat(parent).st_uid == os.getuid():
+            os.chmod(parent, os.stat(parent).st_mode | 0o711)
+    with EmbeddedPostgres(directory / "server") as server:
+        with psycopg.connect(server.admin_dsn, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {DATABASE}")
+        found = Hospital(server)
+        patients.load(found.admin_dsn, PATIENTS, 1, PASSWORD)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def tansu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(log_path=tmp_path_factory.mktemp("tansu") / "broker.log") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
+    if missing := missing_programs():
+        pytest.skip(f"Apache Kafka needs {missing}")
+    with ApacheKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture(params=["tansu", "apache_kafka"])
+def broker(request: pytest.FixtureRequest) -> EmbeddedBroker | ApacheKafka:
+    """Both brokers run the same tests."""
+    found: EmbeddedBroker | ApacheKafka = request.getfixturevalue(request.param)
+    return found

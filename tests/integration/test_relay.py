@@ -1,0 +1,460 @@
+"""The relay in front of a real PostgreSQL, with the clients people use. No broker: nothing of this may need one."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SpoolConfig
+from exfilguard.embedded.child import free_port
+from exfilguard.events.codec import check_event
+from exfilguard.events.verdict import Verdict
+from exfilguard.lab import attack
+from exfilguard.sidecar.spool import SpoolReader
+from exfilguard.sidecar.verdict_table import VerdictTable
+
+from .conftest import PATIENTS, Hospital
+from .stack import DATABASE, PASSWORD, Stack, Tap, clean_environment, connect, listener, port_of, rss_kib, wait_for
+
+Relay = Callable[..., "Guarded"]
+
+
+class Guarded:
+    """A running relay and how to reach it."""
+
+    def __init__(self, stack: Stack, hospital: Hospital) -> None:
+        self.stack = stack
+        self.hospital = hospital
+        self.port = port_of(stack.config.listener[0].listen)
+
+    def dsn(self, user: str = "dpi_export") -> str:
+        return self.hospital.dsn(user, self.port)
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the relay has spooled so far."""
+        import orjson
+
+        reader = SpoolReader(self.stack.data_dir / "spool" / "0")
+        out: list[dict[str, Any]] = []
+        for _ in range(1000):
+            before = reader.position
+            part = reader.read(10_000, 1 << 24)
+            out += [check_event(orjson.loads(r.payload)) for r in part]
+            if not part and reader.position == before:
+                break
+        return out
+
+    def counted(self, principal: str = "dpi_export") -> int:
+        return sum(e.get("rows", 0) for e in self.events() if e["principal"] == principal)
+
+
+@pytest.fixture
+def relay(tmp_path: Path, hospital: Hospital) -> Iterator[Relay]:
+    started: list[Stack] = []
+
+    def start(spool: SpoolConfig | None = None, upstream: str = "", **changes: Any) -> Guarded:
+        config = Config(
+            tenant="clinic",
+            data_dir=str(tmp_path / "data"),
+            kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
+            spool=spool or SpoolConfig(),
+            listener=[listener(upstream or hospital.upstream, **changes)],
+        )
+        stack = Stack(config)
+        started.append(stack)
+        stack.start("relay")
+        stack.relay_ready()
+        return Guarded(stack, hospital)
+
+    yield start
+    for stack in started:
+        stack.stop()
+
+
+# -- the same as without it -------------------------------------------------------------------------------------------
+
+QUERIES = [
+    ("SELECT id, nom_naissance, date_naissance FROM patient WHERE id < %s ORDER BY id", (500,)),
+    ("SELECT count(*), max(id) FROM sejour", ()),
+    ("SELECT NULL, 'é'::text, 1.5::numeric, now() - now(), ARRAY[1,2,3], repeat('x', 200000)", ()),
+]
+
+
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_psycopg_gets_the_same_rows_in_every_way_of_asking(relay: Relay, mode: str) -> None:
+    guarded = relay(mode=mode, budget_rows=10_000_000 if mode == "enforce" else 0)
+    with connect(guarded.hospital.dsn("dpi_export")) as direct, connect(guarded.dsn()) as through:
+        for query, parameters in QUERIES:
+            for options in ({}, {"prepare": True}, {"prepare": True}, {"binary": True}):
+                expected = direct.execute(query, parameters or None, **options).fetchall()  # type: ignore[arg-type]
+                assert through.execute(query, parameters or None, **options).fetchall() == expected  # type: ignore[arg-type]
+        with through.pipeline():
+            cursors = [through.execute("SELECT id FROM patient WHERE id = %s", (n,)) for n in range(1, 50)]
+        assert [c.fetchone() for c in cursors] == [(n,) for n in range(1, 50)]
+        with through.transaction(), through.cursor(name="held") as cursor:
+            cursor.itersize = 100
+            cursor.execute("SELECT id FROM patient WHERE id <= 1000 ORDER BY id")
+            assert [row[0] for row in cursor] == list(range(1, 1001))
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            through.execute("SELECT * FROM nowhere")
+        assert through.execute("SELECT 1; SELECT 2").fetchall() == [(1,)]
+
+
+def test_copy_both_ways(relay: Relay) -> None:
+    guarded = relay()
+    with connect(guarded.dsn()) as through:
+        with through.cursor() as cursor, cursor.copy("COPY (SELECT id FROM patient ORDER BY id) TO STDOUT") as copy:
+            assert sum(1 for _ in copy.rows()) == PATIENTS
+        with through.cursor() as cursor, cursor.copy("COPY (SELECT id FROM patient) TO STDOUT (FORMAT binary)") as copy:
+            copy.set_types(["int8"])
+            assert sum(1 for _ in copy.rows()) == PATIENTS
+        through.execute("CREATE TEMP TABLE mine (a int, b text)")
+        with through.cursor() as cursor, cursor.copy("COPY mine FROM STDIN") as copy:
+            for n in range(3_000):
+                copy.write_row((n, "é" * 50))
+        assert through.execute("SELECT count(*), sum(a) FROM mine").fetchone() == (3000, 4498500)
+    wait_for(lambda: guarded.counted() == 2 * PATIENTS + 1, message="rows of both COPYs and the count are spooled")
+
+
+def test_a_cancel_request_cancels(relay: Relay) -> None:
+    guarded = relay()
+    with connect(guarded.dsn()) as through:
+        threading.Timer(0.3, through.cancel).start()
+        began = time.monotonic()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            through.execute("SELECT pg_sleep(30)")
+        assert time.monotonic() - began < 10
+        assert through.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_every_byte_is_the_same_on_both_sides(relay: Relay, hospital: Hospital, tmp_path: Path) -> None:
+    """client - tap - relay - tap - database, for psql, psycopg and pgbench."""
+    inner = Tap(hospital.port)
+    guarded = relay(upstream=f"127.0.0.1:{inner.port}")
+    outer = Tap(guarded.port)
+    # Requests for TLS and GSS encryption are answered by the relay itself, and are not the database's to see.
+    dsn = hospital.dsn("dpi_export", outer.port) + " sslmode=disable gssencmode=disable"
+    with connect(dsn) as through:
+        for query, parameters in QUERIES:
+            for options in ({}, {"prepare": True}, {"binary": True}):
+                through.execute(query, parameters or None, **options).fetchall()  # type: ignore[arg-type]
+        with through.cursor() as cursor, cursor.copy("COPY patient TO STDOUT") as copy:
+            for _ in copy:
+                pass
+    script = tmp_path / "script.sql"
+    script.write_text(
+        "\\timing off\nSELECT * FROM patient LIMIT 5;\n\\d patient\nSELECT broken;\n\\copy sejour TO '/dev/null'\n",
+        "utf-8",
+    )
+    subprocess.run(
+        [hospital.server.bin / "psql", dsn, "-f", script], capture_output=True, check=True, env=clean_environment()
+    )
+    bench = tmp_path / "bench.sql"
+    bench.write_text("\\set n random(1, 8000)\nSELECT * FROM patient WHERE id = :n;\n", "utf-8")
+    for protocol in ("simple", "extended", "prepared"):
+        done = subprocess.run(
+            [hospital.server.bin / "pgbench", "-n", "-f", bench, "-M", protocol, "-c", "4", "-t", "200", dsn],
+            capture_output=True, check=False, env=clean_environment(), text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "number of transactions actually processed: 800/800" in done.stdout
+    assert len(outer.connections) == len(inner.connections) > 10
+    # Connections may reach the inner tap in another order: each conversation is looked up by what was said.
+    assert sorted((bytes(c), bytes(s)) for c, s in outer.connections) == sorted(
+        (bytes(c), bytes(s)) for c, s in inner.connections
+    )
+    inner.close()
+    outer.close()
+
+
+def test_psql_prints_the_same(relay: Relay, hospital: Hospital) -> None:
+    guarded = relay()
+    command = "SELECT id, prenoms FROM patient WHERE id < 40; TABLE utilisateur; SELECT 1/0; SELECT version()"
+
+    def psql(dsn: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [hospital.server.bin / "psql", dsn, "-c", command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=clean_environment(),
+        )
+        return done.stdout, done.stderr
+
+    assert psql(guarded.dsn()) == psql(hospital.dsn("dpi_export"))
+
+
+def test_a_large_result_uses_no_more_memory(relay: Relay) -> None:
+    guarded = relay()
+    pid = guarded.stack.parts["relay"].pid
+    with connect(guarded.dsn()) as through:
+        through.execute("SELECT 1")
+        before = rss_kib(pid)
+        highest = rows = 0
+        for _ in through.cursor().stream("SELECT repeat('x', 1000) FROM generate_series(1, 300000)"):
+            rows += 1
+            if rows % 5_000 == 0:
+                highest = max(highest, rss_kib(pid))
+                time.sleep(0.001)  # a client slower than the database: the difference must not pile up in the relay
+        assert rows == 300_000
+        assert highest - before < 16_000, f"grew from {before} to {highest} KiB over 300 MB"
+
+
+# -- what is counted --------------------------------------------------------------------------------------------------
+
+
+def test_rows_and_patients_are_counted_however_they_leave(relay: Relay) -> None:
+    guarded = relay()
+    with connect(guarded.dsn()) as through:
+        through.execute("SELECT id FROM patient WHERE id <= 10").fetchall()
+        through.execute("SELECT id FROM patient WHERE id <= 20", prepare=True, binary=True).fetchall()
+        with through.cursor() as cursor, cursor.copy("COPY (SELECT * FROM patient WHERE id <= 30) TO STDOUT") as copy:
+            list(copy)
+        with through.transaction():
+            cursor = through.cursor(name="c")
+            cursor.execute("SELECT id FROM patient WHERE id <= 40")
+            cursor.fetchall()
+    wait_for(lambda: guarded.counted() == 100)
+    digests = {p for e in guarded.events() for p in e.get("patients", ())}
+    assert len(digests) == 40  # the COPY shows no identifier column: its 30 rows are no patients (README, limits)
+    text = b"".join(p.read_bytes() for p in (guarded.stack.data_dir / "spool" / "0").glob("*.seg"))
+    assert b"<= 10" not in text
+    assert PASSWORD.encode() not in text
+
+
+def test_progress_is_reported_while_a_result_streams(relay: Relay) -> None:
+    guarded = relay(progress_rows=100)
+    with connect(guarded.dsn()) as through:
+        stream = through.cursor().stream("SELECT id, pg_sleep(0.001) FROM patient WHERE id <= 2000")
+        for _ in range(500):
+            next(stream)
+        wait_for(lambda: guarded.counted() >= 300, message="progress events before the end")
+        kinds = [e["kind"] for e in guarded.events()]
+        assert "progress" in kinds
+        assert "query" not in kinds
+        for _ in stream:
+            pass
+    wait_for(lambda: guarded.counted() == 2_000)
+
+
+# -- enforce and verdicts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["pages", "select", "copy"])
+@pytest.mark.parametrize("limit", [1, 777, 5_000])
+def test_enforce_delivers_exactly_the_limit(relay: Relay, method: attack.Method, limit: int) -> None:
+    guarded = relay(mode="enforce", budget_rows=limit)
+    loot = attack.dump(guarded.dsn(), method)
+    assert loot.rows == limit
+    assert "ExfilGuard" in loot.message
+    assert attack.dump(guarded.dsn(), method).rows == 0  # the budget is the account's, not the connection's
+    wait_for(lambda: guarded.counted() == limit, message="what was counted is what arrived")
+    assert guarded.stack.total("records_past_limit_total") == 0
+    with connect(guarded.dsn("dr.martin")) as colleague:
+        assert colleague.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_enforce_counts_distinct_patients(relay: Relay) -> None:
+    guarded = relay(mode="enforce", budget_patients=50)
+    with connect(guarded.dsn()) as through:
+        for _ in range(10):
+            assert len(through.execute("SELECT id FROM patient WHERE id <= 50").fetchall()) == 50
+        rows = 0
+        with pytest.raises(psycopg.OperationalError, match="ExfilGuard"):
+            for _ in through.cursor().stream("SELECT id FROM patient WHERE id <= 60 ORDER BY id"):
+                rows += 1
+        assert rows == 50
+
+
+def test_many_sessions_share_one_budget(relay: Relay) -> None:
+    guarded = relay(mode="enforce", budget_rows=1_000)
+    loots = [attack.Loot() for _ in range(8)]
+    threads = [threading.Thread(target=attack.dump, args=(guarded.dsn(), "select", loot)) for loot in loots]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sum(loot.rows for loot in loots) == 1_000
+
+
+def test_an_exempt_account_has_no_budget(relay: Relay) -> None:
+    guarded = relay(mode="enforce", budget_rows=10, budget_exempt=["batch_*"])
+    assert attack.dump(guarded.dsn("batch_nuit"), "select").rows == PATIENTS
+    assert attack.dump(guarded.dsn(), "select").rows == 10
+
+
+def test_observe_never_touches_the_stream(relay: Relay) -> None:
+    guarded = relay(mode="observe", budget_rows=10, budget_patients=10)
+    loot = attack.dump(guarded.dsn(), "select")
+    assert (loot.rows, loot.message) == (PATIENTS, "")
+
+
+def test_a_saved_verdict_is_enforced_from_the_first_connection(relay: Relay, tmp_path: Path) -> None:
+    table = VerdictTable(tmp_path / "data" / "verdicts.json")
+    table.apply(
+        Verdict(
+            tenant="clinic",
+            principal="dpi_export",
+            level="lock",
+            revision=7,
+            issued_ms=1,
+            reason="r",
+            issuer="operator:x",
+        )
+    )
+    table.save()
+    guarded = relay()
+    loot = attack.dump(guarded.dsn())
+    assert (loot.rows, "reference 7" in loot.message) == (0, True)
+    with connect(guarded.dsn("dr.martin")) as other:
+        assert other.execute("SELECT 1").fetchone() == (1,)
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+def talk(port: int, data: bytes, seconds: float = 5.0) -> bytes:
+    """Send, and read until the other side closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as client:
+        client.sendall(data)
+        out = b""
+        try:
+            while chunk := client.recv(1 << 16):
+                out += chunk
+        except ConnectionResetError:
+            pass
+        return out
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x00" * 64,
+        bytes(range(256)) * 40,
+        struct.pack("!I", 1 << 30) + b"\x00\x03\x00\x00" + b"x" * 100,
+        struct.pack("!II", 8, 0x00020000),
+        b"\x16\x03\x01\x02\x00\x01\x00",
+    ],
+    ids=["http", "zeros", "noise", "one-gigabyte", "protocol-2", "tls-at-once"],
+)
+def test_what_is_not_the_protocol_is_closed_with_a_clear_error(relay: Relay, data: bytes) -> None:
+    guarded = relay()
+    answer = talk(guarded.port, data)
+    assert b"ExfilGuard" in answer
+    assert b"PostgreSQL protocol" in answer
+    assert guarded.stack.total("garbage_connections_total") == 1
+    with connect(guarded.dsn()) as through:
+        assert through.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_half_open_connection_is_closed_in_time(relay: Relay) -> None:
+    guarded = relay(login_timeout_ms=500)
+    began = time.monotonic()
+    assert talk(guarded.port, b"\x00\x00") == b""
+    assert time.monotonic() - began < 4
+
+
+def test_a_length_of_a_gigabyte_inside_a_session_is_not_believed(relay: Relay) -> None:
+    guarded = relay()
+    pid = guarded.stack.parts["relay"].pid
+    with connect(guarded.dsn()) as through:
+        before = rss_kib(pid)
+        raw = socket.socket(fileno=through.pgconn.socket)
+        try:
+            raw.sendall(b"Q" + struct.pack("!I", 1 << 30) + b"SELECT 1;" * 100)
+            time.sleep(0.5)
+            assert rss_kib(pid) - before < 8_000
+        finally:
+            raw.detach()
+            through.close()
+    with connect(guarded.dsn()) as through:
+        assert through.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_dead_database_is_a_clear_error(relay: Relay) -> None:
+    guarded = relay(upstream=f"127.0.0.1:{free_port()}")
+    with pytest.raises(psycopg.OperationalError, match="cannot reach the database"):
+        connect(guarded.dsn())
+    assert guarded.stack.total("upstream_failures_total") == 1
+
+
+def test_a_wrong_password_is_the_databases_answer(relay: Relay) -> None:
+    guarded = relay()
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        connect(guarded.dsn().replace(PASSWORD, "wrong"))
+    wait_for(lambda: [e for e in guarded.events() if e["kind"] == "login_failed"])
+
+
+def test_a_full_spool_lets_care_go_on_and_the_gap_is_counted(relay: Relay) -> None:
+    guarded = relay(spool=SpoolConfig(segment_bytes=1 << 16, max_bytes=1 << 17))
+    with connect(guarded.dsn()) as through:
+        for n in range(2_000):
+            assert through.execute("SELECT %s::int", (n,)).fetchone() == (n,)
+    assert guarded.stack.total("spool_lost_events_total") > 100
+    assert "spool is full" in guarded.stack.log("relay")
+
+
+def test_a_full_spool_can_refuse_instead(relay: Relay) -> None:
+    guarded = relay(spool=SpoolConfig(segment_bytes=1 << 16, max_bytes=1 << 17, on_full="refuse"))
+    with pytest.raises(psycopg.OperationalError, match="spool is full"), connect(guarded.dsn()) as through:
+        for n in range(2_000):
+            through.execute("SELECT %s::int", (n,))
+
+
+# -- TLS --------------------------------------------------------------------------------------------------------------
+
+
+def certificate(directory: Path) -> tuple[str, str]:
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return str(cert), str(key)
+
+
+def test_tls_is_refused_by_default_and_clients_go_on_without(relay: Relay) -> None:
+    guarded = relay()
+    with connect(guarded.dsn() + " sslmode=prefer") as through:
+        assert through.execute("SELECT 1").fetchone() == (1,)
+    with pytest.raises(psycopg.OperationalError, match="SSL"):
+        connect(guarded.dsn() + " sslmode=require")
+
+
+def test_tls_is_terminated_with_the_configured_certificate(relay: Relay, tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+    guarded = relay(tls="terminate", tls_cert=cert, tls_key=key)
+    for binding in ("prefer", "disable"):
+        dsn = f"{guarded.dsn()} sslmode=verify-full sslrootcert={cert} channel_binding={binding}"
+        with connect(dsn) as through:
+            assert through.pgconn.ssl_in_use
+            assert len(through.execute("SELECT id FROM patient WHERE id <= 100").fetchall()) == 100
+    wait_for(lambda: guarded.counted() == 200)
+    with connect(guarded.dsn() + " sslmode=disable") as through:
+        assert through.execute("SELECT 1").fetchone() == (1,)
+    context = ssl.create_default_context()
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=5) as plain:
+        plain.sendall(struct.pack("!II", 8, 80877103))
+        assert plain.recv(1) == b"S"
+        with pytest.raises(ssl.SSLError):
+            context.wrap_socket(plain, server_hostname="localhost")
+
+
+def test_config_of_this_file_names_the_lab(hospital: Hospital) -> None:
+    """The fixtures guard what they claim to guard."""
+    with connect(hospital.dsn("dpi_export")) as direct:
+        row = direct.execute("SELECT current_database(), (SELECT count(*) FROM patient)").fetchone()
+    assert row == (DATABASE, PATIENTS)
+    assert isinstance(listener("x:1"), ListenerConfig)

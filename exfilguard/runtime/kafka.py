@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import NewTopic
+from kafka.admin import NewPartitions, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from ..config.schema import Config
@@ -37,6 +37,7 @@ def client_settings(config: Config) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap.split(",")],
         "security_protocol": kafka.security_protocol,
+        "bootstrap_timeout_ms": 5_000,
     }
     if "SASL" in kafka.security_protocol:
         settings |= {
@@ -75,7 +76,8 @@ def broker_answers(bootstrap: str) -> bool:
 
 
 def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[str, int]]:
-    """Create the topics that are missing; returns (topic id, partitions) by name. Raises KafkaError.
+    """Create the topics that are missing; returns (topic id, partitions) by name, or nothing while some are still being
+    made. Raises KafkaError.
 
     A topic's id changes when the topic is made anew: that is how a broker that forgot is recognised.
     """
@@ -92,15 +94,27 @@ def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[st
         ),
         topics.deadletter: (1, {}),
     }
-    found = {t["name"]: t for t in admin.describe_topics(list(wanted)) if not t["error_code"]}
-    missing = [name for name in wanted if name not in found]
-    for name in missing:
+
+    def described() -> dict[str, tuple[str, int]]:
+        return {
+            topic["name"]: (str(topic["topic_id"]), len(topic["partitions"]))
+            for topic in admin.describe_topics(list(wanted))
+            if not topic["error_code"]
+        }
+
+    found = described()
+    for name in wanted.keys() - found.keys():
         partitions, settings = wanted[name]
         with contextlib.suppress(TopicAlreadyExistsError):
             admin.create_topics([NewTopic(name, partitions, config.kafka.replication, topic_configs=settings)])
-    if missing:
-        found = {t["name"]: t for t in admin.describe_topics(list(wanted)) if not t["error_code"]}
-    return {name: (str(t["topic_id"]), len(t["partitions"])) for name, t in found.items()}
+    if len(found) < len(wanted):
+        found = described()
+    if len(found) < len(wanted):
+        return {}  # made, and not known to every broker yet
+    if found[topics.snapshots][1] < found[topics.queries][1]:  # each queries partition has its own snapshots partition
+        admin.create_partitions({topics.snapshots: NewPartitions(found[topics.queries][1])})
+        found = described()
+    return found
 
 
 class RepeatedError:
@@ -157,6 +171,8 @@ class TopicWatch:
             self.close()
             return False
         self._trouble.worked()
+        if not found:
+            return False
         ids = {name: topic_id for name, (topic_id, _) in found.items()}
         self.partitions = {name: count for name, (_, count) in found.items()}
         if ids != self._ids:
@@ -210,7 +226,11 @@ def _whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[i
     """(partition, value) of every record of a topic from its beginning until it is silent. Raises BrokerError."""
     try:
         consumer = KafkaConsumer(
-            **client_settings(config), enable_auto_commit=False, group_id=None, fetch_max_wait_ms=FETCH_MAX_WAIT_MS
+            **client_settings(config),
+            enable_auto_commit=False,
+            group_id=None,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            allow_auto_create_topics=False,  # a topic made by looking at it would have the broker's number of partitions
         )
     except KafkaError as error:
         raise _unreachable(config, error) from None

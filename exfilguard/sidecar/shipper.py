@@ -165,6 +165,7 @@ class VerdictFollower:
             group_id=None,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            allow_auto_create_topics=False,
         )
         try:
             assigned = [TopicPartition(self._topic, n) for n in range(partitions)]

@@ -173,7 +173,9 @@ async def read_partition(
             if end is not None and await consumer.position(at) >= (end if until is None else min(end, until)):
                 return
             if loop.time() > deadline:
-                raise BrokerError(f"{topic} could not be read: check the broker")
+                raise BrokerError(
+                    f"{topic}/{partition} could not be read (at {await consumer.position(at)}, end {end}): check the broker"
+                )
     finally:
         await consumer.stop()
 

@@ -120,7 +120,7 @@ class Detector:
                 )
                 return
             except (KafkaError, BrokerError, OSError) as error:
-                log.warning("partition %d cannot be restored yet (%s)", partition, type(error).__name__)
+                log.warning("partition %d cannot be restored yet (%s: %s)", partition, type(error).__name__, error)
                 await asyncio.sleep(RETRY_S)
 
     async def _restore(self, partition: int) -> Engine:

@@ -182,7 +182,9 @@ def settled_totals(
     deadline = time.monotonic() + seconds
     while True:
         try:
-            found = asyncio.run(stored_totals(config, partitions))
+            # Not before the topics are there: looking for one would make it, with the broker's number of partitions.
+            there = (Path(config.data_dir) / "topics.json").is_file()
+            found = asyncio.run(stored_totals(config, partitions)) if there else {}
         except (KafkaError, BrokerError, OSError):
             found = {}
         if enough(found) or time.monotonic() > deadline:

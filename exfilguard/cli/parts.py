@@ -4,9 +4,13 @@ sidecar's own processes."""
 from __future__ import annotations
 
 import argparse
+import socket
 from pathlib import Path
 from typing import Any
 
+from ..config.load import parse_address
+from ..config.schema import Config
+from ..errors import ConfigError
 from ..runtime.process import Part, Supervisor, die_with_parent, own_command, setup_logging, stop_on_signals
 from .common import add_config_option, load, need_listener
 
@@ -44,10 +48,31 @@ def sidecar_parts(config_path: str, workers: int, log_dir: Path | None = None) -
     return parts
 
 
+def check_addresses(config: Config) -> None:
+    """Raises ConfigError for every listener whose address cannot be taken: a relay that is started again and again for
+    that would say so only in its log."""
+    problems = []
+    for listener in config.listener:
+        host, port = parse_address(listener.listen)
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                probe.listen(1)
+        except OSError as error:
+            problems.append(
+                f"listener {listener.name}: {listener.listen}: {error.strerror}: choose another address or port"
+            )
+    if problems:
+        raise ConfigError(problems)
+
+
 def run_sidecar(args: argparse.Namespace) -> int:
     config = load(args)
     need_listener(config)
     setup_logging("sidecar")
+    check_addresses(config)
     supervisor = Supervisor(sidecar_parts(args.config, config.sidecar.workers))
     stop = stop_on_signals()
     supervisor.start()

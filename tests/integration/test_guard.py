@@ -122,6 +122,8 @@ def test_a_dump_is_cut_and_the_account_suspended_then_given_back(
             connect(guard.dsn("dpi_export"))
         assert attack.try_login(guard.hospital.dsn("dpi_export"))
         assert colleague.execute("SELECT 1").fetchone() == (1,)
+    # `observe` forwards first and counts second: killed in between, a relay has not counted its last few milliseconds.
+    wait_for(lambda: count_events(guard.config).rows == loot.rows + 1)
     # The sidecar and the responder start again: what stood still stands.
     for part in ("relay", "responder"):
         guard.stack.kill(part)
@@ -137,8 +139,7 @@ def test_a_dump_is_cut_and_the_account_suspended_then_given_back(
     wait_for(lambda: guard.may_login("dpi_export"), 10)
     wait_for(lambda: not attack.try_login(guard.dsn("dpi_export")), 5)
     received = loot.rows + 2  # SELECT 1 of the colleague, and of the login that worked
-    wait_for(lambda: guard.stack.total("events_processed_total") == guard.stack.total("events_published_total"))
-    assert count_events(guard.config).rows == received
+    wait_for(lambda: count_events(guard.config).rows == received)
 
 
 def test_an_alias_does_not_hide_the_identifier(guard: Guard) -> None:

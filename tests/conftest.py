@@ -1,0 +1,36 @@
+"""Rules of the whole suite: every skip is on the list, and the last line counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ALLOWED_SKIPS = Path(__file__).parents[1] / ".ci" / "allowed-skips"
+
+
+def _allowed() -> set[str]:
+    lines = ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines()
+    return {line.partition("#")[0].strip() for line in lines} - {""}
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI (EXFILGUARD_REQUIRE_COMPILED is set there) a skip that is not on the list fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = {report.nodeid for report in reporter.stats.get("skipped", [])} if reporter is not None else set()
+    unexpected = skipped - _allowed()
+    if unexpected and os.environ.get("EXFILGUARD_REQUIRE_COMPILED"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"skips that are not in {ALLOWED_SKIPS.name}: {', '.join(sorted(unexpected))}", red=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The closing line that counts."""
+    stats = terminalreporter.stats
+    counts = {name: len(stats.get(name, [])) for name in ("passed", "failed", "error", "skipped")}
+    where = {report.nodeid.split("/")[1] for report in stats.get("passed", [])}
+    terminalreporter.write_line(
+        f"exfilguard tests: {counts['passed']} passed, {counts['failed'] + counts['error']} failed, "
+        f"{counts['skipped']} skipped, in {len(where)} rooms ({', '.join(sorted(where))})"
+    )

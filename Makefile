@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo up test lint typecheck docs bench-relay bench-stream bench-detect chaos bench clean
+.PHONY: demo up test lint typecheck docs bench-attack chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/windows/_core.py exfilguard/wire/postgres/_scan.py)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -26,6 +26,17 @@ typecheck: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/pytest $(ARGS)
+
+# Measurements; QUICK=1 for a short run. Each prints a line a bar, writes bench/results/, and exits 1 where one is short.
+bench-attack: $(STAMP)
+	@$(BIN)/python -m bench.attack $(ARGS)
+
+chaos: $(STAMP)
+	@$(BIN)/python -m bench.chaos $(ARGS)
+
+docs: $(STAMP)
+	@$(BIN)/python -m exfilguard.config.reference > docs/CONFIGURATION.md
+	@$(BIN)/python -m exfilguard.exporter.catalogue > docs/METRICS.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,14 +12,23 @@ from pathlib import Path
 from ..config.load import load_config
 from ..config.schema import Config
 from ..embedded.broker import EmbeddedBroker
-from ..embedded.child import free_port
+from ..embedded.child import free_port, port_is_taken
 from ..errors import EmbeddedError
 from ..runtime.kafka import broker_answers
 from ..runtime.process import Part, Supervisor, own_command
 from ..runtime.stats import Snapshot, read_all
 from .common import RESOLVED, write_resolved
 
+log = logging.getLogger(__name__)
+
 READY_S = 60.0
+EMBEDDED_BROKER_BYTES = 1 << 30
+"""The embedded broker never gives memory back. Beyond this it is restarted: the spool publishes again what it keeps, the
+detector's windows stay (see docs/ARCHITECTURE.md)."""
+EMBEDDED_SPOOL_BYTES = 256 << 20
+EMBEDDED_SNAPSHOT_MS = 15_000
+"""Every snapshot stays in the embedded broker's memory; a longer pause only means a longer read after a crash."""
+MEASURE_S = 5.0
 EMBEDDED_PARTITIONS = 4
 """The embedded broker makes a topic by itself, with this many partitions, as soon as somebody asks for it."""
 
@@ -42,8 +53,18 @@ class Installation:
         if kafka.bootstrap == "embedded":
             self._broker = EmbeddedBroker(_kept_port(self.path))
             kafka = replace(kafka, bootstrap=self._broker.bootstrap, partitions=EMBEDDED_PARTITIONS, replication=1)
+            spool, detector = config.spool, config.detector
+            config = replace(
+                config,
+                spool=replace(
+                    spool, max_bytes=max(2 * spool.segment_bytes, min(spool.max_bytes, EMBEDDED_SPOOL_BYTES))
+                ),
+                detector=replace(detector, snapshot_ms=max(detector.snapshot_ms, EMBEDDED_SNAPSHOT_MS)),
+            )
         self.config = replace(config, kafka=kafka, data_dir=str(self.data_dir))
         self.supervisor = Supervisor()
+        self.broker_max_bytes = EMBEDDED_BROKER_BYTES
+        self._measured = 0.0
 
     @property
     def embedded_broker(self) -> bool:
@@ -115,18 +136,36 @@ class Installation:
         )
 
     def check(self) -> None:
-        """Restart what has ended. Call it now and then."""
+        """Restart what has ended, and an embedded broker that has grown too large. Call it every 100 ms or so."""
         self.supervisor.check()
+        now = time.monotonic()
+        if self._broker is not None and now - self._measured > MEASURE_S:
+            self._measured = now
+            broker = self.supervisor.parts[0]
+            if (
+                broker.alive
+                and (size := resident_bytes(broker.pid)) > self.broker_max_bytes
+                and broker.process is not None
+            ):
+                log.warning("the embedded broker uses %d MB and is restarted; nothing is lost", size >> 20)
+                broker.process.terminate()
 
     def stop(self) -> None:
         """The sidecar first, so that what it still holds is published; the broker last."""
         self.supervisor.stop(grace_s=20.0)
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process; 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    except OSError:
+        return 0
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _kept_port(resolved: Path) -> int:
     """The port the embedded broker had the last time, when it is free: clients may have been configured with it."""
-    from ..embedded.child import port_is_taken
-
     if resolved.is_file():
         host, _, port = load_config(resolved, {}).kafka.bootstrap.rpartition(":")
         if host == "127.0.0.1" and not port_is_taken(int(port)):

@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     installation.start()
     try:
         tell(installation, time.monotonic() - began, as_json=args.json)
-        installation.supervisor.run_until(stop)
+        while not stop.wait(0.1):
+            installation.check()
     finally:
         installation.stop()
     return 0

@@ -62,3 +62,19 @@ METRICS: dict[str, Metric] = {
     ),
     "process_up": Metric("gauge", ("process",), "1 when the process answered this scrape, 0 when it did not."),
 }
+
+
+def render() -> str:
+    """docs/METRICS.md: `python -m exfilguard.exporter.catalogue > docs/METRICS.md`."""
+    lines = [
+        "# Metrics\n\nGenerated from `exfilguard/exporter/catalogue.py`; do not edit. Base units, no patient, no unbounded label:",
+        "`account` shows the largest accounts only (`exporter.top_accounts`).\n",
+        "| metric | type | labels | meaning |\n| --- | --- | --- | --- |",
+    ]
+    for name, metric in METRICS.items():
+        lines.append(f"| `{PREFIX}{name}` | {metric.kind} | {', '.join(metric.labels)} | {metric.help} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(render())

@@ -16,11 +16,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from exfilguard.cli.installation import Installation
+from exfilguard.config.schema import Config, ExporterConfig
 from exfilguard.embedded.child import free_port
 from exfilguard.lab import attack
+from exfilguard.runtime.kafka import count_events
 
 from .conftest import PATIENTS, Hospital
-from .stack import connect, wait_for
+from .stack import connect, listener, port_of, wait_for
 
 CONTRACT = [
     "patients_total",
@@ -181,3 +184,43 @@ def test_up_reports_a_listen_address_in_use(tmp_path: Path, hospital: Hospital) 
     assert "in use: choose another" in done.stderr
     assert processes_below(tmp_path) == []
     assert Path(tempfile.gettempdir()).is_dir()
+
+
+def test_an_embedded_broker_that_grew_too_large_is_restarted_and_nothing_is_lost(
+    tmp_path: Path, hospital: Hospital
+) -> None:
+    made = listener(hospital.upstream)
+    config = Config(
+        tenant="t", data_dir=str(tmp_path), listener=[made], exporter=ExporterConfig(listen=f"127.0.0.1:{free_port()}")
+    )
+    installation = Installation(config)
+    installation.start()
+    try:
+
+        def ask(times: int) -> None:
+            with connect(hospital.dsn("dr.martin", port_of(made.listen))) as through:
+                for _ in range(times):
+                    through.execute("SELECT id FROM patient WHERE id < 10").fetchall()
+
+        def settled() -> bool:
+            names = ("events_spooled_total", "events_published_total", "events_processed_total")
+            counts = {installation.total(name) for name in names}
+            return len(counts) == 1 and counts != {0.0}
+
+        ask(50)
+        wait_for(settled)
+        installation.broker_max_bytes = 1
+        broker = installation.supervisor.parts[0]
+
+        def restarted() -> bool:
+            installation.check()
+            return broker.restarts == 1
+
+        wait_for(restarted)
+        installation.broker_max_bytes = 1 << 30
+        ask(50)
+        wait_for(settled, 60)
+        assert count_events(installation.config).rows == 100 * 9
+        assert installation.total("frames_gap_total") == 0
+    finally:
+        installation.stop()

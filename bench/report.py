@@ -1,0 +1,49 @@
+"""One line a bar, the same as JSON under bench/results/, exit 1 where one is short."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+QUICK = os.environ.get("QUICK", "") not in ("", "0")
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Nearest rank."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+class Report:
+    """Collects bars and facts of one bench."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bars: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = {}
+
+    def bar(self, name: str, value: float, limit: float, *, at_most: bool = True) -> None:
+        """`at_most`: the value must not be above the limit; else not below."""
+        ok = value <= limit if at_most else value >= limit
+        self.bars.append({"name": name, "value": value, "bar": limit, "ok": ok})
+        print(f"{name} {value:g} {'<=' if at_most else '>='}{limit:g} {'ok' if ok else 'short'}", flush=True)
+
+    def finish(self) -> int:
+        """Writes the JSON; the exit status."""
+        RESULTS.mkdir(exist_ok=True)
+        out = {
+            "bench": self.name,
+            "quick": QUICK,
+            "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "bars": self.bars,
+            **self.facts,
+        }
+        (RESULTS / f"{self.name}.json").write_text(json.dumps(out, indent=2) + "\n", encoding="utf-8")
+        return 0 if all(bar["ok"] for bar in self.bars) else 1

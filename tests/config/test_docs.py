@@ -1,0 +1,65 @@
+"""Documentation, dashboards and code agree: each fact has one place, and these tests hold the others to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from exfilguard.exporter.catalogue import METRICS, PREFIX, render
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "exfilguard").rglob("*.py"))
+
+
+def test_the_metrics_page_is_generated_from_the_catalogue() -> None:
+    page = (ROOT / "docs" / "METRICS.md").read_text(encoding="utf-8")
+    assert page == render() + "\n", "run: make docs"
+
+
+def test_every_metric_a_process_reports_is_in_the_catalogue_and_the_other_way_round() -> None:
+    reported = set()
+    for path in SOURCES:
+        if path.name != "catalogue.py":
+            reported |= set(
+                re.findall(
+                    r'\(?"([a-z_]+(?:_total|_seconds|_bytes|_records|_accounts)|sessions|process_up)"', path.read_text()
+                )
+            )
+    assert reported & METRICS.keys() == METRICS.keys(), METRICS.keys() - reported
+    counted = {name for name in reported if name.endswith("_total")}
+    assert counted <= METRICS.keys(), counted - METRICS.keys()
+
+
+def test_the_dashboard_shows_only_metrics_that_exist() -> None:
+    dashboard = (ROOT / "grafana" / "dashboards" / "exfilguard.json").read_text(encoding="utf-8")
+    used = set(re.findall(PREFIX + r"([a-z_]+)", dashboard))
+    known = set(METRICS) | {
+        f"{n}_{s}" for n, m in METRICS.items() if m.kind == "histogram" for s in ("bucket", "count", "sum")
+    }
+    assert used
+    assert used <= known, used - known
+    panels = json.loads(dashboard)["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_the_runbook_names_only_metrics_that_exist() -> None:
+    text = (ROOT / "docs" / "RUNBOOK.md").read_text(encoding="utf-8")
+    for name in re.findall(r"^\| `([a-z_]+)", text, re.MULTILINE):
+        assert name in METRICS, name
+
+
+def test_every_dependency_is_explained() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "DEPENDENCIES.md").read_text(encoding="utf-8")
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        name = re.split(r"[\[<>=]", requirement)[0]
+        assert name in page, f"{name} is not in docs/DEPENDENCIES.md"
+
+
+def test_the_tests_that_the_architecture_names_exist() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in re.findall(r"`(test_[a-z_]+)\*?`", page):
+        assert f"def {name}" in tests, name

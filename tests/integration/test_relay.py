@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SpoolConfig
+from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SidecarConfig, SpoolConfig
 from exfilguard.embedded.child import free_port
 from exfilguard.events.codec import check_event
 from exfilguard.events.verdict import Verdict
@@ -458,3 +458,29 @@ def test_config_of_this_file_names_the_lab(hospital: Hospital) -> None:
         row = direct.execute("SELECT current_database(), (SELECT count(*) FROM patient)").fetchone()
     assert row == (DATABASE, PATIENTS)
     assert isinstance(listener("x:1"), ListenerConfig)
+
+
+def test_two_workers_share_the_port(tmp_path: Path, hospital: Hospital) -> None:
+    made = listener(hospital.upstream)
+    config = Config(
+        tenant="clinic",
+        data_dir=str(tmp_path / "data"),
+        kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
+        sidecar=SidecarConfig(workers=2),
+        listener=[made],
+    )
+    stack = Stack(config)
+    try:
+        for number in range(2):
+            stack.start("relay", "--worker", str(number), key=f"relay-{number}")
+            stack.relay_ready(number)
+        for _ in range(40):
+            with connect(hospital.dsn("dpi_export", port_of(made.listen))) as through:
+                through.execute("SELECT id FROM patient WHERE id <= 5").fetchall()
+        wait_for(lambda: stack.total("rows_total") == 200)
+        counts = [stack.snapshot(f"relay-{n}") for n in range(2)]
+        shares = [v for s in counts if s is not None for name, _, v in s.values if name == "connections_total"]
+        assert sum(shares) == 40
+        assert min(shares) > 0, "the kernel spreads connections over both"
+    finally:
+        stack.stop()

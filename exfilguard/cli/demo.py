@@ -269,8 +269,14 @@ class Demo:
         pause = PAGE_PAUSE_S if self.args.attack == "pages" else 0.0
         attack.dump(self._guarded(thief), self.args.attack, loot, pause)
         crossed_ms = loot.crossed_ms(self.limit)
+        if crossed_ms:
+            view.say(
+                f"LIMIT of {self.limit:,} patients crossed {crossed_ms - loot.started_ms} ms into the attack",
+                alarm=True,
+            )
         if loot.sqlstate:
-            view.say(f"CUT after {len(loot.patients):,} patients: {loot.message}", alarm=True)
+            view.say(f"CUT {loot.ended_ms - crossed_ms} ms later, after {len(loot.patients):,} patients", alarm=True)
+            view.say(f"the thief reads: {loot.message}")
         else:
             view.say(f"the thief took everything: {len(loot.patients):,} patients", alarm=True)
         watching.join(10.0)

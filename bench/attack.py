@@ -121,9 +121,15 @@ def _run(directory: Path, bootstrap: str, report: Report) -> None:
                 "normal_queries": ward.tally.queries,
                 "broker": "kafka" if bootstrap != "embedded" else "embedded",
             }
-            lost = installation.total("events_spooled_total") - installation.total("events_processed_total")
+            deadline = time.monotonic() + 10.0
+            while (lost := _uncounted(installation)) and time.monotonic() < deadline:
+                time.sleep(0.1)
             installation.stop()
-            report.facts["events_uncounted_at_stop"] = lost
+            report.bar("events_lost", lost, 0)
+
+
+def _uncounted(installation: Installation) -> float:
+    return installation.total("events_spooled_total") - installation.total("events_processed_total")
 
 
 def _attack_all(thieves: list[str], database: EmbeddedPostgres, port: int, admin_dsn: str, report: Report) -> None:

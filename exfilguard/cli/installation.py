@@ -16,7 +16,7 @@ from ..embedded.child import free_port, port_is_taken
 from ..errors import EmbeddedError
 from ..runtime.kafka import broker_answers
 from ..runtime.process import Part, Supervisor, own_command
-from ..runtime.stats import Snapshot, read_all
+from ..runtime.stats import Snapshot, read_all, total
 from .common import RESOLVED, write_resolved
 
 log = logging.getLogger(__name__)
@@ -127,13 +127,7 @@ class Installation:
 
     def total(self, metric: str, **labels: str) -> float:
         """A figure summed over all processes, as they report it."""
-        return sum(
-            value
-            for snapshot in read_all(self.data_dir).values()
-            if snapshot is not None
-            for name, found, value in snapshot.values
-            if name == metric and labels.items() <= found.items()
-        )
+        return total(self.data_dir, metric, **labels)
 
     def check(self) -> None:
         """Restart what has ended, and an embedded broker that has grown too large. Call it every 100 ms or so."""

@@ -57,27 +57,33 @@ def canonical(value: bytes, type_oid: int, binary: bool) -> bytes:
 class PatientColumns:
     """The configured identifier columns, `table.column` or `schema.table.column`.
 
-    Found by origin (table OID and column number, which an alias does not change) once the catalog was asked, and by name
-    otherwise and always: `patient_id` of another table names a patient just as well.
+    Found by origin (table OID and column number, which an alias does not change) once the catalog was asked. A column that the
+    catalog knows as another table's is none; whatever it does not know (a view's column, a temporary table's, a computed
+    one's) counts by its name.
     """
 
-    __slots__ = ("_names", "_origins")
+    __slots__ = ("_names", "_origins", "_others")
 
     def __init__(self, columns: Iterable[str]) -> None:
         self._names = {column.rpartition(".")[2].lower() for column in columns}
         self._origins: set[tuple[int, int]] = set()
+        self._others: set[tuple[int, int]] = set()
 
-    def set_origins(self, origins: set[tuple[int, int]]) -> None:
-        """(table OID, attnum) of the configured columns, from the catalog."""
+    def set_origins(self, origins: set[tuple[int, int]], others: set[tuple[int, int]]) -> None:
+        """(table OID, attnum) from the catalog: the configured columns, and other tables' columns of the same name."""
         self._origins = origins
+        self._others = others
 
     def find(self, fields: list[Field]) -> tuple[tuple[int, ...], str]:
         """Positions of the identifier columns of a result, and how they were found: `origin`, `name` or empty."""
         positions, how = [], ""
         for i, field in enumerate(fields):
-            if field.table_oid and (field.table_oid, field.column) in self._origins:
+            origin = (field.table_oid, field.column)
+            if origin in self._origins:
                 positions.append(i)
                 how = "origin"
+            elif origin in self._others:
+                continue
             elif field.name.lower() in self._names:
                 positions.append(i)
                 how = how or "name"

@@ -133,3 +133,14 @@ def read_snapshot(path: Path, timeout_s: float = 0.5) -> Snapshot | None:
 def read_all(data_dir: str | os.PathLike[str]) -> dict[str, Snapshot | None]:
     """Every process that registered below `data_dir`, by file name; None for one that is down."""
     return {path.stem: read_snapshot(path) for path in sorted(run_dir(data_dir).glob("*.stats"))}
+
+
+def total(data_dir: str | os.PathLike[str], metric: str, **labels: str) -> float:
+    """A counter or gauge summed over all processes below `data_dir`, as they report it now."""
+    return sum(
+        value
+        for snapshot in read_all(data_dir).values()
+        if snapshot is not None
+        for name, found, value in snapshot.values
+        if name == metric and labels.items() <= found.items()
+    )

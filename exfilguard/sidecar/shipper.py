@@ -16,6 +16,7 @@ import select
 import socket
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import psycopg
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import ClusterAuthorizationFailedError, KafkaError, UnsupportedVersionError
 
-from ..config.schema import Config, ListenerConfig
+from ..config.schema import Config
 from ..errors import CodecError
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
@@ -32,6 +33,7 @@ from ..events.verdict import Verdict
 from ..runtime.kafka import FETCH_MAX_WAIT_MS, WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
 from ..runtime.process import stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
+from .catalog import resolve_columns
 from .lane import Lane
 from .plan import OutFrame
 from .verdict_table import VerdictTable
@@ -346,7 +348,7 @@ class Shipper:
             found = []
             for listener in asked:
                 try:
-                    found.append({"listener": listener.name, "origins": resolve_columns(listener)})
+                    found.append({"listener": listener.name, **asdict(resolve_columns(listener))})
                 except psycopg.Error as error:
                     code = error.sqlstate or type(error).__name__
                     log.warning("listener %s: catalog_dsn cannot be used (%s): columns go by name", listener.name, code)
@@ -371,43 +373,6 @@ class Shipper:
             ],
             details={"idempotent": self._idempotent, "verdicts": len(self.relays.table.verdicts())},
         )
-
-
-_ORIGINS = """
-SELECT a.attrelid::oid::bigint, a.attnum::int
-  FROM pg_attribute AS a
-  JOIN pg_class AS c ON c.oid = a.attrelid
-  JOIN pg_namespace AS n ON n.oid = c.relnamespace
- WHERE lower(c.relname) = %(table)s AND lower(a.attname) = %(column)s AND a.attnum > 0
-   AND (%(schema)s = '' OR lower(n.nspname) = %(schema)s)
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-"""
-
-_CHILDREN = """
-WITH RECURSIVE tree(oid) AS (
-  SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = %(table)s
-  UNION SELECT i.inhrelid FROM pg_inherits AS i JOIN tree ON i.inhparent = tree.oid
-)
-SELECT a.attrelid::oid::bigint, a.attnum::int
-  FROM tree JOIN pg_attribute AS a ON a.attrelid = tree.oid
- WHERE lower(a.attname) = %(column)s AND a.attnum > 0
-"""
-
-
-def resolve_columns(listener: ListenerConfig) -> list[tuple[int, int]]:
-    """(table OID, attnum) of the listener's patient columns, partitions included. Raises psycopg.Error."""
-    out: list[tuple[int, int]] = []
-    with psycopg.connect(listener.catalog_dsn, connect_timeout=5, application_name="exfilguard-catalog") as connection:
-        for column in listener.patient_columns:
-            *schema, table, name = column.lower().split(".")
-            wanted = {"schema": schema[0] if schema else "", "table": table, "column": name}
-            found = connection.execute(_ORIGINS, wanted).fetchall()
-            if not found:
-                log.warning("listener %s: %s is not in the catalog: check patient_columns", listener.name, column)
-            for parent, _ in found:
-                out += connection.execute(_CHILDREN, {"table": parent, "column": name}).fetchall()
-            out += found
-    return sorted(set(out))
 
 
 def _boot_id() -> str:

@@ -306,9 +306,11 @@ class Worker:
         if not isinstance(message, dict):
             return
         guard = self.guards.get(str(message.get("listener")))
-        origins = message.get("origins")
-        if guard is not None and isinstance(origins, list):
-            guard.columns.set_origins({(int(table), int(column)) for table, column in origins})
+        if guard is not None:
+            origins, others = (
+                {(int(table), int(column)) for table, column in message[name]} for name in ("origins", "others")
+            )
+            guard.columns.set_origins(origins, others)
 
     def load_saved(self) -> None:
         """What stood before this process started."""
@@ -317,7 +319,7 @@ class Worker:
         try:
             for message in orjson.loads((self.data_dir / "columns.json").read_bytes()):
                 self._set_columns(message)
-        except (OSError, orjson.JSONDecodeError, ValueError, TypeError):
+        except (OSError, orjson.JSONDecodeError, ValueError, TypeError, KeyError):
             return  # not resolved yet: columns are matched by name until the shipper says more
 
     async def _control(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -329,7 +331,7 @@ class Worker:
                         self.learn(decode_verdict(orjson.dumps(message["verdict"])))
                     elif "columns" in message:
                         self._set_columns(message["columns"])
-                except (orjson.JSONDecodeError, CodecError, TypeError, ValueError):
+                except (orjson.JSONDecodeError, CodecError, TypeError, ValueError, KeyError):
                     log.error("a control message could not be read and was left out")
         except (OSError, ValueError):
             log.warning("the control connection was lost; the shipper connects again")

@@ -21,7 +21,7 @@ from exfilguard.embedded.child import free_port
 from exfilguard.errors import BrokerError
 from exfilguard.events.topics import Topics
 from exfilguard.runtime.process import Part, own_command
-from exfilguard.runtime.stats import Snapshot, read_all
+from exfilguard.runtime.stats import Snapshot, read_all, total
 from exfilguard.stream.app import read_partition
 from exfilguard.stream.engine import Engine, Restore
 
@@ -83,13 +83,7 @@ class Stack:
         return read_all(self.data_dir).get(name)
 
     def total(self, metric: str, **labels: str) -> float:
-        return sum(
-            value
-            for snapshot in read_all(self.data_dir).values()
-            if snapshot is not None
-            for name, found, value in snapshot.values
-            if name == metric and labels.items() <= found.items()
-        )
+        return total(self.data_dir, metric, **labels)
 
     def relay_ready(self, number: int = 0) -> None:
         wait_for(lambda: self.snapshot(f"relay-{number}"), message=f"relay: {self.log('relay')[-500:]}")

@@ -20,9 +20,13 @@ PATIENT = ("patient_id", 5000, 1, INT4)
 NAME = ("nom", 5000, 3, TEXT)
 
 
-def observer(progress_rows: int = 1000, origins: set[tuple[int, int]] | None = None) -> SessionObserver:
+def observer(
+    progress_rows: int = 1000,
+    origins: set[tuple[int, int]] | None = None,
+    others: set[tuple[int, int]] | None = None,
+) -> SessionObserver:
     columns = PatientColumns(["dpi.patients.patient_id"])
-    columns.set_origins(origins or set())
+    columns.set_origins(origins or set(), others or set())
     found = SessionObserver("ehr", "s1", "10.0.0.9", columns, Digester(KEY), progress_rows, 50)
     found.startup({"user": "dpi_export", "database": "dpi", "application_name": "psql"})
     return found
@@ -191,6 +195,15 @@ def test_alias_is_found_by_origin() -> None:
     assert play(steps)[-1].patients == ()
     by_origin = play(steps, target=observer(origins={(5000, 1)}))[-1]
     assert (len(by_origin.patients), by_origin.patients_by) == (1, "origin")
+
+
+def test_a_namesake_that_the_catalog_knows_is_no_patient() -> None:
+    steps = [
+        (">", b.query("SELECT patient_id FROM beds")),
+        ("<", b.description(("patient_id", 6000, 1, INT4)) + b.row(b"1") + b.complete("SELECT 1") + b.READY),
+    ]
+    assert len(play(steps)[-1].patients) == 1
+    assert play(steps, target=observer(others={(6000, 1)}))[-1].patients == ()
 
 
 def test_login_failed_carries_only_the_sqlstate() -> None:

@@ -1,0 +1,117 @@
+"""Which columns are patients': the catalog of a real PostgreSQL, with partitions, views, temporary tables and namesakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import LiteralString
+
+import orjson
+import pytest
+
+from exfilguard.config.schema import Config, KafkaConfig
+from exfilguard.sidecar.catalog import resolve_columns
+
+from .conftest import Hospital
+from .stack import Stack, connect, listener, port_of, wait_for
+
+DDL = """
+CREATE SCHEMA zoo;
+CREATE TABLE zoo.consultation (num bigint, patient_ref bigint, le date) PARTITION BY RANGE (le);
+CREATE TABLE zoo.consultation_2025 PARTITION OF zoo.consultation FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE zoo.consultation_2026 (le date, patient_ref bigint, num bigint);
+ALTER TABLE zoo.consultation ATTACH PARTITION zoo.consultation_2026 FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+INSERT INTO zoo.consultation SELECT n, n, date '2025-06-01' + n FROM generate_series(1, 300) AS n;
+CREATE VIEW zoo.v_patient AS SELECT id, prenoms FROM patient;
+GRANT USAGE ON SCHEMA zoo TO dpi_export;
+GRANT SELECT ON ALL TABLES IN SCHEMA zoo TO dpi_export;
+GRANT TEMPORARY ON DATABASE dpi TO dpi_export;
+"""
+
+
+@pytest.fixture
+def zoo(hospital: Hospital) -> Iterator[Hospital]:
+    with connect(hospital.admin_dsn) as admin:
+        for statement in DDL.strip().split("\n"):
+            admin.execute(statement)
+        yield hospital
+        admin.execute("DROP SCHEMA zoo CASCADE")
+
+
+def test_configured_columns_their_partitions_and_their_namesakes(zoo: Hospital) -> None:
+    configured = listener(
+        zoo.upstream,
+        patient_columns=["patient.id", "zoo.consultation.patient_ref", "nowhere.id"],
+        catalog_dsn=zoo.dsn("exfilguard_catalog"),
+    )
+    found = resolve_columns(configured)
+    with connect(zoo.admin_dsn) as admin:
+
+        def column(table: str, name: str) -> tuple[int, int]:
+            row = admin.execute(
+                "SELECT attrelid::bigint, attnum::int FROM pg_attribute WHERE attrelid = %s::regclass AND attname = %s",
+                (table, name),
+            ).fetchone()
+            assert row is not None
+            return row[0], row[1]
+
+        assert set(found.origins) == {
+            column("patient", "id"),
+            column("zoo.consultation", "patient_ref"),
+            column("zoo.consultation_2025", "patient_ref"),
+            column("zoo.consultation_2026", "patient_ref"),
+        }
+        assert {column("sejour", "id"), column("utilisateur", "id")} <= set(found.others)
+        assert column("zoo.v_patient", "id") not in found.others
+
+
+@pytest.fixture
+def relay(zoo: Hospital, tmp_path: Path) -> Iterator[Stack]:
+    """A relay that knows the catalog."""
+    made = listener(
+        zoo.upstream,
+        patient_columns=["patient.id", "zoo.consultation.patient_ref"],
+        catalog_dsn=zoo.dsn("exfilguard_catalog"),
+    )
+    stack = Stack(
+        Config(tenant="t", data_dir=str(tmp_path), kafka=KafkaConfig(bootstrap="127.0.0.1:9"), listener=[made])
+    )
+    columns = [{"listener": made.name, **asdict(resolve_columns(made))}]
+    (tmp_path / "columns.json").write_bytes(orjson.dumps(columns))
+    stack.start("relay")
+    stack.relay_ready()
+    yield stack
+    stack.stop()
+
+
+def ask(stack: Stack, zoo: Hospital, *queries: LiteralString) -> int:
+    """Through the relay; the rows of the last query."""
+    with connect(zoo.dsn("dpi_export", port_of(stack.config.listener[0].listen))) as through:
+        for query in queries[:-1]:
+            through.execute(query)
+        return len(through.execute(queries[-1]).fetchall())
+
+
+@pytest.mark.parametrize(
+    ("query", "patients"),
+    [
+        ("SELECT id AS hidden FROM patient WHERE id <= 7", 7),
+        ("SELECT id FROM utilisateur LIMIT 7", 0),
+        ("SELECT id FROM sejour LIMIT 7", 0),
+        ("SELECT patient_ref AS hidden FROM zoo.consultation", 300),
+        ("SELECT patient_ref AS hidden FROM zoo.consultation_2026", 87),
+        ("SELECT id FROM zoo.v_patient WHERE id <= 7", 7),
+        ("SELECT max(id) AS id FROM patient GROUP BY id % 5", 5),
+        ("SELECT s.id, p.id FROM sejour AS s JOIN patient AS p ON p.id = s.patient_id WHERE p.id <= 7", 7),
+    ],
+)
+def test_what_the_relay_takes_for_a_patient(relay: Stack, zoo: Hospital, query: LiteralString, patients: int) -> None:
+    rows = ask(relay, zoo, query)
+    wait_for(lambda: relay.total("rows_total") == rows)
+    assert relay.total("patients_total") == patients
+
+
+def test_a_copy_of_the_table_counts_by_name(relay: Stack, zoo: Hospital) -> None:
+    ask(relay, zoo, "CREATE TEMP TABLE mine AS SELECT * FROM patient WHERE id <= 50", "SELECT * FROM mine")
+    wait_for(lambda: relay.total("patients_total") == 50)

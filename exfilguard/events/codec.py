@@ -88,7 +88,7 @@ def _count(obj: dict[str, Any], name: str, what: str) -> int:
 
 
 _KINDS = frozenset(KINDS)
-_COUNTS = ("rows", "hidden_rows", "bytes", "statement", "duration_us")
+_COUNTS = ("rows", "hidden_rows", "bytes", "patients_estimated", "statement", "duration_us")
 _REQUIRED_TEXT = ("listener", "session", "principal")
 
 

@@ -19,6 +19,11 @@ Evidence = Literal["login", "application_name"]
 """How the principal was established, weakest evidence that was used. DESIGN 2.3 lists the full chain."""
 
 
+PatientsBy = Literal["", "origin", "name", "estimate"]
+"""Empty: no patients seen. `origin`: identifier found by table and column; `name`: by column name only; `estimate`: no
+identifier visible, `patients` holds digests of rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueryEvent:
     """One event. Units: milliseconds since the Unix epoch, microseconds for durations, rows, bytes of result data."""
@@ -48,8 +53,10 @@ class QueryEvent:
     bytes: int = 0
     patients: tuple[str, ...] = ()
     """Keyed digests (16 hex digits, HMAC-SHA-256 truncated to 64 bits), distinct within the event."""
-    patients_by: str = ""
-    """Empty: no identifier column seen. `origin`: found by table and column; `name`: by column name only."""
+    patients_estimated: int = 0
+    """Further patients by estimate: rows over patients in which no identifier is visible."""
+    patients_by: PatientsBy = ""
+    """How patients were recognised."""
     duration_us: int = 0
     error: str = ""
     """SQLSTATE when the statement failed."""

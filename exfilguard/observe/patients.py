@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Iterable
 
+from ..events.query import PatientsBy
 from ..wire.postgres.messages import Field
 
 DIGEST_BYTES = 8
@@ -39,6 +41,10 @@ class Digester:
             self._cache[value] = found
         return found
 
+    def digest_row(self, value: bytes) -> str:
+        """Digest of a whole row, told from any identifier's; not remembered."""
+        return hmac.digest(self._key, b"row\0" + value, "sha256")[:DIGEST_BYTES].hex()
+
 
 def canonical(value: bytes, type_oid: int, binary: bool) -> bytes:
     """The same identifier in text and in binary form gives the same bytes; padding of char(n) and case of a UUID do not
@@ -62,21 +68,41 @@ class PatientColumns:
     one's) counts by its name.
     """
 
-    __slots__ = ("_names", "_origins", "_others")
+    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others")
 
     def __init__(self, columns: Iterable[str]) -> None:
-        self._names = {column.rpartition(".")[2].lower() for column in columns}
+        columns = [column.lower() for column in columns]
+        self._names = {column.rpartition(".")[2] for column in columns}
+        tables = sorted({re.escape(column.split(".")[-2]) for column in columns if "." in column})
+        self._mentions = re.compile(rf"\b(?:{'|'.join(tables)})\b".encode(), re.IGNORECASE) if tables else None
+        self._identity_tables: set[int] = set()
         self._origins: set[tuple[int, int]] = set()
         self._others: set[tuple[int, int]] = set()
 
-    def set_origins(self, origins: set[tuple[int, int]], others: set[tuple[int, int]]) -> None:
-        """(table OID, attnum) from the catalog: the configured columns, and other tables' columns of the same name."""
+    def set_origins(
+        self, origins: set[tuple[int, int]], others: set[tuple[int, int]], identity_tables: set[int] | None = None
+    ) -> None:
+        """(table OID, attnum) from the catalog: the configured columns, and other tables' columns of the same name;
+        OIDs of the tables in which each patient has one row."""
         self._origins = origins
         self._others = others
+        self._identity_tables = identity_tables or set()
 
-    def find(self, fields: list[Field]) -> tuple[tuple[int, ...], str]:
+    def mentioned_in(self, sql: bytes) -> bool:
+        """True when a statement names a table that holds patients."""
+        return self._mentions is not None and self._mentions.search(sql) is not None
+
+    def estimates(self, fields: list[Field], sql: bytes) -> bool:
+        """True when a result without an identifier column stands for patients all the same: it comes from a table of
+        patients, or it is all expressions and the statement names a table that holds them."""
+        if any(field.table_oid in self._identity_tables for field in fields if field.table_oid):
+            return True
+        return all(not field.table_oid for field in fields) and self.mentioned_in(sql)
+
+    def find(self, fields: list[Field]) -> tuple[tuple[int, ...], PatientsBy]:
         """Positions of the identifier columns of a result, and how they were found: `origin`, `name` or empty."""
-        positions, how = [], ""
+        positions: list[int] = []
+        how: PatientsBy = ""
         for i, field in enumerate(fields):
             origin = (field.table_oid, field.column)
             if origin in self._origins:

@@ -23,12 +23,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ProtocolError
-from ..events.query import Evidence, Kind, QueryEvent
+from ..events.query import Evidence, Kind, PatientsBy, QueryEvent
 from ..wire.postgres import messages
 from ..wire.postgres._scan import row_values
-from ..wire.postgres.backend import BackendReader
+from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader
 from ..wire.postgres.frontend import FrontendReader
 from ..wire.postgres.messages import Field
+from .estimate import PATIENT_BYTES, patients_in
 from .patients import Digester, PatientColumns, canonical
 from .statement import normalise
 
@@ -49,6 +50,8 @@ class Result:
     rows: int = 0
     new_patients: tuple[str, ...] = ()
     """Digests seen in this portion."""
+    estimated: int = 0
+    """Further patients in this portion, by estimate (see estimate.py)."""
     cut_at: int | None = None
     """Forward only the bytes before this offset: what follows is over the allowance."""
     hold_at: int | None = None
@@ -130,19 +133,22 @@ class SessionObserver:
         self._last_position = 0
         self._fields: list[Field] = []
         self._formats: tuple[int, ...] = ()
-        self._patients_by = ""
+        self._patients_by: PatientsBy = ""
+        self._expressions = False
         self._delivered = 0  # rows of this statement so far, reported or not
         self._ordinal = 0
         # not yet reported
         self._rows = 0
         self._bytes = 0
         self._patients: dict[str, None] = {}
+        self._estimated = 0
         self._reported_ms = 0
         # the portion now being read
         self._now = 0
         self._events: list[QueryEvent] = []
         self._portion_rows = 0
         self._portion_patients: dict[str, None] = {}
+        self._portion_estimated = 0
         self._allowed_patients: int | None = None
         self._known_patients: Container[str] = ()
 
@@ -201,6 +207,7 @@ class SessionObserver:
         self._events = []
         self._portion_rows = 0
         self._portion_patients = {}
+        self._portion_estimated = 0
         self._allowed_patients = allowed_patients
         self._known_patients = known_patients if known_patients is not None else ()
         cut_at = hold_at = None
@@ -210,7 +217,9 @@ class SessionObserver:
         except ProtocolError as error:
             self._lose(str(error))
         self.tick(now_ms, self._events)
-        return Result(self._events, self._portion_rows, tuple(self._portion_patients), cut_at, hold_at)
+        return Result(
+            self._events, self._portion_rows, tuple(self._portion_patients), self._portion_estimated, cut_at, hold_at
+        )
 
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
@@ -296,27 +305,36 @@ class SessionObserver:
             self._delivered += count
             self._rows += count
             self._portion_rows += count
+            if self._patients_by == "estimate" and not self.wants_rows:
+                self._estimate(count)
         self._bytes += size
+        if self._expressions and size > MAX_KEPT_BYTES:
+            self._estimate(size // PATIENT_BYTES)  # longer than what `row` is shown: judged by its length
+
+    def _estimate(self, count: int) -> None:
+        self._estimated += count
+        self._portion_estimated += count
 
     def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
-        if self._copy == "out":
-            if whole and data[start:end] == _BINARY_COPY_TRAILER:
-                # Not a tuple: taken back here, counted by `rows` next.
-                self._uncount()
+        if self._copy == "out" and whole and data[start:end] == _BINARY_COPY_TRAILER:
+            # Not a tuple: taken back here, counted by `rows` next.
+            self._uncount()
             return True
-        if not self._positions:
+        if not self._patients_by:
             return True
-        found = self._row_patients(data, start, end, whole)
+        found, further = self._row_patients(data, start, end, whole)
         allowed = self._allowed_patients
         if allowed is not None:
             seen, known = self._portion_patients, self._known_patients
             fresh = {digest for digest in found if digest not in seen and digest not in known}
-            spent = sum(1 for digest in seen if digest not in known) if fresh else 0
-            if fresh and spent + len(fresh) > allowed:
+            spent = self._portion_estimated
+            spent += sum(1 for digest in seen if digest not in known) if fresh or further else 0
+            if (fresh or further) and spent + len(fresh) + further > allowed:
                 return False
         for digest in found:
             self._patients[digest] = None
             self._portion_patients[digest] = None
+        self._estimate(further)
         return True
 
     def _uncount(self) -> None:
@@ -324,18 +342,30 @@ class SessionObserver:
         self._rows -= 1
         self._portion_rows -= 1
 
-    def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> list[str]:
+    def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
+        """Digests of the row's patients, and how many more it stands for."""
+        if self._patients_by == "estimate":
+            return self._estimated_patients(data, start, end, whole)
         values = row_values(data, start, end, self._last_position)
         if values is None:
             # The identifier is beyond what is kept: nobody can say whose row it was, so it is somebody new.
-            return [self._digester.digest(f"row {self.session_id} {self._ordinal} {self._delivered}".encode())]
+            return [self._digester.digest(f"row {self.session_id} {self._ordinal} {self._delivered}".encode())], 0
         found = []
         for position in self._positions:
             value = values[position]
             if value is not None:
                 binary = self._formats[position] == 1
                 found.append(self._digester.digest(canonical(value, self._fields[position].type_oid, binary)))
-        return found
+        return found, 0
+
+    def _estimated_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
+        values = row_values(data, start, end, len(self._fields) - 1) if whole and self._fields else None
+        if values is None:  # a line of COPY, or a row too long to be kept
+            return [self._digester.digest_row(data[start:end])], 0
+        identifiers, count = patients_in(values, expressions=self._expressions)
+        if identifiers:
+            return [self._digester.digest(canonical(value, 0, False)) for value in identifiers], 0
+        return [self._digester.digest_row(data[start:end])], count - 1
 
     def message(self, kind: int, body: bytes) -> None:
         handler = _HANDLERS.get(kind)
@@ -369,7 +399,7 @@ class SessionObserver:
             return
         fields = messages.row_description(body)
         if head.kind == "Q":
-            self._begin_columns(fields, tuple(f.format for f in fields))
+            self._begin_columns(fields, tuple(f.format for f in fields), head.statement)
             return
         if head.portal is not None:
             head.portal.fields = fields
@@ -379,14 +409,18 @@ class SessionObserver:
         self._pending.popleft()
         self._next_head()
 
-    def _begin_columns(self, fields: list[Field], formats: tuple[int, ...]) -> None:
+    def _begin_columns(self, fields: list[Field], formats: tuple[int, ...], statement: _Statement | None) -> None:
         self._fields = fields
         if len(formats) == 1:
             formats = formats * len(fields)
         self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
         self._positions, self._patients_by = self._columns.find(fields)
         self._last_position = max(self._positions, default=0)
-        self.wants_rows = bool(self._positions)
+        self._expressions = False
+        if not self._positions and statement is not None and self._columns.estimates(fields, statement.sql):
+            self._patients_by = "estimate"
+            self._expressions = not any(field.table_oid for field in fields)
+        self.wants_rows = bool(self._patients_by)
 
     def _show_portal(self, head: _Pending) -> None:
         """An Execute became the head: its columns decide whether its rows are looked into."""
@@ -395,7 +429,7 @@ class SessionObserver:
         if portal is not None:
             fields = portal.fields or portal.statement.fields
         if fields:
-            self._begin_columns(fields, portal.formats or () if portal is not None else ())
+            self._begin_columns(fields, portal.formats or () if portal is not None else (), head.statement)
         else:
             self._forget_columns()
 
@@ -403,6 +437,7 @@ class SessionObserver:
         self.wants_rows = False
         self._positions = ()
         self._patients_by = ""
+        self._expressions = False
         self._fields = []
         self._formats = ()
 
@@ -424,6 +459,9 @@ class SessionObserver:
         hidden = 0
         if head is not None and head.statement is not None and not self._delivered and not self._copied_in:
             hidden = _hidden_rows(tag, head.statement.sql)
+            if hidden and self._columns.mentioned_in(head.statement.sql):
+                self._patients_by = "estimate"
+                self._estimate(hidden)
         self._end_statement(head, hidden_rows=hidden)
 
     def _on_statement_over(self, body: bytes) -> None:
@@ -484,6 +522,11 @@ class SessionObserver:
         self._copy = "out"
         self._forget_columns()
         self.wants_rows = body[:1] == b"\1"  # binary: only to know the trailer from a tuple
+        head = self._pending[0] if self._pending else None
+        if head is not None and head.statement is not None and self._columns.mentioned_in(head.statement.sql):
+            self._patients_by = "estimate"
+            # With a budget of patients each line is looked at, so that the same patient again costs nothing.
+            self.wants_rows = self.wants_rows or self._allowed_patients is not None
 
     def _on_copy_in(self, body: bytes) -> None:
         self._copy = "in"
@@ -522,11 +565,12 @@ class SessionObserver:
             hidden_rows=hidden_rows,
             bytes=self._bytes,
             patients=tuple(self._patients),
+            patients_estimated=self._estimated,
             patients_by=self._patients_by,
             duration_us=max(0, self._now - head.asked_ms) * 1000 if head is not None and kind == "query" else 0,
             error=error,
         )
-        self._rows = self._bytes = 0
+        self._rows = self._bytes = self._estimated = 0
         self._patients = {}
         self._reported_ms = self._now
         return event

@@ -12,11 +12,12 @@ SLICES = 60
 
 
 class _Account:
-    __slots__ = ("patients", "rows", "slices")
+    __slots__ = ("estimated", "patients", "rows", "slices")
 
     def __init__(self) -> None:
         self.rows = 0
-        self.slices: deque[list[int]] = deque()  # [slice number, rows], oldest first
+        self.estimated = 0
+        self.slices: deque[list[int]] = deque()  # [slice number, rows, estimated patients], oldest first
         self.patients: OrderedDict[str, int] = OrderedDict()  # digest -> slice last seen, oldest first
 
 
@@ -48,7 +49,9 @@ class LocalBudget:
     def _expire(self, account: _Account, number: int) -> bool:
         oldest = number - SLICES
         while account.slices and account.slices[0][0] < oldest:
-            account.rows -= account.slices.popleft()[1]
+            _, rows, estimated = account.slices.popleft()
+            account.rows -= rows
+            account.estimated -= estimated
         while account.patients:
             digest, seen = next(iter(account.patients.items()))
             if seen >= oldest:
@@ -66,22 +69,24 @@ class LocalBudget:
         """Further distinct patients that may still pass; None without a limit."""
         if not self.patients_limit:
             return None
-        return max(0, self.patients_limit - len(self._account(principal, now_ms).patients))
+        account = self._account(principal, now_ms)
+        return max(0, self.patients_limit - len(account.patients) - account.estimated)
 
     def known_patients(self, principal: str, now_ms: int) -> OrderedDict[str, int]:
         """Digests already charged in the window: seeing them again costs nothing."""
         return self._account(principal, now_ms).patients
 
-    def charge(self, principal: str, rows: int, patients: tuple[str, ...], now_ms: int) -> None:
+    def charge(self, principal: str, rows: int, patients: tuple[str, ...], estimated: int, now_ms: int) -> None:
         """Record what was forwarded."""
         account = self._account(principal, now_ms)
         number = now_ms // self._slice_ms
-        if rows:
+        if rows or estimated:
             account.rows += rows
-            if account.slices and account.slices[-1][0] >= number:
-                account.slices[-1][1] += rows
-            else:
-                account.slices.append([number, rows])
+            account.estimated += estimated
+            if not account.slices or account.slices[-1][0] < number:
+                account.slices.append([number, 0, 0])
+            account.slices[-1][1] += rows
+            account.slices[-1][2] += estimated
         for digest in patients:
             account.patients[digest] = number
             account.patients.move_to_end(digest)

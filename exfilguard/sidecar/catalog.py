@@ -41,6 +41,12 @@ SELECT a.attrelid::bigint, a.attnum::int
    AND c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
 """
 
+_UNIQUE = """
+SELECT i.indrelid::bigint, i.indkey[0]::int
+  FROM pg_index AS i
+ WHERE i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indrelid::bigint = ANY(%(tables)s)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -48,6 +54,8 @@ class Resolved:
 
     origins: list[Column]
     others: list[Column]
+    identity_tables: list[int]
+    """Tables whose configured column is unique: each patient has one row there, with or without its identifier."""
 
 
 def resolve_columns(listener: ListenerConfig) -> Resolved:
@@ -63,5 +71,7 @@ def resolve_columns(listener: ListenerConfig) -> Resolved:
             if not found:
                 log.warning("listener %s: %s is not in the catalog: check patient_columns", listener.name, configured)
             origins.update(found)
+        unique = connection.execute(_UNIQUE, {"tables": [table for table, _ in origins]}).fetchall()
         same_name = set(connection.execute(_SAME_NAME, {"columns": sorted(names)}).fetchall())
-    return Resolved(sorted(origins), sorted(same_name - origins))
+    identity_tables = sorted({table for table, column in unique if (table, column) in origins})
+    return Resolved(sorted(origins), sorted(same_name - origins), identity_tables)

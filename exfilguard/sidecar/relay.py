@@ -237,7 +237,7 @@ class Session:
             data, now, allowed_rows=rows_left, allowed_patients=patients_left, known_patients=known
         )
         if budget is not None:
-            budget.charge(self.principal, result.rows, result.new_patients, now)
+            budget.charge(self.principal, result.rows, result.new_patients, result.estimated, now)
         self._account(result.rows, now)
         cut_at = result.cut_at
         if result.hold_at is not None:

@@ -151,7 +151,7 @@ class Guard:
         for event in events:
             counters.rows += event.rows
             counters.result_bytes += event.bytes
-            counters.patients += len(event.patients)
+            counters.patients += len(event.patients) + event.patients_estimated
             if event.kind == "query":
                 counters.queries += 1
             self.worker.append(self, event)
@@ -310,7 +310,7 @@ class Worker:
             origins, others = (
                 {(int(table), int(column)) for table, column in message[name]} for name in ("origins", "others")
             )
-            guard.columns.set_origins(origins, others)
+            guard.columns.set_origins(origins, others, {int(table) for table in message["identity_tables"]})
 
     def load_saved(self) -> None:
         """What stood before this process started."""

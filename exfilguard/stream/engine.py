@@ -169,6 +169,7 @@ class Engine:
                 event.get("bytes", 0),
                 1 if event["kind"] == "query" else 0,
                 event.get("patients", ()),
+                event.get("patients_estimated", 0),
             )
             touched.setdefault(account, time_ms)
         self.events += len(events)

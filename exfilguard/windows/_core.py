@@ -13,7 +13,8 @@ older than the window's reach is not in that window any more, and one older than
 
 Distinct patients: one dictionary, digest -> time last seen. A window's count is the number of digests last seen inside it:
 per slice the number of digests last seen there, moved when a digest is seen again. Exact up to `max_patients` digests per
-account; beyond, a digest that is not in the dictionary counts anew each time: too many, never too few.
+account; beyond, a digest that is not in the dictionary counts anew each time: too many, never too few. Estimated patients
+(no identifier was visible) are added to their slice and never recognised again.
 """
 
 from __future__ import annotations
@@ -106,8 +107,17 @@ class WindowStore:
         account = self._accounts.get(key)
         return account is not None and account.saturated > 0
 
-    def add(self, key: str, time_ms: int, rows: int, nbytes: int, queries: int, patients: Sequence[str] = ()) -> None:
-        """Count one event. `patients`: digests of 16 hex digits."""
+    def add(
+        self,
+        key: str,
+        time_ms: int,
+        rows: int,
+        nbytes: int,
+        queries: int,
+        patients: Sequence[str] = (),
+        estimated: int = 0,
+    ) -> None:
+        """Count one event. `patients`: digests of 16 hex digits; `estimated`: further patients, each one new."""
         account = self._accounts.get(key)
         if account is None:
             account = self._accounts[key] = _Account(len(self.windows_ms))
@@ -131,6 +141,9 @@ class WindowStore:
                 if rows:
                     found[0] += rows
                     sums[0] += rows
+                if estimated:
+                    found[1] += estimated
+                    sums[1] += estimated
                 if nbytes:
                     found[2] += nbytes
                     sums[2] += nbytes

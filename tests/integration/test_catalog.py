@@ -103,15 +103,24 @@ def ask(stack: Stack, zoo: Hospital, *queries: LiteralString) -> int:
         ("SELECT patient_ref AS hidden FROM zoo.consultation_2026", 87),
         ("SELECT id FROM zoo.v_patient WHERE id <= 7", 7),
         ("SELECT max(id) AS id FROM patient GROUP BY id % 5", 5),
+        ("SELECT nir FROM patient WHERE id <= 7", 7),
+        ("SELECT md5(id::text) FROM patient WHERE id <= 7", 7),
+        ("SELECT array_agg(id) FROM patient WHERE id <= 7", 7),
+        ("SELECT string_agg(id::text, ', ') FROM patient WHERE id <= 7", 7),
+        ("SELECT json_agg(p) FROM patient AS p WHERE id <= 7", 7),
+        ("SELECT motif FROM sejour LIMIT 7", 0),
+        ("SELECT count(*) FROM utilisateur", 0),
         ("SELECT s.id, p.id FROM sejour AS s JOIN patient AS p ON p.id = s.patient_id WHERE p.id <= 7", 7),
     ],
 )
 def test_what_the_relay_takes_for_a_patient(relay: Stack, zoo: Hospital, query: LiteralString, patients: int) -> None:
     rows = ask(relay, zoo, query)
     wait_for(lambda: relay.total("rows_total") == rows)
-    assert relay.total("patients_total") == patients
+    # An estimate may say more, never less.
+    counted = relay.total("patients_total")
+    assert patients <= counted <= (3 * patients if "json_agg" in query else patients)
 
 
-def test_a_copy_of_the_table_counts_by_name(relay: Stack, zoo: Hospital) -> None:
+def test_a_copy_of_the_table_counts_when_it_is_made_and_by_name_when_it_is_read(relay: Stack, zoo: Hospital) -> None:
     ask(relay, zoo, "CREATE TEMP TABLE mine AS SELECT * FROM patient WHERE id <= 50", "SELECT * FROM mine")
-    wait_for(lambda: relay.total("patients_total") == 50)
+    wait_for(lambda: relay.total("patients_total") == 50 + 50)

@@ -229,7 +229,8 @@ def test_rows_and_patients_are_counted_however_they_leave(relay: Relay) -> None:
             cursor.fetchall()
     wait_for(lambda: guarded.counted() == 100)
     digests = {p for e in guarded.events() for p in e.get("patients", ())}
-    assert len(digests) == 40  # the COPY shows no identifier column: its 30 rows are no patients (README, limits)
+    assert len(digests) == 40
+    assert sum(e.get("patients_estimated", 0) for e in guarded.events()) == 30  # the COPY shows no identifier
     text = b"".join(p.read_bytes() for p in (guarded.stack.data_dir / "spool" / "0").glob("*.seg"))
     assert b"<= 10" not in text
     assert PASSWORD.encode() not in text
@@ -277,6 +278,15 @@ def test_enforce_counts_distinct_patients(relay: Relay) -> None:
             for _ in through.cursor().stream("SELECT id FROM patient WHERE id <= 60 ORDER BY id"):
                 rows += 1
         assert rows == 50
+
+
+@pytest.mark.parametrize("limit", [1, 500])
+def test_a_budget_of_patients_holds_for_copy_too(relay: Relay, limit: int) -> None:
+    guarded = relay(mode="enforce", budget_patients=limit)
+    loot = attack.dump(guarded.dsn(), "copy")
+    assert loot.rows == limit
+    assert "patients" in loot.message
+    assert attack.dump(guarded.dsn(), "select").rows == 0
 
 
 def test_many_sessions_share_one_budget(relay: Relay) -> None:

@@ -131,9 +131,10 @@ TRANSCRIPTS = {
     "simple select": (SELECT, [(3, 0, 2, "")]),
     "prepared, described once, mixed formats": (EXTENDED, [(3, 0, 2, "")]),
     "error inside a pipeline": (PIPELINE_WITH_ERROR, [(1, 0, 0, ""), (0, 0, 0, "42601"), (1, 0, 1, "")]),
-    "several statements in one Query": (MULTI, [(1, 0, 0, ""), (0, 0, 0, ""), (2, 0, 2, "")]),
+    # `SELECT 1` beside a statement that names a table of patients is one patient: nobody can tell its rows apart.
+    "several statements in one Query": (MULTI, [(1, 0, 1, ""), (0, 0, 0, ""), (2, 0, 2, "")]),
     "copy out, text": (COPY_TEXT, [(2, 0, 0, "")]),
-    "copy out, binary": (COPY_BINARY, [(2, 0, 0, "")]),
+    "copy out, binary": (COPY_BINARY, [(2, 0, 2, "")]),
     "copy in, sync in its middle": (COPY_IN, [(0, 0, 0, ""), (3, 0, 2, "")]),
     "portal suspended": (SUSPENDED, [(2, 0, 2, ""), (1, 0, 1, "")]),
     "empty query": ([(">", b.query("")), ("<", b.EMPTY + b.READY)], [(0, 0, 0, "")]),
@@ -338,3 +339,96 @@ def test_any_bytes_never_raise(client: bytes, server: bytes) -> None:
     seen.client_data(client, 2)
     seen.server_data(server, 3)
     seen.close(4)
+
+
+# -- no identifier to be seen -----------------------------------------------------------------------------------------
+
+NOM_ONLY = ("nom", 5000, 3, TEXT)
+
+
+def estimated(steps: list[Step], **known: set[tuple[int, int]]) -> tuple[int, int, str]:
+    """(digests, further patients, how) of a whole session."""
+    target = observer(**known)
+    target._columns.set_origins(set(), set(), {5000})
+    events = play(steps, target=target)
+    return (
+        len({p for e in events for p in e.patients}),
+        sum(e.patients_estimated for e in events),
+        next((e.patients_by for e in events if e.patients_by), ""),
+    )
+
+
+def test_names_without_identifiers_are_patients_each_once() -> None:
+    steps: list[Step] = []
+    for _ in range(3):
+        steps += [
+            (">", b.query("SELECT nom FROM patients")),
+            ("<", b.description(NOM_ONLY) + b.row(b"MARTIN") + b.row(b"PETIT") + b.complete("SELECT 2") + b.READY),
+        ]
+    assert estimated(steps) == (2, 0, "estimate")
+
+
+def test_other_tables_without_identifiers_are_not() -> None:
+    steps = [
+        (">", b.query("SELECT label FROM wards")),
+        ("<", b.description(("label", 7000, 1, TEXT)) + b.row(b"CARDIO") + b.complete("SELECT 1") + b.READY),
+    ]
+    assert estimated(steps) == (0, 0, "")
+
+
+def test_identifiers_packed_in_one_cell_are_the_same_patients() -> None:
+    steps = [
+        (">", b.query("SELECT array_agg(patient_id) FROM patients")),
+        ("<", b.description(("array_agg", 0, 0, TEXT)) + b.row(b"{1,2,3,4}") + b.complete("SELECT 1") + b.READY),
+        (">", b.query("SELECT patient_id FROM patients WHERE patient_id = 4")),
+        ("<", b.description(PATIENT) + b.row(b"4") + b.complete("SELECT 1") + b.READY),
+    ]
+    assert estimated(steps)[:2] == (4, 0)
+
+
+def test_packed_objects_count_and_a_huge_cell_counts_by_its_length() -> None:
+    objects = b"[" + b",".join(b'{"nom": "X%d"}' % n for n in range(20)) + b"]"
+    steps = [
+        (">", b.query("SELECT json_agg(p) FROM dpi.Patients AS p")),
+        ("<", b.description(("json_agg", 0, 0, TEXT)) + b.row(objects) + b.complete("SELECT 1") + b.READY),
+    ]
+    assert estimated(steps) == (1, 19, "estimate")
+    huge = b"x" * (backend.MAX_KEPT_BYTES * 2)
+    steps = [
+        (">", b.query("SELECT string_agg(nom, '') FROM patients")),
+        ("<", b.description(("string_agg", 0, 0, TEXT)) + b.row(huge) + b.complete("SELECT 1") + b.READY),
+    ]
+    assert estimated(steps)[1] > len(huge) // 200
+
+
+def test_a_count_is_one_patient_at_most() -> None:
+    steps = [
+        (">", b.query("SELECT count(*) FROM patients")),
+        ("<", b.description(("count", 0, 0, TEXT)) + b.row(b"750000") + b.complete("SELECT 1") + b.READY),
+    ] * 5
+    assert estimated(steps) == (1, 0, "estimate")
+
+
+def test_rows_moved_without_being_shown_are_patients_by_estimate() -> None:
+    steps = [
+        (">", b.query("CREATE TABLE mine AS SELECT * FROM patients")),
+        ("<", b.complete("SELECT 500") + b.READY),
+        (">", b.query("INSERT INTO log SELECT * FROM beds")),
+        ("<", b.complete("INSERT 0 70") + b.READY),
+    ]
+    assert estimated(steps) == (0, 500, "estimate")
+
+
+@pytest.mark.parametrize("table", ["patients", '"patients"', "dpi.patients (nom)", "(SELECT nom FROM patients)"])
+def test_a_copy_of_patients_counts_its_lines(table: str) -> None:
+    lines = b"".join(b.message("d", b"%d\tMARTIN\n" % n) for n in range(30))
+    steps = [
+        (">", b.query(f"COPY {table} TO STDOUT")),
+        ("<", b.message("H", b"\0\0\0") + lines + b.message("c") + b.complete("COPY 30") + b.READY),
+    ]
+    for cut in (None, 1, random.Random(3)):
+        target = observer()
+        events = play(steps, cut, target)
+        assert sum(e.patients_estimated for e in events) == 30, cut
+    other = [(">", b.query("COPY wards TO STDOUT")), *steps[1:]]
+    assert sum(e.patients_estimated for e in play(other)) == 0

@@ -79,6 +79,20 @@ EVENTS = st.lists(
 
 
 @BOTH
+def test_estimated_patients_are_added_leave_with_their_slice_and_survive_a_snapshot(core: ModuleType) -> None:
+    store = core.WindowStore((4_000, 60_000), slices=4)
+    store.add("a", 10_000, 5, 0, 1, (f"{1:016x}",), 100)
+    store.add("a", 12_000, 5, 0, 1, (f"{1:016x}",), 20)
+    copy = core.WindowStore((4_000, 60_000), slices=4)
+    copy.load("a", store.dump("a"))
+    for held in (store, copy):
+        assert [t.patients for t in held.totals("a")] == [121, 121]
+        assert [t.patients for t in held.totals("a", 15_500)] == [21, 121]
+        held.add("a", 20_000, 1, 0, 1, (), 7)
+        assert [t.patients for t in held.totals("a")] == [7, 128]
+
+
+@BOTH
 @settings(max_examples=150, deadline=None)
 @given(
     events=EVENTS,

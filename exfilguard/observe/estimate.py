@@ -1,0 +1,50 @@
+"""Rows in which no identifier is visible: how many patients they stand for. Rather too many than too few.
+
+Where it applies (see PatientColumns.estimates): a result that comes from a table of patients without its identifier column,
+or consists of expressions only over a table that holds patients (`json_agg(p)`, `md5(id)`, `string_agg(..)`), or a COPY of one.
+
+- a cell that is a plain list of identifiers (`array_agg(id)`, `json_agg(id)`, `string_agg(id, ',')`) is expanded: the same
+  identifiers as elsewhere;
+- any other row is at least one patient, known by the digest of its bytes, so that the same row seen again is the same patient;
+- a row that packs objects, or is long, is as many as it has objects, or `PATIENT_BYTES` goes into it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+PATIENT_BYTES = 128
+"""A long row of expressions is one patient per so many bytes: an identity with a date of birth and an address is longer."""
+MIN_LIST = 3
+
+_LIST = re.compile(
+    rb"""[\[{(]?\s*["']?[0-9a-fA-F-]{1,36}["']?(?:\s*[,;|\s]\s*["']?[0-9a-fA-F-]{1,36}["']?)+\s*[\]})]?"""
+)
+_ITEM = re.compile(rb"[0-9a-fA-F-]{1,36}")
+
+
+def listed(cell: bytes) -> list[bytes]:
+    """The identifiers of a cell that is a plain list of them; empty when it is not."""
+    if len(cell) < 2 * MIN_LIST or _LIST.fullmatch(cell) is None:
+        return []
+    items = _ITEM.findall(cell)
+    return items if len(items) >= MIN_LIST else []
+
+
+def patients_in(cells: Sequence[bytes | None], *, expressions: bool) -> tuple[list[bytes], int]:
+    """(identifiers found in lists, patients a row without any stands for).
+
+    `expressions`: no cell comes straight from a table's column, so its length says something.
+    """
+    found: list[bytes] = []
+    objects = size = 0
+    for cell in cells:
+        if cell is None:
+            continue
+        found += listed(cell)
+        size += len(cell)
+        objects += cell.count(b'{"')
+    if found:
+        return found, 0
+    return [], max(1, objects, size // PATIENT_BYTES if expressions else 0)

@@ -1,0 +1,49 @@
+"""Patients without a visible identifier: lists are expanded, packed rows counted by their objects or their length."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exfilguard.observe.estimate import PATIENT_BYTES, listed, patients_in
+
+
+@pytest.mark.parametrize(
+    ("cell", "items"),
+    [
+        (b"{1,2,3}", [b"1", b"2", b"3"]),
+        (b"[1, 2, 3]", [b"1", b"2", b"3"]),
+        (b"1;2;3;4", [b"1", b"2", b"3", b"4"]),
+        (b'["12", "13", "14"]', [b"12", b"13", b"14"]),
+        (b"17 rue Pasteur, Lyon", []),
+        (b"1,2", []),
+        (b"2026-11-24 03:00:00", []),
+        (b"", []),
+    ],
+)
+def test_a_plain_list_of_identifiers_is_expanded(cell: bytes, items: list[bytes]) -> None:
+    assert listed(cell) == items
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=3, max_size=200), st.sampled_from(["json", "pg", ", ", ";", "|"]))
+def test_any_list_in_any_dress(identifiers: list[int], dress: str) -> None:
+    texts = [str(i) for i in identifiers]
+    cell = {"json": json.dumps(identifiers), "pg": "{" + ",".join(texts) + "}"}.get(dress, dress.join(texts))
+    assert listed(cell.encode()) == [t.encode() for t in texts]
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_at_least_one_patient(cell: bytes) -> None:
+    found, count = patients_in([cell, None], expressions=True)
+    assert found or count >= 1
+
+
+def test_packed_objects_and_long_rows_count_for_many() -> None:
+    packed = json.dumps([{"id": n, "nom": "MARTIN"} for n in range(50)]).encode()
+    assert patients_in([packed], expressions=True) == ([], 50)
+    assert patients_in([b"x" * (10 * PATIENT_BYTES)], expressions=True) == ([], 10)
+    assert patients_in([b"x" * (10 * PATIENT_BYTES)], expressions=False) == ([], 1)
+    assert patients_in([b"MARTIN", b"1980-01-01"], expressions=False) == ([], 1)

@@ -127,7 +127,8 @@ def held(figures: dict[str, Any]) -> bool:
         and not figures["normal_queries_refused"]
         and not figures["events_lost"]
         and not figures["rows_past_local_limit"]
-        and figures["rows_received_by_clients"] == figures["rows_on_topic"]
+        # A row that the database broke off in its middle is counted and was not received.
+        and 0 <= figures["rows_on_topic"] - figures["rows_received_by_clients"] <= 1
     )
 
 

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 WRITE_HIGH_BYTES = 256 << 10
 """A side with this much unsent data stops the other side's reading."""
+TURN_BYTES = 32 << 10
+"""A result is worked on in portions of this size, and every other session has its turn in between. The event loop by itself
+would read a fast one up to 32 times in a row, 256 kB each: most of a second for everybody else."""
 LINGER_S = 5.0
 """A refused client that does not read its error is dropped after this time."""
 CONNECT_TIMEOUT_S = 10.0
@@ -300,6 +303,9 @@ class Session:
         if self.server is None or observer is None or observer.at_boundary:
             self._finish_ending()
         else:
+            # However slow the client: the rest of this one message is read at once, before the database, whose backend a
+            # lock-out hook is about to terminate, breaks it off in its middle.
+            self.server.resume_all("others' turn")
             asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def _finish_ending(self) -> None:
@@ -403,6 +409,10 @@ class _Side(asyncio.Protocol):
         self.paused_by.discard(why)
         if not self.paused_by and self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def resume_all(self, but: str) -> None:
+        for why in self.paused_by - {but}:
+            self.resume(why)
 
     def close_softly(self) -> None:
         transport = self.transport
@@ -526,6 +536,8 @@ class ServerSide(_Side):
         super().__init__()
         self.session = session
         self.tls_answer: asyncio.Future[bytes] | None = None
+        self.rest = b""
+        """What has arrived and was not worked on yet; bounded, since reading is paused then."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.attach(transport)
@@ -534,7 +546,31 @@ class ServerSide(_Side):
         if self.tls_answer is not None and not self.tls_answer.done():
             self.tls_answer.set_result(data)
             return
-        self.session.from_server(data)
+        if len(data) <= TURN_BYTES and not self.rest:
+            self.session.from_server(data)
+            return
+        self.rest += data
+        self.pause("others' turn")
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        rest = self.rest
+        portion, self.rest = rest[:TURN_BYTES], rest[TURN_BYTES:]
+        self.session.from_server(portion)
+        if self.rest:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        else:
+            asyncio.get_running_loop().call_soon(self.resume, "others' turn")
+
+    def _next_turn(self) -> None:
+        if self.rest:
+            self._take_turn()
+
+    def _finish_turns(self) -> None:
+        """The database has gone: what it had sent is still the client's."""
+        rest, self.rest = self.rest, b""
+        if rest:
+            self.session.from_server(rest)
 
     def pace(self, seconds: float) -> None:
         """Do not read the database for that long: the throttle."""
@@ -544,6 +580,7 @@ class ServerSide(_Side):
         asyncio.get_running_loop().call_later(seconds, self.resume, "throttle")
 
     def eof_received(self) -> bool:
+        self._finish_turns()
         self.session.close()
         return False
 
@@ -551,6 +588,7 @@ class ServerSide(_Side):
         if self.tls_answer is not None and not self.tls_answer.done():
             self.tls_answer.set_exception(ConnectionResetError())
         if self.session.server is self:
+            self._finish_turns()
             self.session.close()
 
     def pause_writing(self) -> None:

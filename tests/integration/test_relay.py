@@ -17,9 +17,10 @@ import pytest
 
 from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SidecarConfig, SpoolConfig
 from exfilguard.embedded.child import free_port
-from exfilguard.events.codec import check_event
+from exfilguard.events.codec import check_event, encode_verdict
 from exfilguard.events.verdict import Verdict
 from exfilguard.lab import attack
+from exfilguard.runtime.stats import short_path
 from exfilguard.sidecar.spool import SpoolReader
 from exfilguard.sidecar.verdict_table import VerdictTable
 
@@ -497,3 +498,35 @@ def test_two_workers_share_the_port(tmp_path: Path, hospital: Hospital) -> None:
         assert min(shares) > 0, "the kernel spreads connections over both"
     finally:
         stack.stop()
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.0002])
+def test_a_verdict_in_the_middle_of_a_result_ends_it_between_two_rows(
+    relay: Relay, hospital: Hospital, pause_s: float
+) -> None:
+    """Whatever was in flight arrives whole, then the error: what is counted is what the client received."""
+    guarded = relay()
+    verdict = Verdict(
+        tenant="clinic", principal="dpi_export", level="lock", revision=9, issued_ms=1, reason="r", issuer="operator:x"
+    )
+    rows = 0
+    with pytest.raises(psycopg.OperationalError, match="reference 9"), connect(guarded.dsn()) as through:
+        query = "SELECT p.*, repeat('x', 300) FROM patient AS p, generate_series(1, 50)"
+        for _ in through.cursor().stream(query):
+            rows += 1
+            if rows == 3_000:
+                with (
+                    socket.socket(socket.AF_UNIX) as control,
+                    short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
+                ):
+                    control.connect(address)
+                    control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+                time.sleep(0.02)  # as the lock-out hook does a moment later
+                with connect(hospital.admin_dsn) as admin:
+                    admin.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'dpi_export' AND state = 'active'"
+                    )
+            if pause_s:
+                time.sleep(pause_s)
+    assert 3_000 < rows < 400_000
+    wait_for(lambda: guarded.counted() == rows, message=f"{rows} received, {guarded.counted()} counted")

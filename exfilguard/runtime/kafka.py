@@ -86,7 +86,8 @@ def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[st
     wanted = {
         topics.queries: (config.kafka.partitions, {}),
         topics.verdicts: (config.kafka.partitions, compact),
-        topics.actions: (config.kafka.partitions, {}),
+        # What a lock changed must be on record for as long as the lock may stand.
+        topics.actions: (config.kafka.partitions, {"retention.ms": "-1"}),
         # Superseded snapshots are dead weight, and a compaction that comes late makes a recovery slow.
         topics.snapshots: (
             config.kafka.partitions,

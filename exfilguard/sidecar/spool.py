@@ -142,7 +142,7 @@ class SpoolWriter:
             raise SpoolFull("the spool is full")
         try:
             self._make_room()
-            created = self._create(self._number + 1)
+            created = self._create_somehow(self._number + 1)
         except OSError as error:
             self._not_before = now + RETRY_S
             raise SpoolFull(f"the spool's disk: {error.strerror}") from None
@@ -162,6 +162,17 @@ class SpoolWriter:
             if not done_path(self.directory, held[0]).exists():
                 raise SpoolFull("the spool is full")
             delete_segment(self.directory, held.pop(0))
+
+    def _create_somehow(self, number: int) -> mmap.mmap:
+        """On a full disk, what is acknowledged and only kept for a broker that forgets is given up first."""
+        while True:
+            try:
+                return self._create(number)
+            except OSError:
+                done = [n for n in segments(self.directory) if done_path(self.directory, n).exists()]
+                if not done:
+                    raise
+                delete_segment(self.directory, done[0])
 
     def _create(self, number: int) -> mmap.mmap:
         # Under another name until its space is reserved: a reader never maps a file that is still growing.

@@ -134,6 +134,25 @@ def test_a_full_disk_is_said_and_comes_back(tmp_path: Path, monkeypatch: pytest.
     assert read_all(tmp_path) == written
 
 
+def test_a_full_disk_is_given_the_acknowledged_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = SpoolWriter(tmp_path, SEGMENT, 1 << 20)
+    fill(writer, range(200))
+    held = segments(tmp_path)
+    real = os.posix_fallocate
+
+    def room_for_as_many(descriptor: int, offset: int, size: int) -> None:
+        if len(segments(tmp_path)) >= len(held):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", room_for_as_many)
+    for number in held[:2]:
+        done_path(tmp_path, number).touch()
+    more = fill(writer, range(200, 300))
+    assert segments(tmp_path) == [*held[2:], held[-1] + 1, held[-1] + 2]
+    assert read_all(tmp_path)[-100:] == more
+
+
 def test_an_event_larger_than_a_segment_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="larger"):
         SpoolWriter(tmp_path, SEGMENT, 1 << 20).append(1, 1, b"x" * SEGMENT)

@@ -26,7 +26,7 @@ _ITEM = re.compile(rb"[0-9a-fA-F-]{1,36}")
 
 def listed(cell: bytes) -> list[bytes]:
     """The identifiers of a cell that is a plain list of them; empty when it is not."""
-    if len(cell) < 2 * MIN_LIST or _LIST.fullmatch(cell) is None:
+    if len(cell) < 2 * MIN_LIST - 1 or _LIST.fullmatch(cell) is None:
         return []
     items = _ITEM.findall(cell)
     return items if len(items) >= MIN_LIST else []

@@ -129,6 +129,7 @@ class SessionObserver:
         self._copied_in = False
         # the result that is flowing now
         self.wants_rows = False
+        self.wants_column = -1
         self._positions: tuple[int, ...] = ()
         self._last_position = 0
         self._fields: list[Field] = []
@@ -149,6 +150,7 @@ class SessionObserver:
         self._portion_rows = 0
         self._portion_patients: dict[str, None] = {}
         self._portion_estimated = 0
+        self._portion_new = 0  # of its patients, those that are not in the allowance already
         self._allowed_patients: int | None = None
         self._known_patients: Container[str] = ()
 
@@ -207,7 +209,7 @@ class SessionObserver:
         self._events = []
         self._portion_rows = 0
         self._portion_patients = {}
-        self._portion_estimated = 0
+        self._portion_estimated = self._portion_new = 0
         self._allowed_patients = allowed_patients
         self._known_patients = known_patients if known_patients is not None else ()
         cut_at = hold_at = None
@@ -327,15 +329,23 @@ class SessionObserver:
         if allowed is not None:
             seen, known = self._portion_patients, self._known_patients
             fresh = {digest for digest in found if digest not in seen and digest not in known}
-            spent = self._portion_estimated
-            spent += sum(1 for digest in seen if digest not in known) if fresh or further else 0
+            spent = self._portion_new + self._portion_estimated
             if (fresh or further) and spent + len(fresh) + further > allowed:
                 return False
+            self._portion_new += len(fresh)
         for digest in found:
             self._patients[digest] = None
             self._portion_patients[digest] = None
         self._estimate(further)
         return True
+
+    def column(self, values: list[bytes | None]) -> None:
+        digest = self._digester.digest
+        position = self.wants_column
+        type_oid, binary = self._fields[position].type_oid, self._formats[position] == 1
+        found = dict.fromkeys([digest(canonical(v, type_oid, binary)) for v in values if v is not None])
+        self._patients.update(found)
+        self._portion_patients.update(found)
 
     def _uncount(self) -> None:
         self._delivered -= 1
@@ -421,6 +431,7 @@ class SessionObserver:
             self._patients_by = "estimate"
             self._expressions = not any(field.table_oid for field in fields)
         self.wants_rows = bool(self._patients_by)
+        self.wants_column = self._positions[0] if len(self._positions) == 1 else -1
 
     def _show_portal(self, head: _Pending) -> None:
         """An Execute became the head: its columns decide whether its rows are looked into."""
@@ -435,6 +446,7 @@ class SessionObserver:
 
     def _forget_columns(self) -> None:
         self.wants_rows = False
+        self.wants_column = -1
         self._positions = ()
         self._patients_by = ""
         self._expressions = False

@@ -64,3 +64,53 @@ def row_values(data: bytes, pos: cython.Py_ssize_t, end: cython.Py_ssize_t, last
         out.append(data[pos : pos + size])
         pos += size
     return out
+
+
+def column_values(  # type: ignore[no-untyped-def]
+    data: bytes,
+    pos: cython.Py_ssize_t,
+    kind: cython.int,
+    most: cython.Py_ssize_t,
+    column: cython.Py_ssize_t,
+    out: list,  # type: ignore[type-arg]
+):
+    """`skip_rows` over DataRows that also appends the value of one column of each to `out` (bytes, None for NULL).
+
+    Returns (position behind the last one, messages, bytes of their bodies). Stops before a row that does not hold what its
+    counts promise.
+    """
+    end: cython.Py_ssize_t = len(data)
+    count: cython.Py_ssize_t = 0
+    total: cython.Py_ssize_t = 0
+    length: cython.Py_ssize_t
+    row_end: cython.Py_ssize_t
+    at: cython.Py_ssize_t
+    size: cython.Py_ssize_t
+    i: cython.Py_ssize_t
+    while count < most and pos + 7 <= end and data[pos] == kind:
+        length = data[pos + 1]
+        length = (length << 8) | data[pos + 2]
+        length = (length << 8) | data[pos + 3]
+        length = (length << 8) | data[pos + 4]
+        row_end = pos + 1 + length
+        if length < 6 or row_end > end or ((data[pos + 5] << 8) | data[pos + 6]) <= column:
+            break
+        at = pos + 7
+        size = 0
+        for i in range(column + 1):
+            if i and size != 0xFFFFFFFF:
+                at += size
+            if at + 4 > row_end:
+                return pos, count, total
+            size = data[at]
+            size = (size << 8) | data[at + 1]
+            size = (size << 8) | data[at + 2]
+            size = (size << 8) | data[at + 3]
+            at += 4
+            if size != 0xFFFFFFFF and at + size > row_end:
+                return pos, count, total
+        out.append(None if size == 0xFFFFFFFF else data[at : at + size])
+        pos = row_end
+        total += length - 4
+        count += 1
+    return pos, count, total

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ...errors import ProtocolError
-from ._scan import skip_rows
+from ._scan import column_values, skip_rows
 from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
 
 MAX_KEPT_BYTES = 256 << 10
@@ -26,12 +26,17 @@ class Sink(Protocol):
 
     wants_rows: bool
     """True while the bodies of rows must be shown."""
+    wants_column: int
+    """With `wants_rows`: the one column that is looked at, so that `column` may be called instead of `row`; -1 otherwise."""
 
     def rows(self, kind: int, count: int, size: int) -> None:
         """`count` rows of `size` bytes went by; size arrives with the header, so once with count 0 for a split header."""
 
     def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
         """The body of one row, before `rows` counts it. False: do not let it pass."""
+
+    def column(self, values: list[bytes | None]) -> None:
+        """That column's values of rows that pass, before `rows` counts them."""
 
     def message(self, kind: int, body: bytes) -> None:
         """Any other message."""
@@ -93,6 +98,15 @@ class BackendReader:
                     left -= 1
                     self._counted = True
                 else:
+                    if sink.wants_column >= 0 and not hold:
+                        values: list[bytes | None] = []
+                        pos_after, count, size = column_values(data, pos, kind, left, sink.wants_column, values)
+                        if count:
+                            sink.column(values)
+                            sink.rows(kind, count, size)
+                            left -= count
+                            pos = pos_after
+                            continue
                     length = int.from_bytes(data[pos + 1 : pos + 5], "big") if pos + 5 <= end else 0
                     if length and pos + 1 + length <= end:
                         _check(kind, length)

@@ -32,7 +32,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="exfilguard-chaos-") as name:
         broker = ApacheKafka(Path(name) / "kafka")
         broker.start()
-        stack, load = installation(Path(name) / "data", broker.bootstrap)
+        stack, load = installation(Path(name) / "data", broker)
         try:
             stack.start("shipper")
             stack.start("detector")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..config.load import load_config
 from ..config.schema import Config
-from ..embedded.broker import EmbeddedBroker
+from ..embedded.broker import FETCH_WAIT_MS, EmbeddedBroker
 from ..embedded.child import free_port, port_is_taken
 from ..errors import EmbeddedError
 from ..runtime.kafka import broker_answers
@@ -52,7 +52,13 @@ class Installation:
         self._broker: EmbeddedBroker | None = None
         if kafka.bootstrap == "embedded":
             self._broker = EmbeddedBroker(_kept_port(self.path))
-            kafka = replace(kafka, bootstrap=self._broker.bootstrap, partitions=EMBEDDED_PARTITIONS, replication=1)
+            kafka = replace(
+                kafka,
+                bootstrap=self._broker.bootstrap,
+                partitions=EMBEDDED_PARTITIONS,
+                replication=1,
+                fetch_wait_ms=FETCH_WAIT_MS,
+            )
             spool, detector = config.spool, config.detector
             config = replace(
                 config,

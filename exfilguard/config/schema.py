@@ -42,6 +42,11 @@ class KafkaConfig:
     ca_file: str = setting("CA bundle that signed the brokers' certificates.", "")
     linger_ms: int = setting("How long the shipper waits to fill a frame, milliseconds.", 2)
     frame_events: int = setting("Most events in one frame.", 500)
+    fetch_wait_ms: int = setting(
+        "How long a broker may hold a fetch that finds nothing, milliseconds. Kafka answers as soon as a record comes; the "
+        "embedded broker does not, and `up` sets 10 for it.",
+        500,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

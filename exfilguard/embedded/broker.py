@@ -15,6 +15,8 @@ from ..runtime.kafka import broker_answers
 from .child import Child, free_port, port_is_taken
 
 START_S = 15.0
+FETCH_WAIT_MS = 10
+"""For `kafka.fetch_wait_ms`: this broker looks again only when an empty fetch's time is over."""
 
 
 def broker_binary() -> Path:

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0
 WATCH_S = 2.0
 WATCH_RETRY_S = 0.25
-FETCH_MAX_WAIT_MS = 10
-"""The embedded broker answers a fetch that found nothing only after this time, however soon a record comes."""
+END_WAIT_MS = 10
+"""For readers that only go to the end of a topic: how long a broker may hold the fetch that finds no more."""
 
 
 def client_settings(config: Config) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def _whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[i
             **client_settings(config),
             enable_auto_commit=False,
             group_id=None,
-            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            fetch_max_wait_ms=END_WAIT_MS,
             allow_auto_create_topics=False,  # a topic made by looking at it would have the broker's number of partitions
         )
     except KafkaError as error:

@@ -30,7 +30,7 @@ from ..errors import CodecError
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
-from ..runtime.kafka import FETCH_MAX_WAIT_MS, WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
+from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
 from ..runtime.process import stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from .catalog import resolve_columns
@@ -166,7 +166,7 @@ class VerdictFollower:
             enable_auto_commit=False,
             group_id=None,
             auto_offset_reset="earliest",
-            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            fetch_max_wait_ms=self._config.kafka.fetch_wait_ms,
             allow_auto_create_topics=False,
         )
         try:

@@ -21,18 +21,19 @@ from faust.transport.drivers import aiokafka as driver
 
 from ..config.schema import Config
 from ..errors import BrokerError
-from ..runtime.kafka import FETCH_MAX_WAIT_MS, WATCH_RETRY_S, TopicWatch
+from ..runtime.kafka import END_WAIT_MS, WATCH_RETRY_S, TopicWatch
 
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 15.0
+FOLLOW_WAIT_MS = 100
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        # Faust fixes this at 1,500 ms; the embedded broker answers an empty fetch only after it. Read when it starts.
-        consumer._fetch_max_wait_ms = FETCH_MAX_WAIT_MS
+        # Faust fixes this at 1,500 ms; see kafka.fetch_wait_ms. Read when the consumer starts.
+        consumer._fetch_max_wait_ms = self.app.fetch_wait_ms
         return consumer
 
 
@@ -76,7 +77,7 @@ def _credentials(config: Config) -> Any:
     return faust.SSLCredentials(context) if context is not None else None
 
 
-def make_app(config: Config, role: str) -> Any:
+def make_app(config: Config, role: str, fetch_wait_ms: int) -> Any:
     """A Faust application of the consumer group `<prefix>-<role>`."""
     servers = ";".join(f"kafka://{server.strip()}" for server in config.kafka.bootstrap.split(","))
     directory = Path(config.data_dir) / "faust" / role
@@ -100,6 +101,7 @@ def make_app(config: Config, role: str) -> Any:
         broker_max_poll_records=500,
         stream_wait_empty=False,
     )
+    app.fetch_wait_ms = fetch_wait_ms
     app.transport = _Transport(app.conf.broker_consumer, app)
     return app
 
@@ -153,7 +155,7 @@ async def read_partition(
         **client_settings(config),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+        fetch_max_wait_ms=END_WAIT_MS,
     )
     await consumer.start()
     loop = asyncio.get_running_loop()
@@ -187,7 +189,7 @@ async def follow(config: Config, topic: str, partitions: int) -> AsyncIterator[l
         **client_settings(config),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+        fetch_max_wait_ms=max(FOLLOW_WAIT_MS, config.kafka.fetch_wait_ms),
     )
     await consumer.start()
     try:

@@ -354,7 +354,7 @@ def run_detector(config: Config, worker: str) -> int:
     watch = TopicWatch(config)
     wait_for_topics(watch)
     new_loop()
-    app = make_app(config, "detector")
+    app = make_app(config, "detector", config.kafka.fetch_wait_ms)
     detector = Detector(config, worker, watch)
     detector.app = app
     source = app.topic(detector.topics.queries, value_serializer="raw", key_serializer="raw")

@@ -34,6 +34,8 @@ from .app import make_app, new_loop, new_producer, read_partition, run_app, wait
 log = logging.getLogger(__name__)
 
 LOCKOUT_BOUNDS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0)
+RESPONDER_WAIT_MS = 30
+"""The sidecar has cut the account by then; its suspension may be a moment later."""
 BACKOFF_S = 0.2
 MAX_BACKOFF_S = 5.0
 AGAIN_S = 60.0
@@ -301,7 +303,7 @@ def run_responder(config: Config) -> int:
         log.warning("no hook is configured: accounts are cut at the sidecar but not suspended where they live")
     wait_for_topics(TopicWatch(config))
     new_loop()
-    app = make_app(config, "responder")
+    app = make_app(config, "responder", max(RESPONDER_WAIT_MS, config.kafka.fetch_wait_ms))
     responder = Responder(config, hooks)
     source = app.topic(responder.topics.verdicts, value_serializer="raw", key_serializer="raw")
 

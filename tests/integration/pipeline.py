@@ -8,13 +8,15 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from exfilguard.config.schema import Config, DetectorConfig, KafkaConfig, SidecarConfig
+from exfilguard.config.schema import Config, DetectorConfig, SidecarConfig
+from exfilguard.embedded.broker import EmbeddedBroker
+from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.events.codec import encode_event
 from exfilguard.events.query import QueryEvent
 from exfilguard.events.topics import principal_hash
 from exfilguard.sidecar.spool import SpoolWriter
 
-from .stack import Stack
+from .stack import Stack, kafka_config
 
 TENANT = "clinic"
 PARTITIONS = 4
@@ -64,14 +66,14 @@ class Load:
         return {key: value[-1][:2] for key, value in totals.items()} == self.oracle()
 
 
-def installation(directory: Path, bootstrap: str, **detector: Any) -> tuple[Stack, Load]:
+def installation(directory: Path, broker: EmbeddedBroker | ApacheKafka | str, **detector: Any) -> tuple[Stack, Load]:
     directory.mkdir(parents=True)
     policy = directory / "policy.toml"
     policy.write_text(QUIET_POLICY, encoding="utf-8")
     config = Config(
         tenant=TENANT,
         data_dir=str(directory),
-        kafka=KafkaConfig(bootstrap=bootstrap, prefix=f"t{time.time_ns()}", partitions=PARTITIONS),
+        kafka=kafka_config(broker, prefix=f"t{time.time_ns()}", partitions=PARTITIONS),
         sidecar=SidecarConfig(id="host"),
         detector=DetectorConfig(policy=str(policy), snapshot_ms=200, **detector),
     )

@@ -16,8 +16,10 @@ import psycopg
 from aiokafka.errors import KafkaError
 
 from exfilguard.cli.common import write_resolved
-from exfilguard.config.schema import Config, ListenerConfig
+from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig
+from exfilguard.embedded.broker import FETCH_WAIT_MS, EmbeddedBroker
 from exfilguard.embedded.child import free_port
+from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.errors import BrokerError
 from exfilguard.events.topics import Topics
 from exfilguard.runtime.process import Part, own_command
@@ -101,6 +103,15 @@ class Stack:
             return found is not None and bool(found.details["partitions"])
 
         wait_for(ready, 60.0, f"responder: {self.log('responder')[-500:]}")
+
+
+def kafka_config(broker: EmbeddedBroker | ApacheKafka | str, **changes: Any) -> KafkaConfig:
+    """For this broker, or for an address."""
+    if isinstance(broker, str):
+        return KafkaConfig(bootstrap=broker, **changes)
+    if isinstance(broker, EmbeddedBroker):
+        changes["fetch_wait_ms"] = FETCH_WAIT_MS
+    return KafkaConfig(bootstrap=broker.bootstrap, **changes)
 
 
 def listener(upstream: str, **changes: Any) -> ListenerConfig:

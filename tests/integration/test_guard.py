@@ -19,7 +19,6 @@ from exfilguard.config.schema import (
     Config,
     DetectorConfig,
     ExporterConfig,
-    KafkaConfig,
     PostgresHookConfig,
     ResponderConfig,
 )
@@ -31,7 +30,7 @@ from exfilguard.lab import attack
 from exfilguard.runtime.kafka import count_events
 
 from .conftest import PATIENTS, Hospital
-from .stack import Stack, connect, listener, port_of, wait_for
+from .stack import Stack, connect, kafka_config, listener, port_of, wait_for
 
 LIMIT = 1_000
 POLICY = """
@@ -48,7 +47,7 @@ limits = [ { unit = "patients", window = "1m", alert = 500, lock = 1_000 } ]
 class Guard:
     """A complete installation in front of the lab's hospital."""
 
-    def __init__(self, directory: Path, hospital: Hospital, bootstrap: str) -> None:
+    def __init__(self, directory: Path, hospital: Hospital, broker: EmbeddedBroker | ApacheKafka | str) -> None:
         directory.mkdir()
         policy = directory / "policy.toml"
         policy.write_text(POLICY, encoding="utf-8")
@@ -56,7 +55,7 @@ class Guard:
         self.config = Config(
             tenant="clinic",
             data_dir=str(directory),
-            kafka=KafkaConfig(bootstrap=bootstrap, prefix=f"g{time.time_ns()}"),
+            kafka=kafka_config(broker, prefix=f"g{time.time_ns()}"),
             listener=[listener(hospital.upstream, catalog_dsn=hospital.dsn("exfilguard_catalog"))],
             detector=DetectorConfig(policy=str(policy)),
             responder=ResponderConfig(postgres=PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook"))),
@@ -85,7 +84,7 @@ class Guard:
 
 @pytest.fixture
 def guard(tmp_path: Path, hospital: Hospital, broker: EmbeddedBroker | ApacheKafka) -> Iterator[Guard]:
-    made = Guard(tmp_path / "data", hospital, broker.bootstrap)
+    made = Guard(tmp_path / "data", hospital, broker)
     made.start()
     yield made
     made.stack.stop()
@@ -170,7 +169,7 @@ def test_a_break_glass_account_is_only_told_of(guard: Guard) -> None:
 
 
 def test_a_lock_expires(tmp_path: Path, hospital: Hospital, tansu: EmbeddedBroker) -> None:
-    made = Guard(tmp_path / "data", hospital, tansu.bootstrap)
+    made = Guard(tmp_path / "data", hospital, tansu)
     made.start()
     try:
         config = ["--config", str(made.stack.path)]
@@ -186,7 +185,7 @@ def test_a_lock_expires(tmp_path: Path, hospital: Hospital, tansu: EmbeddedBroke
 def test_the_responder_dies_half_way_and_the_account_can_still_be_given_back(
     tmp_path: Path, hospital: Hospital, tansu: EmbeddedBroker
 ) -> None:
-    made = Guard(tmp_path / "data", hospital, tansu.bootstrap)
+    made = Guard(tmp_path / "data", hospital, tansu)
     made.start()
     try:
         config = ["--config", str(made.stack.path)]
@@ -245,7 +244,7 @@ def test_a_real_prometheus_scrapes_every_metric_of_the_contract(
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("Prometheus is not installed: apt install prometheus")
-    made = Guard(tmp_path / "data", hospital, tansu.bootstrap)
+    made = Guard(tmp_path / "data", hospital, tansu)
     made.start()
     port = free_port()
     (tmp_path / "prometheus.yml").write_text(

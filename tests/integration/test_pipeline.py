@@ -27,7 +27,7 @@ from .stack import Stack, settled_totals, wait_for
 
 @pytest.fixture
 def made(tmp_path: Path, broker: EmbeddedBroker | ApacheKafka) -> Iterator[tuple[Stack, Load]]:
-    stack, load = installation(tmp_path / "data", broker.bootstrap)
+    stack, load = installation(tmp_path / "data", broker)
     yield stack, load
     stack.stop()
 
@@ -167,7 +167,7 @@ def test_a_broker_that_is_away_costs_nothing(tmp_path: Path) -> None:
         pytest.skip(f"Apache Kafka needs {missing}")
     broker = ApacheKafka(tmp_path / "kafka")
     broker.start()
-    stack, load = installation(tmp_path / "data", broker.bootstrap)
+    stack, load = installation(tmp_path / "data", broker)
     try:
         stack.start("shipper")
         stack.start("detector")
@@ -192,7 +192,7 @@ def test_a_broker_that_forgot_is_told_again(tmp_path: Path) -> None:
     """The embedded broker loses everything when it dies; the detector's windows and the spool do not."""
     broker = EmbeddedBroker(log_path=tmp_path / "broker.log")
     broker.start()
-    stack, load = installation(tmp_path / "data", broker.bootstrap)
+    stack, load = installation(tmp_path / "data", broker)
     try:
         stack.start("shipper")
         stack.start("detector")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,15 +33,18 @@ class Hospital:
         return self.server.dsn(user, PASSWORD, DATABASE, port=port)
 
 
+@contextlib.contextmanager
+def enterable_directory() -> Iterator[Path]:
+    """A temporary directory that another user may enter: started by root, PostgreSQL runs as one. pytest's own would not do:
+    every new session closes them again."""
+    with tempfile.TemporaryDirectory(prefix="exfilguard-tests-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
 @pytest.fixture(scope="session")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    directory = tmp_path_factory.mktemp("postgres")
-    for parent in (directory, *directory.parents):
-        if parent == Path("/"):
-            break
-        if os.stat(parent).st_uid == os.getuid():
-            os.chmod(parent, os.stat(parent).st_mode | 0o711)
-    with EmbeddedPostgres(directory / "server") as server:
+def hospital() -> Iterator[Hospital]:
+    with enterable_directory() as directory, EmbeddedPostgres(directory / "server") as server:
         with psycopg.connect(server.admin_dsn, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {DATABASE}")
         found = Hospital(server)

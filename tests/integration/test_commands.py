@@ -22,7 +22,7 @@ from exfilguard.embedded.child import free_port
 from exfilguard.lab import attack
 from exfilguard.runtime.kafka import count_events
 
-from .conftest import PATIENTS, Hospital
+from .conftest import PATIENTS, Hospital, enterable_directory
 from .stack import connect, listener, port_of, wait_for
 
 CONTRACT = [
@@ -60,14 +60,15 @@ def processes_below(directory: Path) -> list[str]:
     return found
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    with enterable_directory() as directory:
+        yield directory
+
+
 @pytest.mark.parametrize(("mode", "method"), [("observe", "pages"), ("enforce", "select")])
-def test_demo_holds_and_leaves_nothing(tmp_path: Path, mode: str, method: attack.Method) -> None:
+def test_demo_holds_and_leaves_nothing(tmp_path: Path, temporary: Path, mode: str, method: attack.Method) -> None:
     figures_path = tmp_path / "figures.json"
-    temporary = tmp_path / "tmp"
-    temporary.mkdir(mode=0o711)
-    for parent in temporary.parents:
-        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o711)
     began = time.monotonic()
     done = subprocess.run(
         exfilguard("demo", "--json", str(figures_path), "--mode", mode, "--attack", method, "--patients", "20000"),

@@ -42,6 +42,7 @@ WRITE_HIGH_BYTES = 256 << 10
 TURN_BYTES = 32 << 10
 """A result is worked on in portions of this size, and every other session has its turn in between. The event loop by itself
 would read a fast one up to 32 times in a row, 256 kB each: most of a second for everybody else."""
+_TURN = "others' turn"
 LINGER_S = 5.0
 """A refused client that does not read its error is dropped after this time."""
 CONNECT_TIMEOUT_S = 10.0
@@ -63,7 +64,6 @@ class Session:
         "budget",
         "client",
         "closed",
-        "columns_version",
         "early",
         "ending",
         "guard",
@@ -305,7 +305,7 @@ class Session:
         else:
             # However slow the client: the rest of this one message is read at once, before the database, whose backend a
             # lock-out hook is about to terminate, breaks it off in its middle.
-            self.server.resume_all("others' turn")
+            self.server.resume_all()
             asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def _finish_ending(self) -> None:
@@ -410,8 +410,9 @@ class _Side(asyncio.Protocol):
         if not self.paused_by and self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def resume_all(self, but: str) -> None:
-        for why in self.paused_by - {but}:
+    def resume_all(self) -> None:
+        """Whatever others asked for."""
+        for why in self.paused_by - {_TURN}:
             self.resume(why)
 
     def close_softly(self) -> None:
@@ -537,7 +538,8 @@ class ServerSide(_Side):
         self.session = session
         self.tls_answer: asyncio.Future[bytes] | None = None
         self.rest = b""
-        """What has arrived and was not worked on yet; bounded, since reading is paused then."""
+        """What has arrived and is worked on in turns; bounded, since reading is paused meanwhile."""
+        self.rest_at = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.attach(transport)
@@ -549,26 +551,35 @@ class ServerSide(_Side):
         if len(data) <= TURN_BYTES and not self.rest:
             self.session.from_server(data)
             return
-        self.rest += data
-        self.pause("others' turn")
-        self._take_turn()
-
-    def _take_turn(self) -> None:
-        rest = self.rest
-        portion, self.rest = rest[:TURN_BYTES], rest[TURN_BYTES:]
-        self.session.from_server(portion)
-        if self.rest:
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        else:
-            asyncio.get_running_loop().call_soon(self.resume, "others' turn")
+        self.rest = self.rest[self.rest_at :] + data
+        self.rest_at = 0
+        self.pause(_TURN)
+        self._next_turn()
 
     def _next_turn(self) -> None:
-        if self.rest:
-            self._take_turn()
+        """One portion, unless a slow client or the throttle asks to wait: then `resume` goes on here."""
+        if not self.rest or self.paused_by != {_TURN}:
+            return
+        at = self.rest_at
+        portion = self.rest[at : at + TURN_BYTES]
+        self.rest_at = at + TURN_BYTES
+        if self.rest_at >= len(self.rest):
+            self.rest, self.rest_at = b"", 0
+        self.session.from_server(portion)
+        asyncio.get_running_loop().call_soon(self._next_turn if self.rest else self._turns_over)
+
+    def _turns_over(self) -> None:
+        if not self.rest:
+            self.resume(_TURN)
+
+    def resume(self, why: str = "start-up") -> None:
+        super().resume(why)
+        if self.rest and why != _TURN:
+            self._next_turn()
 
     def _finish_turns(self) -> None:
         """The database has gone: what it had sent is still the client's."""
-        rest, self.rest = self.rest, b""
+        rest, self.rest = self.rest[self.rest_at :], b""
         if rest:
             self.session.from_server(rest)
 

@@ -73,6 +73,26 @@ def test_a_large_portion_is_worked_on_in_turns_and_reading_waits() -> None:
     asyncio.run(play())
 
 
+def test_a_slow_client_and_the_throttle_stop_the_turns_too() -> None:
+    async def play() -> None:
+        side, session, transport = made()
+        side.data_received(b"x" * (10 * TURN_BYTES))
+        side.pause("client is slow")
+        side.pace(0.05)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(session.seen) == 1
+        side.resume("client is slow")
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(session.seen) == 1, "the throttle has not run out"
+        await asyncio.sleep(0.1)
+        assert len(session.seen) == 10
+        assert transport.reading
+
+    asyncio.run(play())
+
+
 def test_a_small_portion_is_worked_on_at_once() -> None:
     side, session, transport = made()
     side.data_received(b"x" * TURN_BYTES)

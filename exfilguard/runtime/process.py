@@ -145,6 +145,11 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+def hand_over_quickly() -> None:
+    """For a process whose threads wait for each other: by default Python lets a busy one keep the interpreter for 5 ms."""
+    sys.setswitchinterval(0.0005)
+
+
 def setup_logging(role: str) -> None:
     """One line per message on standard error: time, part, level, text."""
     logging.basicConfig(

@@ -31,7 +31,7 @@ from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
 from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
-from ..runtime.process import stop_on_signals
+from ..runtime.process import hand_over_quickly, stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from .catalog import resolve_columns
 from .lane import Lane
@@ -384,6 +384,7 @@ def _boot_id() -> str:
 
 def run_shipper(config: Config) -> int:
     """Run until SIGTERM, then send what is left for a few seconds. Returns the exit status."""
+    hand_over_quickly()
     stop = stop_on_signals()
     shipper = Shipper(config, stop)
     stats = StatsServer(run_dir(config.data_dir) / "shipper.stats", shipper.snapshot)

@@ -22,6 +22,7 @@ from faust.transport.drivers import aiokafka as driver
 from ..config.schema import Config
 from ..errors import BrokerError
 from ..runtime.kafka import END_WAIT_MS, WATCH_RETRY_S, TopicWatch
+from ..runtime.process import hand_over_quickly
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ def run_app(app: Any) -> int:
 
 def new_loop() -> asyncio.AbstractEventLoop:
     """The loop of this process; before anything of Faust asks for one."""
+    hand_over_quickly()  # Faust's consumer is a thread of its own
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop

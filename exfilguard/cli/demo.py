@@ -36,6 +36,7 @@ from ..embedded.postgres import EmbeddedPostgres
 from ..errors import EmbeddedError
 from ..events.verdict import severity
 from ..lab import attack, clinic, patients
+from ..runtime.clock import now_ms
 from ..runtime.kafka import count_events
 from ..runtime.process import setup_logging
 from .demo_view import View
@@ -147,7 +148,7 @@ class LockWatch:
             while not self.stop.wait(0.005):
                 row = connection.execute(query, (self.account,)).fetchone()
                 if row is not None and not row[0] and not row[1]:
-                    self.locked_ms = attack.now_ms()
+                    self.locked_ms = now_ms()
                     return
 
 

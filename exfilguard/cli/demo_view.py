@@ -16,6 +16,7 @@ from rich.text import Text
 from ..detect.policy import WINDOW_NAMES
 from ..lab.attack import Loot
 from ..lab.clinic import Tally
+from ..runtime.clock import now_ms
 from ..runtime.stats import read_all
 from ..sidecar.verdict_table import VerdictTable
 from .installation import Installation
@@ -89,9 +90,9 @@ class View:
                     windows.setdefault(labels["account"], {})[labels["window"]] = value
                 else:
                     figures[name] = figures.get(name, 0) + value
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         standing = VerdictTable(installation.data_dir / "verdicts.json").verdicts()
-        self._verdicts = {v.principal: v.level for v in standing if v.in_force(now_ms)}
+        self._verdicts = {v.principal: v.level for v in standing if v.in_force(now)}
         self._windows, self._figures = windows, figures
 
     # -- how it looks -----------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..events.codec import encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
+from ..runtime.clock import now_ms
 from .common import add_config_option, load
 
 GRACE_MS = 600_000
@@ -69,7 +70,7 @@ def run_unlock(args: argparse.Namespace) -> int:
 
 
 def _issue(args: argparse.Namespace, config: Any, level: Any, lasts_ms: int) -> int:
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     known = standing(config).get(f"{config.tenant}/{args.principal}")
     verdict = Verdict(
         tenant=config.tenant,
@@ -93,7 +94,7 @@ def _issue(args: argparse.Namespace, config: Any, level: Any, lasts_ms: int) -> 
 
 
 def run_verdicts(args: argparse.Namespace) -> int:
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     verdicts = sorted((v for v in standing(load(args)).values() if v.in_force(now)), key=lambda v: -v.issued_ms)
     if args.json:
         print(orjson.dumps([orjson.loads(encode_verdict(v)) for v in verdicts]).decode())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 
+from ..runtime.clock import now_ms
 from ..runtime.stats import Snapshot, read_all
 from ..sidecar.verdict_table import VerdictTable
 from .common import add_config_option, load
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """0 when every process answered, 1 when one is down or none was ever started."""
     config = load(args)
     snapshots = read_all(config.data_dir)
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     verdicts = [v for v in VerdictTable(f"{config.data_dir}/verdicts.json").verdicts() if v.in_force(now)]
     healthy = bool(snapshots) and all(s is not None for s in snapshots.values())
     if args.json:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import psycopg
 
+from ..runtime.clock import now_ms
+
 Method = Literal["pages", "select", "copy"]
 PAGE = 500
 
@@ -47,10 +49,6 @@ class Loot:
     @property
     def last_row_ms(self) -> int:
         return self.arrivals[-1][0] if self.arrivals else 0
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def dump(dsn: str, method: Method = "pages", loot: Loot | None = None, pause_s: float = 0.0) -> Loot:

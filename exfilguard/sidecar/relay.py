@@ -28,6 +28,7 @@ from ..errors import ProtocolError
 from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
 from ..observe.session import SessionObserver
+from ..runtime.clock import now_ms
 from ..runtime.tasks import spawn
 from ..wire.postgres import startup
 
@@ -377,10 +378,6 @@ def refusal(verdict: Verdict) -> str:
     """What the refused client reads: what stands, why in general, whom to ask. No figures of other accounts."""
     what = "is locked" if verdict.level == "lock" else "is stopped for now"
     return f"account {what} after an unusual volume of records; ask your IT on-call (reference {verdict.revision})"
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class _Side(asyncio.Protocol):

@@ -30,6 +30,7 @@ from ..errors import CodecError
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
+from ..runtime.clock import now_ms
 from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
 from ..runtime.process import hand_over_quickly, stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
@@ -357,7 +358,7 @@ class Shipper:
             self.stop.wait(COLUMNS_S)
 
     def snapshot(self) -> Snapshot:
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         oldest = min((lane.oldest_ms for lane in self.lanes if lane.oldest_ms), default=0)
         waiting = sum(lane.waiting_bytes for lane in self.lanes)
         return Snapshot(
@@ -365,7 +366,7 @@ class Shipper:
             instance="0",
             values=[
                 ("spool_bytes", {}, waiting),
-                ("spool_oldest_seconds", {}, max(0, now_ms - oldest) / 1000 if oldest and waiting else 0),
+                ("spool_oldest_seconds", {}, max(0, now - oldest) / 1000 if oldest and waiting else 0),
                 ("frames_published_total", {}, self.frames),
                 ("events_published_total", {}, self.events),
                 ("frames_resent_total", {}, self.resends),

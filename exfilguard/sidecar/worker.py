@@ -32,10 +32,11 @@ from ..events.query import QueryEvent
 from ..events.topics import principal_hash
 from ..events.verdict import Verdict
 from ..observe.patients import Digester, PatientColumns
+from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
 from ..wire.postgres import startup
 from .budget import LocalBudget
-from .relay import CONNECT_TIMEOUT_S, ClientSide, ServerSide, Session, now_ms
+from .relay import CONNECT_TIMEOUT_S, ClientSide, ServerSide, Session
 from .spool import SpoolWriter
 from .verdict_table import VerdictTable
 

@@ -133,16 +133,29 @@ def wait_for_topics(watch: TopicWatch) -> None:
         time.sleep(WATCH_RETRY_S)
 
 
-async def new_producer(config: Config) -> Any:
-    """Started, acks=all. Raises KafkaError. The embedded broker takes no idempotent aiokafka producer; every record written
-    with this one may come twice."""
-    producer = AIOKafkaProducer(**client_settings(config), acks="all", linger_ms=0, max_request_size=4 << 20)
-    try:
-        await producer.start()
-    except BaseException:
-        await producer.stop()
-        raise
-    return producer
+class Producer:
+    """Started when it is first needed, acks=all. The embedded broker takes no idempotent aiokafka producer; every record
+    written with this one may come twice."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._starting = asyncio.Lock()
+        self._client: Any = None
+
+    async def ready(self) -> Any:
+        """The aiokafka client. Raises KafkaError."""
+        async with self._starting:
+            if self._client is None:
+                client = AIOKafkaProducer(
+                    **client_settings(self._config), acks="all", linger_ms=0, max_request_size=4 << 20
+                )
+                try:
+                    await client.start()
+                except BaseException:
+                    await client.stop()
+                    raise
+                self._client = client
+        return self._client
 
 
 async def read_partition(

@@ -27,11 +27,12 @@ from ..errors import BrokerError, CodecError
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
+from ..runtime.clock import now_ms
 from ..runtime.kafka import WATCH_S, TopicWatch
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
 from ..windows import COMPILED
-from .app import follow, make_app, new_loop, new_producer, read_partition, run_app, wait_for_topics
+from .app import Producer, follow, make_app, new_loop, read_partition, run_app, wait_for_topics
 from .engine import Engine, Fed, Restore
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,7 @@ class Detector:
         self.reread = 0
         self.snapshot_bytes = 0
         self._judges: dict[str, Judge] = {}
-        self._producer: Any = None
-        self._started = asyncio.Lock()
+        self._producer = Producer(config)
         self._known = asyncio.Event()
         self._retired = [0, 0, 0]  # events, gaps, duplicates of engines that are gone
         self._largest: list[tuple[str, list[Any]]] = []
@@ -104,7 +104,7 @@ class Detector:
     async def _take_over(self, partition: int, held: Held) -> None:
         while self.held.get(partition) is held:
             try:
-                await self._producer_now()
+                await self._producer.ready()
                 await self._known.wait()
                 async with held.lock:
                     held.engine = await self._restore(partition)
@@ -150,7 +150,7 @@ class Detector:
                 partition,
                 record.offset,
                 record.value,
-                engine.feed(record.offset, record.value, _now_ms(), skip_gap=True),
+                engine.feed(record.offset, record.value, now_ms(), skip_gap=True),
             )
 
     # -- frames -----------------------------------------------------------------------------------------------------
@@ -162,13 +162,13 @@ class Detector:
             return  # taken away meanwhile: its new owner reads this record
         await held.ready.wait()
         async with held.lock:
-            fed = held.engine.feed(offset, value, _now_ms())
+            fed = held.engine.feed(offset, value, now_ms())
             if fed.read_first is not None:
                 log.warning(
                     "partition %d: offsets %d to %d were skipped: read again", partition, fed.read_first, offset
                 )
                 await self._insist(self._read_on, partition, held.engine, offset)
-                fed = held.engine.feed(offset, value, _now_ms(), skip_gap=True)
+                fed = held.engine.feed(offset, value, now_ms(), skip_gap=True)
             await self._act(partition, offset, value, fed)
 
     async def _insist(self, work: Any, *arguments: Any) -> None:
@@ -193,20 +193,14 @@ class Detector:
             self.standing[verdict.key] = verdict
             await self._insist(self._publish, self.topics.verdicts, verdict.key.encode(), encode_verdict(verdict), None)
             self.verdicts[verdict.level] += 1
-            self.latency.observe(max(0, _now_ms() - verdict.crossed_ms) / 1000)
+            self.latency.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
             log.warning("%s: %s", verdict.level, verdict.reason)
 
     async def _publish(
         self, topic: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]] | None
     ) -> None:
-        producer = await self._producer_now()
+        producer = await self._producer.ready()
         await producer.send_and_wait(topic, key=key, value=value, headers=headers)
-
-    async def _producer_now(self) -> Any:
-        async with self._started:
-            if self._producer is None:
-                self._producer = await new_producer(self.config)
-        return self._producer
 
     # -- in the background ------------------------------------------------------------------------------------------
 
@@ -254,7 +248,7 @@ class Detector:
         if checkpoint is None:
             return 0
         try:
-            producer = await self._producer_now()
+            producer = await self._producer.ready()
             sent = [
                 await producer.send(self.topics.snapshots, key=key, value=value, partition=partition)
                 for key, value in checkpoint.accounts
@@ -273,19 +267,19 @@ class Detector:
         evicted = time.monotonic()
         while True:
             await asyncio.sleep(1.0)
-            now_ms = _now_ms()
+            now = now_ms()
             count = self.config.exporter.top_accounts
             ranked = []
             for held in self.held.values():
-                held.engine.keep(now_ms)
-                ranked += held.engine.largest(count, now_ms)
+                held.engine.keep(now)
+                ranked += held.engine.largest(count, now)
             ranked.sort(key=lambda item: -item[1][3].rows)
             self._largest = ranked[:count]
             self._lag = self._measure_lag()
             if time.monotonic() - evicted > EVICT_S:
                 evicted = time.monotonic()
                 for held in self.held.values():
-                    held.engine.evict(now_ms)
+                    held.engine.evict(now)
 
     def _measure_lag(self) -> int:
         lag = 0
@@ -343,10 +337,6 @@ class Detector:
             "snapshot_bytes": self.snapshot_bytes,
         }
         return out
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def run_detector(config: Config, worker: str) -> int:

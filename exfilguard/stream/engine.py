@@ -102,8 +102,6 @@ class Engine:
     ) -> None:
         self._judge_of = judge_of
         self._standing = standing
-        self._max_patients = max_patients
-        self._slices = slices
         self.store = WindowStore(WINDOWS_MS, slices, max_patients)
         self.sources: dict[tuple[str, str, str], Source] = {}
         self.next_offset = 0

@@ -26,10 +26,11 @@ from ..events.topics import Topics
 from ..events.verdict import Verdict
 from ..respond.hook import Hook, HookResult
 from ..respond.postgres import PostgresHook
+from ..runtime.clock import now_ms
 from ..runtime.kafka import TopicWatch
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
-from .app import make_app, new_loop, new_producer, read_partition, run_app, wait_for_topics
+from .app import Producer, make_app, new_loop, read_partition, run_app, wait_for_topics
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +85,7 @@ class Responder:
         """partition -> key -> account"""
         self.attempts: dict[tuple[Operation, str, Outcome], int] = defaultdict(int)
         self.lockout = Histogram(LOCKOUT_BOUNDS_S)
-        self._producer: Any = None
-        self._started = asyncio.Lock()
+        self._producer = Producer(config)
 
     # -- what should be ---------------------------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class Responder:
 
     def _wanted(self, account: Account) -> Operation:
         verdict = account.verdict
-        stands = verdict is not None and verdict.in_force(_now_ms())
+        stands = verdict is not None and verdict.in_force(now_ms())
         return (
             "lock"
             if stands and verdict is not None and verdict.level == "lock" and verdict.scope == "principal"
@@ -209,7 +209,7 @@ class Responder:
 
     async def _attempt(self, hook: Hook, state: HookState, operation: Operation, verdict: Verdict) -> bool:
         """True when this hook has dealt with the verdict, for good or by refusing."""
-        began_ms = _now_ms()
+        began_ms = now_ms()
         try:
             if operation == "lock":
                 if not state.started:
@@ -229,7 +229,7 @@ class Responder:
         if result.outcome in ("done", "already"):
             state.locked = operation == "lock"
             if operation == "lock":
-                self.lockout.observe(max(0, _now_ms() - verdict.crossed_ms) / 1000)
+                self.lockout.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
         if result.outcome != "failed":
             state.started, state.settled = False, verdict.revision
             if operation == "unlock":
@@ -257,24 +257,18 @@ class Responder:
             verified=result.verified,
             verdict_revision=verdict.revision,
             started_ms=began_ms,
-            ended_ms=_now_ms(),
+            ended_ms=now_ms(),
             detail=result.detail,
             undo=undo,
         )
         while True:
             try:
-                producer = await self._producer_now()
+                producer = await self._producer.ready()
                 await producer.send_and_wait(self.topics.actions, key=action.key.encode(), value=encode_action(action))
                 return
             except (KafkaError, OSError) as error:
                 log.warning("an action was not recorded yet (%s): trying again", type(error).__name__)
                 await asyncio.sleep(KAFKA_RETRY_S)
-
-    async def _producer_now(self) -> Any:
-        async with self._started:
-            if self._producer is None:
-                self._producer = await new_producer(self.config)
-        return self._producer
 
     def snapshot(self) -> Snapshot:
         out = Snapshot(role="responder", instance="0")
@@ -290,10 +284,6 @@ class Responder:
         out.histograms = [("lockout_seconds", {}, self.lockout.cumulative(), self.lockout.total)]
         out.details = {"hooks": [hook.name for hook in self.hooks], "partitions": sorted(self.accounts)}
         return out
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def run_responder(config: Config) -> int:

@@ -27,6 +27,7 @@ from exfilguard.embedded.child import Child, free_port
 from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.exporter.catalogue import METRICS, PREFIX
 from exfilguard.lab import attack
+from exfilguard.runtime.clock import now_ms
 from exfilguard.runtime.kafka import count_events
 
 from .conftest import PATIENTS, Hospital
@@ -95,7 +96,7 @@ def guard(tmp_path: Path, hospital: Hospital, broker: EmbeddedBroker | ApacheKaf
 
 def patiently(dsn: str, pause_s: float = 0.03, page: int = 50) -> attack.Loot:
     """A thief who takes small pages, so that the reaction shows before the end."""
-    loot = attack.Loot(started_ms=attack.now_ms())
+    loot = attack.Loot(started_ms=now_ms())
     try:
         with connect(dsn) as connection:
             for start in range(0, PATIENTS, page):
@@ -105,7 +106,7 @@ def patiently(dsn: str, pause_s: float = 0.03, page: int = 50) -> attack.Loot:
                 time.sleep(pause_s)
     except psycopg.Error as error:
         loot.message, loot.sqlstate = str(error), error.sqlstate or "08006"
-    loot.ended_ms = attack.now_ms()
+    loot.ended_ms = now_ms()
     return loot
 
 

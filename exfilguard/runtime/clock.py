@@ -1,0 +1,10 @@
+"""The wall clock, as events and verdicts tell time. Only shells read it; the pure parts are given the time."""
+
+from __future__ import annotations
+
+import time
+
+
+def now_ms() -> int:
+    """Milliseconds since the Unix epoch."""
+    return time.time_ns() // 1_000_000

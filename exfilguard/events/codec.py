@@ -106,9 +106,14 @@ def check_event(event: object) -> dict[str, Any]:
             _count(event, name, "event")
     for name in _REQUIRED_TEXT:
         _text(event, name, "event")
-    patients = event.get("patients", ())
-    if not isinstance(patients, list | tuple) or not all(isinstance(p, str) and len(p) == 16 for p in patients):
-        raise CodecError("event: patients is not a list of 16-digit digests")
+    for name in ("patients", "asked"):
+        digests = event.get(name, ())
+        if not isinstance(digests, list | tuple) or not all(isinstance(p, str) and len(p) == 16 for p in digests):
+            raise CodecError(f"event: {name} is not a list of 16-digit digests")
+    for name in ("flags", "columns"):
+        texts = event.get(name, ())
+        if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
+            raise CodecError(f"event: {name} is not a list of strings")
     return event
 
 
@@ -133,8 +138,9 @@ def event_from_dict(event: dict[str, Any]) -> QueryEvent:
     """A checked event as QueryEvent, defaults filled in, unknown fields dropped (a newer sidecar may add some)."""
     known = {f.name for f in fields(QueryEvent)}
     kept = {k: v for k, v in event.items() if k in known}
-    if "patients" in kept:
-        kept["patients"] = tuple(kept["patients"])
+    for name in ("patients", "asked", "flags", "columns"):
+        if name in kept:
+            kept[name] = tuple(kept[name])
     return QueryEvent(**kept)
 
 

@@ -8,16 +8,43 @@ No field holds SQL literals or row values: patients appear as keyed digests only
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-Kind = Literal["query", "progress", "login", "login_failed", "logout", "refused", "desynced", "gap"]
-KINDS: tuple[Kind, ...] = (
-    "query", "progress", "login", "login_failed", "logout", "refused", "desynced", "gap",
-)  # fmt: skip
+Kind = Literal["query", "progress", "login", "login_failed", "logout", "refused", "desynced", "gap", "finding"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
-Evidence = Literal["login", "application_name"]
-"""How the principal was established, weakest evidence that was used. DESIGN 2.3 lists the full chain."""
+Engine = Literal["postgresql", "mysql"]
+"""The protocol that was spoken: `mysql` is MariaDB's too."""
 
+Evidence = Literal[
+    "login",
+    "application_name",
+    "connection_attribute",
+    "user_variable",
+    "session_setting",
+    "role",
+    "signed_context",
+]
+"""How the principal was established, weakest first."""
+
+Flag = Literal[
+    "packed",
+    "aggregate",
+    "copy",
+    "large_value",
+    "server_export",
+    "foreign",
+    "replication",
+    "watched_call",
+]
+FLAGS: tuple[Flag, ...] = get_args(Flag)
+"""What the detectors want to know of a statement beside its counts.
+
+`packed`: several identifiers were found in one cell; `aggregate`: a packing aggregate (json_agg, GROUP_CONCAT ..) over a
+table of patients; `copy`: COPY or a dump; `large_value`: one value beyond the configured size; `server_export`: the server
+itself writes to a file or program (COPY TO file, INTO OUTFILE, lo_export ..); `foreign`: dblink, foreign tables, FEDERATED;
+`replication`: a replication start-up or a binlog dump; `watched_call`: a function on the watch list.
+"""
 
 PatientsBy = Literal["", "origin", "name", "estimate"]
 """Empty: no patients seen. `origin`: identifier found by table and column; `name`: by column name only; `estimate`: no
@@ -36,6 +63,7 @@ class QueryEvent:
     principal: str
     """Who is charged. The database login unless better evidence was found."""
     evidence: Evidence = "login"
+    engine: Engine = "postgresql"
     login: str = ""
     database: str = ""
     source: str = ""
@@ -47,6 +75,8 @@ class QueryEvent:
     """16 hex digits of the normalised statement; equal shapes have equal fingerprints."""
     query: str = ""
     """Normalised text (literals replaced), only on the first event of a fingerprint that a worker sends."""
+    columns: tuple[str, ...] = ()
+    """Names of the result's columns, plain identifiers only, at most 100; only where `query` is sent."""
     rows: int = 0
     hidden_rows: int = 0
     """Rows a statement moved without showing them (CTAS, INSERT..SELECT, COPY TO file), from its completion tag."""
@@ -57,8 +87,11 @@ class QueryEvent:
     """Further patients by estimate: rows over patients in which no identifier is visible."""
     patients_by: PatientsBy = ""
     """How patients were recognised."""
+    asked: tuple[str, ...] = ()
+    """Digests of the patients a statement asked for, by bind parameter or literal on an identifier column; not returned."""
+    flags: tuple[Flag, ...] = ()
     duration_us: int = 0
     error: str = ""
     """SQLSTATE when the statement failed."""
     detail: str = ""
-    """For refused, desynced and gap: what happened, in fixed words."""
+    """For refused, desynced, gap and finding: what happened, in fixed words."""

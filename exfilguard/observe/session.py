@@ -20,6 +20,7 @@ import re
 from collections import deque
 from collections.abc import Container
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ..errors import ProtocolError
@@ -573,6 +574,7 @@ class SessionObserver:
             fingerprint=fingerprint,
             # A statement the server refused may hold anything, even a name between double quotes.
             query="" if error else text,
+            columns=plain_names(tuple([f.name for f in self._fields])) if text and not error else (),
             rows=self._rows,
             hidden_rows=hidden_rows,
             bytes=self._bytes,
@@ -612,6 +614,16 @@ class SessionObserver:
         if self._rows:
             self._events.append(self._report("progress"))
         self._lost = True
+
+
+MAX_COLUMNS = 100
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+
+
+@lru_cache(maxsize=4_096)
+def plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The first MAX_COLUMNS names of a result's columns; what is no plain identifier may hold somebody's data: `?`."""
+    return tuple(name if _PLAIN_NAME.fullmatch(name) else "?" for name in names[:MAX_COLUMNS])
 
 
 _SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)

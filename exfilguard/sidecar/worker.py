@@ -242,7 +242,8 @@ class Worker:
         """Events appended since the start."""
         self._gap = 0
         self._hashes: dict[str, int] = {}
-        self._shapes: set[str] = set()
+        self._shapes: dict[str, tuple[str, ...]] = {}
+        """fingerprint -> columns: what was already told of it"""
         self.guards = {listener.name: Guard(self, listener) for listener in config.listener}
         self.draining = False
 
@@ -251,10 +252,12 @@ class Worker:
     def append(self, guard: Guard, event: QueryEvent) -> None:
         """Into the spool. Never raises and never waits: a full spool is counted, and the gap becomes an event."""
         if event.query:
-            if event.fingerprint in self._shapes:
-                event = replace(event, query="")
+            told = self._shapes.get(event.fingerprint)
+            # Told again when the columns were not known yet, or a `SELECT *` has got others.
+            if told is not None and (told == event.columns or not event.columns):
+                event = replace(event, query="", columns=())
             elif len(self._shapes) < MAX_HASHES:
-                self._shapes.add(event.fingerprint)
+                self._shapes[event.fingerprint] = event.columns
         if self._gap:
             note = QueryEvent(
                 time_ms=event.time_ms, kind="gap", listener=guard.listener.name, session="-", principal="unknown",

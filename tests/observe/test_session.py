@@ -432,3 +432,17 @@ def test_a_copy_of_patients_counts_its_lines(table: str) -> None:
         assert sum(e.patients_estimated for e in events) == 30, cut
     other = [(">", b.query("COPY wards TO STDOUT")), *steps[1:]]
     assert sum(e.patients_estimated for e in play(other)) == 0
+
+
+def test_the_columns_of_a_result_are_named_where_its_text_is() -> None:
+    odd = ("Jean Dupont", 0, 0, TEXT)
+    asked = (">", b.query("SELECT patient_id, nom, f(x) FROM patients"))
+    told = play(
+        [asked, ("<", b.description(PATIENT, NAME, odd) + b.row(b"1", b"A", b"") + b.complete("SELECT 1") + b.READY)]
+    )
+    assert [(e.columns, bool(e.query)) for e in told if e.kind == "query"] == [(("patient_id", "nom", "?"), True)]
+    wide = [(f"c{n}", 5000, n, TEXT) for n in range(150)]
+    told = play([asked, ("<", b.description(*wide) + b.complete("SELECT 0") + b.READY)])
+    assert len(told[-1].columns) == 100
+    # What the server refused may hold anything.
+    assert play([asked, ("<", b.error() + b.READY)])[-1].columns == ()

@@ -21,16 +21,16 @@ import logging
 import secrets
 import ssl
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from ..config.schema import ListenerConfig
 from ..errors import ProtocolError
 from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
-from ..observe.session import SessionObserver
 from ..runtime.clock import now_ms
 from ..runtime.tasks import spawn
-from ..wire.postgres import startup
+from .engine import Front, Observer, Refusal
 
 if TYPE_CHECKING:
     from .budget import LocalBudget
@@ -48,25 +48,18 @@ LINGER_S = 5.0
 """A refused client that does not read its error is dropped after this time."""
 CONNECT_TIMEOUT_S = 10.0
 
-SQLSTATE_REFUSED = "28000"  # invalid_authorization_specification: the account may not log in
-SQLSTATE_CUT = "53400"  # configuration_limit_exceeded: the result went over its limit
-SQLSTATE_TOO_MANY = "53300"  # too_many_connections
-SQLSTATE_UPSTREAM = "08006"  # connection_failure
-SQLSTATE_SPOOL = "53100"  # disk_full
-SQLSTATE_PROTOCOL = "08P01"  # protocol_violation
-
 
 class Session:
     """One client connection and its connection to the database."""
 
     __slots__ = (
         "application",
-        "backend_key",
         "budget",
         "client",
         "closed",
         "early",
         "ending",
+        "front",
         "guard",
         "held",
         "id",
@@ -89,11 +82,11 @@ class Session:
         self.server: ServerSide | None = None
         self.source = source
         self.id = secrets.token_hex(8)
-        self.observer: SessionObserver | None = None
+        self.front: Front = guard.make_front(self)
+        self.observer: Observer | None = None
         self.principal = ""
         self.login = ""
         self.application = ""
-        self.backend_key: bytes | None = None
         self.rows_total = 0
         self.budget: LocalBudget | None = None
         self.session_limit = 0
@@ -110,53 +103,36 @@ class Session:
 
     # -- start-up ---------------------------------------------------------------------------------------------------
 
-    def start(self, raw: bytes, params: dict[str, str], rest: bytes) -> None:
-        """The client sent its StartupMessage: check the standing verdict, then connect to the database."""
+    def admit(self, observer: Observer, application: str) -> bool:
+        """The client said who it is: False when it was refused, by a bound or by the standing verdict."""
         guard = self.guard
-        self.login = params.get("user", "")
-        if params.get("replication", "").lower() not in ("", "0", "off", "false", "no"):
-            self.refuse(
-                SQLSTATE_REFUSED, "replication is not allowed through this guard", "replication start-up refused"
-            )
-            return
         if guard.sessions_open >= self.listener.max_sessions:
-            self.refuse(
-                SQLSTATE_TOO_MANY, "the guard's max_sessions is reached: try again later", "max_sessions reached"
-            )
-            return
-        self.observer = SessionObserver(
-            self.listener.name,
-            self.id,
-            self.source,
-            guard.columns,
-            guard.digester,
-            self.listener.progress_rows,
-            self.listener.progress_ms,
-            guard.name_pattern,
-        )
-        self.observer.startup(params)
-        self.principal = self.observer.principal
+            text = "the guard's max_sessions is reached: try again later"
+            self.refuse(Refusal.TOO_MANY, text, "max_sessions reached")
+            return False
+        self.observer = observer
+        self.principal = observer.principal
         self.budget = guard.budget_of(self.principal)
-        self.application = params.get("application_name", "")
+        self.application = application
         self.started = True
         guard.opened(self)
         verdict = guard.verdict_for(self.principal)
         if verdict is not None and severity(verdict.level) >= severity("cut") and verdict.scope == "principal":
-            self.refuse(SQLSTATE_REFUSED, refusal(verdict), f"login refused: verdict {verdict.level}")
-            return
+            self.refuse(Refusal.LOGIN, refusal(verdict), f"login refused: verdict {verdict.level}")
+            return False
         if verdict is not None:
             self.apply(verdict)
-        self.client.pause()
-        spawn(self._connect(raw + rest), "connect upstream")
+        return True
 
-    async def _connect(self, first: bytes) -> None:
+    async def connect(self, reach: Callable[[], Awaitable[ServerSide]], first: bytes) -> None:
+        """Connect to the database, send it what the client has sent so far, and let both sides flow."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                server = await self.guard.connect_upstream(self)
+                server = await reach()
         except (OSError, TimeoutError, ssl.SSLError, ProtocolError) as error:
             log.warning("listener %s: the database cannot be reached: %s", self.listener.name, type(error).__name__)
             self.guard.counters.upstream_failures += 1
-            self.refuse(SQLSTATE_UPSTREAM, "the guard cannot reach the database", "upstream unreachable")
+            self.refuse(Refusal.UPSTREAM, "the guard cannot reach the database", "upstream unreachable")
             return
         if self.closed:
             server.abort()
@@ -180,7 +156,7 @@ class Session:
             return
         guard = self.guard
         if guard.refuse_statements and not self.ending:
-            self.refuse(SQLSTATE_SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
+            self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
         if self.listener.mode == "observe":
             server.write(data)
@@ -206,11 +182,7 @@ class Session:
         if self.ending is not None or listener.mode == "enforce":
             self._count_then_forward(data, now)
         else:
-            if observer.authenticated:
-                self.client.write(data)
-            else:
-                # SCRAM channel binding ends here: see DESIGN 2.1. Only the offer is changed, before authentication.
-                self.client.write(startup.strip_scram_plus(data))
+            self.client.write(data if observer.authenticated else self.front.login_reply(data))
             result = observer.server_data(data, now)
             self._account(result.rows, now)
             if result.events:
@@ -224,9 +196,9 @@ class Session:
         guard.added.observe(time.perf_counter() - began)
 
     def _count_then_forward(self, data: bytes, now: int) -> None:
-        guard, observer = self.guard, cast("SessionObserver", self.observer)
+        guard, observer = self.guard, cast("Observer", self.observer)
         if not observer.authenticated:
-            data = startup.strip_scram_plus(data)
+            data = self.front.login_reply(data)
         if self.held:
             data, self.held = self.held + data, b""
         budget = self.budget
@@ -258,7 +230,7 @@ class Session:
             limit, unit = guard.local_limit_reached(rows_left)
             text = f"result stopped by the local budget of {limit} {unit} in {self.listener.budget_window_ms // 1000} s"
             self.cancel_backend()
-            self.refuse(SQLSTATE_CUT, text, f"local budget: {unit}")
+            self.refuse(Refusal.CUT, text, f"local budget: {unit}")
 
     def _account(self, rows: int, now: int) -> None:
         if not rows:
@@ -312,20 +284,20 @@ class Session:
     def _finish_ending(self) -> None:
         verdict = self.ending
         if verdict is not None and not self.closed:
-            self.refuse(SQLSTATE_CUT, refusal(verdict), f"session ended: verdict {verdict.level}")
+            self.refuse(Refusal.CUT, refusal(verdict), f"session ended: verdict {verdict.level}")
 
     def cancel_backend(self) -> None:
-        key = self.observer.backend_key if self.observer is not None else None
-        if key is not None:
-            spawn(self.guard.cancel(startup.cancel_request(key)), "cancel backend")
+        work = self.front.cancel()
+        if work is not None:
+            spawn(work, "cancel backend")
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
-    def refuse(self, sqlstate: str, message: str, detail: str) -> None:
+    def refuse(self, why: Refusal, message: str, detail: str) -> None:
         """Tell the client why in the engine's own words, record it, close both sides."""
         if self.closed:
             return
-        self.client.write(startup.error_response("FATAL", sqlstate, f"ExfilGuard: {message}"))
+        self.client.write(self.front.refusal(why, f"ExfilGuard: {message}"))
         if self.started:
             self.guard.emit(self, [self._event("refused", detail)])
         self.guard.counters.refused += 1
@@ -351,7 +323,7 @@ class Session:
             return
         if self.listener.on_desync == "close":
             self.cancel_backend()
-            self.refuse(SQLSTATE_PROTOCOL, "the protocol can no longer be followed", "desynced")
+            self.refuse(Refusal.PROTOCOL, "the protocol can no longer be followed", "desynced")
 
     def close(self) -> None:
         """Flush what is buffered towards the client, close both sides, report the rest."""
@@ -386,6 +358,8 @@ class _Side(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.paused_by: set[str] = set()
+        self.divert: Callable[[bytes], None] | None = None
+        """While set, this side's bytes go here: the engine's login is going on."""
 
     def attach(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -424,14 +398,12 @@ class _Side(asyncio.Protocol):
 
 
 class ClientSide(_Side):
-    """Speaks to the application: start-up by itself, then everything to the session."""
+    """Speaks to the application: to the engine's front while it logs in, then to the session."""
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self.guard = guard
         self.session: Session | None = None
-        self.buffer = b""
-        self.encrypted = False
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -443,6 +415,7 @@ class ClientSide(_Side):
             self.session = Session(self.guard, self, source)
             delay = self.guard.listener.login_timeout_ms / 1000
             self.timer = asyncio.get_running_loop().call_later(delay, self._too_slow)
+            self.session.front.connected()
 
     def _too_slow(self) -> None:
         session = self.session
@@ -451,46 +424,13 @@ class ClientSide(_Side):
             session.abort()
 
     def data_received(self, data: bytes) -> None:
-        session = cast("Session", self.session)
-        if session.started:
-            session.from_client(data)
-            return
-        self.buffer += data
-        try:
-            self._start_up(session)
-        except ProtocolError as error:
-            self.guard.counters.garbage += 1
-            log.info(
-                "listener %s: closed a client that does not speak the protocol: %s", self.guard.listener.name, error
-            )
-            session.refuse(SQLSTATE_PROTOCOL, "this port speaks the PostgreSQL protocol, version 3", "not the protocol")
+        if self.divert is not None:
+            self.divert(data)
+        elif self.session is not None:
+            self.session.from_client(data)
 
-    def _start_up(self, session: Session) -> None:
-        while self.buffer and not session.started and not session.closed:
-            request, used = startup.parse(self.buffer)
-            if request is None:
-                return
-            raw, rest = self.buffer[:used], self.buffer[used:]
-            self.buffer = rest
-            if isinstance(request, startup.SSLRequest | startup.GSSENCRequest):
-                wanted = isinstance(request, startup.SSLRequest) and not self.encrypted
-                if wanted and self.guard.tls is not None:
-                    if rest:
-                        # Bytes that came in clear behind the request would be taken for encrypted ones.
-                        raise ProtocolError("data before the TLS handshake")
-                    self.write(b"S")
-                    spawn(self._upgrade(self.guard.tls), "client TLS")
-                    return
-                self.write(b"N")
-            elif isinstance(request, startup.CancelRequest):
-                spawn(self.guard.cancel(raw), "forward cancel")
-                session.close()
-            else:
-                self.buffer = b""
-                session.start(raw, request.params, rest)
-                return
-
-    async def _upgrade(self, context: ssl.SSLContext) -> None:
+    async def start_tls(self, context: ssl.SSLContext) -> bool:
+        """Take the client's TLS handshake. False, and the connection aborted, when it fails."""
         transport = cast("asyncio.Transport", self.transport)
         try:
             upgraded = await asyncio.get_running_loop().start_tls(
@@ -499,10 +439,10 @@ class ClientSide(_Side):
         except (OSError, ssl.SSLError, TimeoutError):
             self.guard.counters.tls_failures += 1
             transport.abort()
-            return
-        self.encrypted = True
+            return False
         if upgraded is not None:
             self.attach(upgraded)
+        return True
 
     def eof_received(self) -> bool:
         if self.session is not None:
@@ -528,12 +468,13 @@ class ClientSide(_Side):
 
 
 class ServerSide(_Side):
-    """Speaks to the database. With TLS upstream, it asks for it first and becomes usable when that is done."""
+    """Speaks to the database."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.tls_answer: asyncio.Future[bytes] | None = None
+        self.lost: Callable[[], None] | None = None
+        """Told that the connection is gone, while the engine's front awaits something of it."""
         self.rest = b""
         """What has arrived and is worked on in turns; bounded, since reading is paused meanwhile."""
         self.rest_at = 0
@@ -542,8 +483,8 @@ class ServerSide(_Side):
         self.attach(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self.tls_answer is not None and not self.tls_answer.done():
-            self.tls_answer.set_result(data)
+        if self.divert is not None:
+            self.divert(data)
             return
         if len(data) <= TURN_BYTES and not self.rest:
             self.session.from_server(data)
@@ -552,6 +493,13 @@ class ServerSide(_Side):
         self.rest_at = 0
         self.pause(_TURN)
         self._next_turn()
+
+    async def start_client_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Begin TLS towards the database. Raises OSError, SSLError."""
+        transport = cast("asyncio.Transport", self.transport)
+        upgraded = await asyncio.get_running_loop().start_tls(transport, self, context, server_hostname=host)
+        if upgraded is not None:
+            self.attach(upgraded)
 
     def _next_turn(self) -> None:
         """One portion, unless a slow client or the throttle asks to wait: then `resume` goes on here."""
@@ -593,8 +541,8 @@ class ServerSide(_Side):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.tls_answer is not None and not self.tls_answer.done():
-            self.tls_answer.set_exception(ConnectionResetError())
+        if self.lost is not None:
+            self.lost()
         if self.session.server is self:
             self._finish_turns()
             self.session.close()

@@ -26,7 +26,7 @@ import uvloop
 
 from ..config.load import parse_address
 from ..config.schema import Config, ListenerConfig
-from ..errors import CodecError, ConfigError, ProtocolError, SpoolFull
+from ..errors import CodecError, ConfigError, SpoolFull
 from ..events.codec import decode_verdict, encode_event
 from ..events.query import QueryEvent
 from ..events.topics import principal_hash
@@ -34,9 +34,10 @@ from ..events.verdict import Verdict
 from ..observe.patients import Digester, PatientColumns
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
-from ..wire.postgres import startup
 from .budget import LocalBudget
-from .relay import CONNECT_TIMEOUT_S, ClientSide, ServerSide, Session
+from .engine import FrontMaker
+from .postgres.front import PostgresFront
+from .relay import ClientSide, ServerSide, Session
 from .spool import SpoolWriter
 from .verdict_table import VerdictTable
 
@@ -46,6 +47,8 @@ ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.00
 DRAIN_S = 10.0
 STALLED_S = 0.1
 MAX_HASHES = 100_000
+
+FRONTS: dict[str, FrontMaker] = {"postgres": PostgresFront}
 
 
 @dataclass(slots=True)
@@ -75,6 +78,7 @@ class Guard:
     def __init__(self, worker: Worker, listener: ListenerConfig) -> None:
         self.worker = worker
         self.listener = listener
+        self.make_front = FRONTS[listener.engine]
         self.counters = Counters()
         self.added = Histogram(ADDED_BOUNDS_S)
         self.columns = PatientColumns(listener.patient_columns)
@@ -90,7 +94,7 @@ class Guard:
         self.unreported: set[Session] = set()
         """Sessions with rows that no event has told yet: a result that stalls is still reported in time."""
         self.tls = _server_context(listener) if listener.tls == "terminate" else None
-        self._upstream_tls = _client_context(listener) if listener.upstream_tls != "disable" else None
+        self.upstream_tls = _client_context(listener) if listener.upstream_tls != "disable" else None
         self._desynced_sessions: set[str] = set()
         self.server: asyncio.Server | None = None
 
@@ -169,40 +173,23 @@ class Guard:
 
     # -- upstream ---------------------------------------------------------------------------------------------------
 
-    async def connect_upstream(self, session: Session) -> ServerSide:
-        """A connection to the database, TLS done when configured. Raises OSError, TimeoutError, SSLError."""
+    async def dial(self, side: ServerSide) -> str:
+        """Connect `side` to the database. Returns its host name, for the certificate. Raises OSError."""
         loop = asyncio.get_running_loop()
         upstream = self.listener.upstream
-        side = ServerSide(session)
         if upstream.startswith("unix:"):
             await loop.create_unix_connection(lambda: side, upstream.removeprefix("unix:"))
-            return side
+            return ""
         host, port = parse_address(upstream)
-        if self._upstream_tls is not None:
-            side.tls_answer = loop.create_future()
         await loop.create_connection(lambda: side, host, port)
-        if side.tls_answer is not None and self._upstream_tls is not None and side.transport is not None:
-            side.write(startup.ssl_request())
-            if await side.tls_answer != b"S":
-                side.abort()
-                raise ProtocolError("the database refused TLS: set upstream_tls or enable ssl there")
-            upgraded = await loop.start_tls(side.transport, side, self._upstream_tls, server_hostname=host)
-            if upgraded is not None:
-                side.attach(upgraded)
-        return side
+        return host
 
-    async def cancel(self, request: bytes) -> None:
-        """Send a CancelRequest on a connection of its own, as the protocol wants it."""
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                upstream = self.listener.upstream
-                if upstream.startswith("unix:"):
-                    reader, writer = await asyncio.open_unix_connection(upstream.removeprefix("unix:"))
-                else:
-                    reader, writer = await asyncio.open_connection(*parse_address(upstream))
-                writer.write(request)
-                await reader.read(1)  # the server closes when it has acted
-                writer.close()
+    async def open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection of its own to the database, beside the sessions'. Raises OSError."""
+        upstream = self.listener.upstream
+        if upstream.startswith("unix:"):
+            return await asyncio.open_unix_connection(upstream.removeprefix("unix:"))
+        return await asyncio.open_connection(*parse_address(upstream))
 
 
 def _server_context(listener: ListenerConfig) -> ssl.SSLContext:

@@ -1,0 +1,94 @@
+"""What the relay needs of a database engine. Each engine is a package beside this file, with the same file names in each:
+
+    front.py      `Front`: a connection from accept to login, the engine's own words for a refusal, how it cancels
+
+Everything behind the login is the relay's, the same for every engine: it hands bytes to an `Observer` and forwards them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Coroutine
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..events.query import Evidence, QueryEvent
+from ..observe.session import Result
+
+if TYPE_CHECKING:
+    from .relay import Session
+
+
+class Refusal(Enum):
+    """Why a client is turned away or a session ended: each engine has an error code of its own for it."""
+
+    LOGIN = "login"
+    """The account may not log in."""
+    CUT = "cut"
+    """The result went over its limit, or a verdict ends the session."""
+    TOO_MANY = "too many"
+    """`max_sessions` is reached."""
+    UPSTREAM = "upstream"
+    """The database cannot be reached."""
+    SPOOL = "spool"
+    """The spool is full, and the policy is to refuse."""
+    PROTOCOL = "protocol"
+    """The client does not speak the protocol, or it can no longer be followed."""
+
+
+class Observer(Protocol):
+    """Reads both directions of one session and says what left the database (observe/session.py has the meaning of each)."""
+
+    principal: str
+    evidence: Evidence
+    authenticated: bool
+    desynced: bool
+
+    @property
+    def at_boundary(self) -> bool:
+        """True when the server's bytes so far are whole messages."""
+
+    @property
+    def awaiting_reply(self) -> bool:
+        """True while the server owes an answer."""
+
+    @property
+    def unreported(self) -> bool:
+        """True while rows were counted that no event has told yet."""
+
+    def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """Bytes from the client, behind the login."""
+
+    def server_data(
+        self,
+        data: bytes,
+        now_ms: int,
+        allowed_rows: int | None = None,
+        allowed_patients: int | None = None,
+        known_patients: Container[str] | None = None,
+    ) -> Result:
+        """Bytes from the server. With an allowance, reading stops where it is spent."""
+
+    def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
+        """A progress event when it is time for one."""
+
+    def close(self, now_ms: int) -> list[QueryEvent]:
+        """The connection ended."""
+
+
+class Front(Protocol):
+    """One connection in its engine's own way. While `divert` of a side is set, that side's bytes come here."""
+
+    def connected(self) -> None:
+        """A client was accepted: set its side's `divert`, or begin by yourself."""
+
+    def login_reply(self, data: bytes) -> bytes:
+        """Server bytes as the client may see them, before authentication is complete."""
+
+    def refusal(self, why: Refusal, message: str) -> bytes:
+        """The engine's own error packet."""
+
+    def cancel(self) -> Coroutine[Any, Any, None] | None:
+        """What stops the backend's work, to be run in the background; None when nothing can."""
+
+
+FrontMaker = Callable[["Session"], Front]

@@ -1,0 +1,159 @@
+"""A connection to PostgreSQL from accept to login; refusals; CancelRequest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, cast
+
+from ...errors import ProtocolError
+from ...observe.session import SessionObserver
+from ...runtime.tasks import spawn
+from ...wire.postgres import startup
+from ..engine import Refusal
+from ..relay import CONNECT_TIMEOUT_S, ServerSide, Session
+
+if TYPE_CHECKING:
+    from ..worker import Guard
+
+log = logging.getLogger(__name__)
+
+SQLSTATES = {
+    Refusal.LOGIN: "28000",  # invalid_authorization_specification
+    Refusal.CUT: "53400",  # configuration_limit_exceeded
+    Refusal.TOO_MANY: "53300",  # too_many_connections
+    Refusal.UPSTREAM: "08006",  # connection_failure
+    Refusal.SPOOL: "53100",  # disk_full
+    Refusal.PROTOCOL: "08P01",  # protocol_violation
+}
+
+
+class PostgresFront:
+    """See engine.Front."""
+
+    __slots__ = ("buffer", "encrypted", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.buffer = b""
+        """Bytes of the start-up phase; bounded by the start-up parser."""
+        self.encrypted = False
+
+    def connected(self) -> None:
+        self.session.client.divert = self.client_data
+
+    def login_reply(self, data: bytes) -> bytes:
+        # SCRAM channel binding ends here: see DESIGN 2.1. Only the offer is changed, before authentication.
+        return startup.strip_scram_plus(data)
+
+    def refusal(self, why: Refusal, message: str) -> bytes:
+        return startup.error_response("FATAL", SQLSTATES[why], message)
+
+    def cancel(self) -> Coroutine[Any, Any, None] | None:
+        observer = cast("SessionObserver | None", self.session.observer)
+        key = observer.backend_key if observer is not None else None
+        return None if key is None else send_cancel(self.session.guard, startup.cancel_request(key))
+
+    # -- start-up ---------------------------------------------------------------------------------------------------
+
+    def client_data(self, data: bytes) -> None:
+        """The client's bytes up to its StartupMessage."""
+        session = self.session
+        self.buffer += data
+        try:
+            self._start_up()
+        except ProtocolError as error:
+            session.guard.counters.garbage += 1
+            log.info("listener %s: closed a client that does not speak the protocol: %s", session.listener.name, error)
+            text = "this port speaks the PostgreSQL protocol, version 3"
+            session.refuse(Refusal.PROTOCOL, text, "not the protocol")
+
+    def _start_up(self) -> None:
+        session, guard = self.session, self.session.guard
+        while self.buffer and not session.started and not session.closed:
+            request, used = startup.parse(self.buffer)
+            if request is None:
+                return
+            raw, rest = self.buffer[:used], self.buffer[used:]
+            self.buffer = rest
+            if isinstance(request, startup.SSLRequest | startup.GSSENCRequest):
+                wanted = isinstance(request, startup.SSLRequest) and not self.encrypted
+                if wanted and guard.tls is not None:
+                    if rest:
+                        # Bytes that came in clear behind the request would be taken for encrypted ones.
+                        raise ProtocolError("data before the TLS handshake")
+                    session.client.write(b"S")
+                    spawn(self._upgrade(guard.tls), "client TLS")
+                    return
+                session.client.write(b"N")
+            elif isinstance(request, startup.CancelRequest):
+                spawn(send_cancel(guard, raw), "forward cancel")
+                session.close()
+            else:
+                self.buffer = b""
+                self._start(raw, request.params, rest)
+                return
+
+    async def _upgrade(self, context: ssl.SSLContext) -> None:
+        if await self.session.client.start_tls(context):
+            self.encrypted = True
+
+    def _start(self, raw: bytes, params: dict[str, str], rest: bytes) -> None:
+        """The client sent its StartupMessage: check the standing verdict, then connect to the database."""
+        session = self.session
+        session.login = params.get("user", "")
+        if params.get("replication", "").lower() not in ("", "0", "off", "false", "no"):
+            session.refuse(
+                Refusal.LOGIN, "replication is not allowed through this guard", "replication start-up refused"
+            )
+            return
+        guard, listener = session.guard, session.listener
+        observer = SessionObserver(
+            listener.name,
+            session.id,
+            session.source,
+            guard.columns,
+            guard.digester,
+            listener.progress_rows,
+            listener.progress_ms,
+            guard.name_pattern,
+        )
+        observer.startup(params)
+        if not session.admit(observer, params.get("application_name", "")):
+            return
+        session.client.divert = None
+        session.client.pause()
+        spawn(session.connect(self._reach, raw + rest), "connect upstream")
+
+    async def _reach(self) -> ServerSide:
+        """A connection to the database, TLS done when configured. Raises OSError, TimeoutError, SSLError, ProtocolError."""
+        guard = self.session.guard
+        side = ServerSide(self.session)
+        context = guard.upstream_tls
+        if context is None:
+            await guard.dial(side)
+            return side
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        side.divert = lambda data: None if answer.done() else answer.set_result(data)
+        side.lost = lambda: None if answer.done() else answer.set_exception(ConnectionResetError())
+        host = await guard.dial(side)
+        side.write(startup.ssl_request())
+        if await answer != b"S":
+            side.abort()
+            raise ProtocolError("the database refused TLS: set upstream_tls or enable ssl there")
+        side.divert = side.lost = None
+        await side.start_client_tls(context, host)
+        return side
+
+
+async def send_cancel(guard: Guard, request: bytes) -> None:
+    """Send a CancelRequest on a connection of its own, as the protocol wants it."""
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await guard.open_stream()
+            writer.write(request)
+            await reader.read(1)  # the server closes when it has acted
+            writer.close()

@@ -40,6 +40,7 @@ METRICS: dict[str, Metric] = {
     "events_spooled_total": Metric("counter", (), "Events written to the spool."),
     "spool_bytes": Metric("gauge", (), "Bytes in the spool on disk that Kafka has not acknowledged."),
     "spool_oldest_seconds": Metric("gauge", (), "Age of the oldest event that Kafka has not acknowledged.", "max"),
+    "spool_max_bytes": Metric("gauge", (), "Bound of the spool on disk, all relays of this host."),
     "frames_published_total": Metric("counter", (), "Frames acknowledged by Kafka."),
     "events_published_total": Metric("counter", (), "Events acknowledged by Kafka."),
     "frames_resent_total": Metric("counter", (), "Frames published again after a broker that forgot."),
@@ -53,6 +54,7 @@ METRICS: dict[str, Metric] = {
         "histogram", (), "From the event that crossed a limit to the published verdict."
     ),
     "verdicts_total": Metric("counter", ("level",), "Verdicts issued."),
+    "standing_verdicts": Metric("gauge", ("level",), "Accounts whose verdict of this level is in force here.", "max"),
     "lockouts_total": Metric("counter", ("hook", "outcome"), "Attempts of the lock-out hooks."),
     "unlocks_total": Metric("counter", ("hook", "outcome"), "Attempts to restore a suspended account."),
     "lockout_seconds": Metric("histogram", (), "From the limit crossed to the lock verified."),

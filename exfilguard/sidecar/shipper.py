@@ -16,6 +16,7 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from ..config.schema import Config
 from ..errors import CodecError
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
-from ..events.verdict import Verdict
+from ..events.verdict import LEVELS, Verdict
 from ..runtime.clock import now_ms
 from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
 from ..runtime.process import hand_over_quickly, stop_on_signals
@@ -361,12 +362,15 @@ class Shipper:
         now = now_ms()
         oldest = min((lane.oldest_ms for lane in self.lanes if lane.oldest_ms), default=0)
         waiting = sum(lane.waiting_bytes for lane in self.lanes)
+        standing = Counter(v.level for v in self.relays.table.verdicts() if v.in_force(now))
         return Snapshot(
             role="shipper",
             instance="0",
             values=[
                 ("spool_bytes", {}, waiting),
                 ("spool_oldest_seconds", {}, max(0, now - oldest) / 1000 if oldest and waiting else 0),
+                ("spool_max_bytes", {}, self.config.spool.max_bytes * len(self.lanes)),
+                *[("standing_verdicts", {"level": level}, standing[level]) for level in LEVELS[1:]],
                 ("frames_published_total", {}, self.frames),
                 ("events_published_total", {}, self.events),
                 ("frames_resent_total", {}, self.resends),

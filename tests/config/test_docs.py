@@ -24,7 +24,8 @@ def test_every_metric_a_process_reports_is_in_the_catalogue_and_the_other_way_ro
         if path.name != "catalogue.py":
             reported |= set(
                 re.findall(
-                    r'\(?"([a-z_]+(?:_total|_seconds|_bytes|_records|_accounts)|sessions|process_up)"', path.read_text()
+                    r'\(?"([a-z_]+(?:_total|_seconds|_bytes|_records|_accounts)|standing_verdicts|sessions|process_up)"',
+                    path.read_text(),
                 )
             )
     assert reported & METRICS.keys() == METRICS.keys(), METRICS.keys() - reported

@@ -362,7 +362,10 @@ class Shipper:
         now = now_ms()
         oldest = min((lane.oldest_ms for lane in self.lanes if lane.oldest_ms), default=0)
         waiting = sum(lane.waiting_bytes for lane in self.lanes)
-        standing = Counter(v.level for v in self.relays.table.verdicts() if v.in_force(now))
+        standing = Counter(str(v.level) for v in self.relays.table.verdicts() if v.in_force(now))
+        levels: list[tuple[str, dict[str, str], float]] = [
+            ("standing_verdicts", {"level": level}, standing[level]) for level in LEVELS[1:]
+        ]
         return Snapshot(
             role="shipper",
             instance="0",
@@ -370,7 +373,7 @@ class Shipper:
                 ("spool_bytes", {}, waiting),
                 ("spool_oldest_seconds", {}, max(0, now - oldest) / 1000 if oldest and waiting else 0),
                 ("spool_max_bytes", {}, self.config.spool.max_bytes * len(self.lanes)),
-                *[("standing_verdicts", {"level": level}, standing[level]) for level in LEVELS[1:]],
+                *levels,
                 ("frames_published_total", {}, self.frames),
                 ("events_published_total", {}, self.events),
                 ("frames_resent_total", {}, self.resends),

@@ -176,6 +176,7 @@ def decode_verdict(data: bytes) -> Verdict:
         scope=scope,
         unit=_text(obj, "unit", "verdict", empty=True),
         policy=_text(obj, "policy", "verdict", empty=True),
+        detector=_text(obj, "detector", "verdict", empty=True),
         **{name: _count(obj, name, "verdict") for name in counts},
     )
 

@@ -48,6 +48,8 @@ class Verdict:
     """0: stands until lifted."""
     session_rows: int = 0
     throttle_rows_per_s: int = 0
+    detector: str = ""
+    """Which detector spoke: `budget`, `habit`, `drift`, `cross`, `honeytoken`, `flag`, `finding`, `newcomer`; empty: a person."""
 
     @property
     def key(self) -> str:

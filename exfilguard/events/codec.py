@@ -207,4 +207,8 @@ def decode_action(data: bytes) -> Action:
         ended_ms=_count(obj, "ended_ms", "action"),
         detail=_text(obj, "detail", "action", empty=True),
         undo=undo,
+        actor=_text(obj, "actor", "action", empty=True),
+        host=_text(obj, "host", "action", empty=True),
+        reason=_text(obj, "reason", "action", empty=True),
+        expires_ms=_count(obj, "expires_ms", "action"),
     )

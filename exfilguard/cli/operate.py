@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import secrets
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 
 from ..config.load import parse_duration_ms
 from ..errors import ConfigError
+from ..events.chain import ChainWriter
 from ..events.codec import encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
@@ -45,8 +47,9 @@ def publish(config: Any, verdict: Verdict) -> None:
     """Write one verdict to the topic, acknowledged by all replicas. Raises BrokerError."""
     from ..runtime.kafka import producer_of, send_now
 
+    record = ChainWriter(verdict.issuer, secrets.token_hex(8)).seal(encode_verdict(verdict))
     with producer_of(config) as producer:
-        send_now(producer, Topics(config.kafka.prefix).verdicts, verdict.key.encode(), encode_verdict(verdict))
+        send_now(producer, Topics(config.kafka.prefix).verdicts, verdict.key.encode(), record)
 
 
 def standing(config: Any) -> dict[str, Verdict]:

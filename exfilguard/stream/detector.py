@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from ..config.schema import Config
 from ..detect.judge import Judge
 from ..detect.policy import WINDOW_NAMES, policy_at
 from ..errors import BrokerError, CodecError
+from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
@@ -74,6 +76,7 @@ class Detector:
         self.snapshot_bytes = 0
         self._judges: dict[str, Judge] = {}
         self._producer = Producer(config)
+        self._chain = ChainWriter(f"detector:{worker}", secrets.token_hex(8))
         self._known = asyncio.Event()
         self._retired = [0, 0, 0]  # events, gaps, duplicates of engines that are gone
         self._largest: list[tuple[str, list[Any]]] = []
@@ -191,7 +194,13 @@ class Detector:
             await self._insist(self._publish, self.topics.deadletter, None, value, headers)
         for verdict in fed.verdicts:
             self.standing[verdict.key] = verdict
-            await self._insist(self._publish, self.topics.verdicts, verdict.key.encode(), encode_verdict(verdict), None)
+            await self._insist(
+                self._publish,
+                self.topics.verdicts,
+                verdict.key.encode(),
+                self._chain.seal(encode_verdict(verdict)),
+                None,
+            )
             self.verdicts[verdict.level] += 1
             self.latency.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
             log.warning("%s: %s", verdict.level, verdict.reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from ..config.schema import Config
 from ..detect.policy import policy_at
 from ..errors import BrokerError, CodecError, HookError, HookRefused
 from ..events.action import Action, Operation, Outcome
+from ..events.chain import ChainWriter
 from ..events.codec import decode_action, decode_verdict, encode_action
 from ..events.topics import Topics
 from ..events.verdict import Verdict
@@ -86,6 +88,7 @@ class Responder:
         self.attempts: dict[tuple[Operation, str, Outcome], int] = defaultdict(int)
         self.lockout = Histogram(LOCKOUT_BOUNDS_S)
         self._producer = Producer(config)
+        self._chain = ChainWriter("responder", secrets.token_hex(8))
 
     # -- what should be ---------------------------------------------------------------------------------------------
 
@@ -261,10 +264,11 @@ class Responder:
             detail=result.detail,
             undo=undo,
         )
+        record = self._chain.seal(encode_action(action))
         while True:
             try:
                 producer = await self._producer.ready()
-                await producer.send_and_wait(self.topics.actions, key=action.key.encode(), value=encode_action(action))
+                await producer.send_and_wait(self.topics.actions, key=action.key.encode(), value=record)
                 return
             except (KafkaError, OSError) as error:
                 log.warning("an action was not recorded yet (%s): trying again", type(error).__name__)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -248,6 +249,36 @@ def _whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[i
                 yield from ((record.partition, record.value) for record in records if record.value is not None)
     except KafkaError as error:
         raise _unreachable(config, error) from None
+    finally:
+        consumer.close()
+
+
+def follow(
+    config: Config,
+    watch: TopicWatch,
+    topics: Sequence[str],
+    stop: threading.Event,
+) -> Iterator[list[tuple[str, bytes]]]:
+    """(topic, value) of every record of these topics, from their beginning and on, in portions as they come; an empty one when
+    nothing more has come. Ends when `stop` is set or the broker forgot its topics. Raises KafkaError, OSError."""
+    generation = watch.generation
+    assigned = [TopicPartition(topic, n) for topic in topics for n in range(watch.partitions.get(topic, 0))]
+    if not all(watch.partitions.get(topic) for topic in topics):
+        return
+    consumer = KafkaConsumer(
+        **client_settings(config),
+        enable_auto_commit=False,
+        group_id=None,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=config.kafka.fetch_wait_ms,
+        allow_auto_create_topics=False,
+    )
+    try:
+        consumer.assign(assigned)
+        consumer.seek_to_beginning(*assigned)
+        while not stop.is_set() and generation == watch.generation:
+            polled = consumer.poll(timeout_ms=200)
+            yield [(at.topic, r.value) for at, records in polled.items() for r in records if r.value is not None]
     finally:
         consumer.close()
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 import psycopg
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 from kafka.errors import ClusterAuthorizationFailedError, KafkaError, UnsupportedVersionError
 
 from ..config.schema import Config
@@ -32,7 +32,7 @@ from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import LEVELS, Verdict
 from ..runtime.clock import now_ms
-from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
+from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings, follow
 from ..runtime.process import hand_over_quickly, stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from .catalog import resolve_columns
@@ -160,35 +160,15 @@ class VerdictFollower:
             self._stop.wait(0.5)
 
     def _follow(self) -> None:
-        generation, partitions = self._watch.generation, self._watch.partitions.get(self._topic, 0)
-        if not partitions:
-            return
-        consumer = KafkaConsumer(
-            **client_settings(self._config),
-            enable_auto_commit=False,
-            group_id=None,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=self._config.kafka.fetch_wait_ms,
-            allow_auto_create_topics=False,
-        )
-        try:
-            assigned = [TopicPartition(self._topic, n) for n in range(partitions)]
-            consumer.assign(assigned)
-            consumer.seek_to_beginning(*assigned)
-            while not self._stop.is_set() and generation == self._watch.generation:
-                verdicts: list[Verdict] = []
-                for records in consumer.poll(timeout_ms=200).values():
-                    for record in records:
-                        if record.value is None:
-                            continue
-                        try:
-                            verdicts.append(decode_verdict(record.value))
-                        except CodecError:
-                            self.undecodable += 1
-                if verdicts:
-                    self._relays.learn(verdicts)
-        finally:
-            consumer.close()
+        for portion in follow(self._config, self._watch, (self._topic,), self._stop):
+            verdicts: list[Verdict] = []
+            for _, value in portion:
+                try:
+                    verdicts.append(decode_verdict(value))
+                except CodecError:
+                    self.undecodable += 1
+            if verdicts:
+                self._relays.learn(verdicts)
 
 
 class Shipper:

@@ -344,6 +344,7 @@ class Detector:
             "policy": self.policy.version,
             "accounts": sum(len(e.store) for e in engines),
             "snapshot_bytes": self.snapshot_bytes,
+            "largest": [[account, [list(total) for total in totals]] for account, totals in self._largest],
         }
         return out
 

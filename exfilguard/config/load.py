@@ -7,6 +7,7 @@ Overrides: `EXFILGUARD_KAFKA__BOOTSTRAP=..` sets `kafka.bootstrap`; `EXFILGUARD_
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -276,6 +277,12 @@ def _check(config: Config, reader: _Reader) -> None:
         problem("sidecar.workers", "must be at least 1")
     if config.sidecar.digest_key and len(config.sidecar.digest_key) < 16:
         problem("sidecar.digest_key", "is too short: use at least 16 characters, for example `openssl rand -hex 32`")
+    try:
+        identity_keys(config.identity.keys)
+    except ValueError as error:
+        problem("identity.keys", str(error))
+    if config.identity.nonces < 1_000:
+        problem("identity.nonces", "must be at least 1000")
     if config.detector.policy and not (reader.base / config.detector.policy).is_file():
         problem("detector.policy", "no such file: write its path relative to this configuration, or leave it out")
     _address(problem, "exporter.listen", config.exporter.listen)
@@ -291,6 +298,21 @@ def _check(config: Config, reader: _Reader) -> None:
             problem(f"listener[{i}].listen", "is used twice: give each listener its own port")
         names.add(listener.name)
         addresses.add(listener.listen)
+
+
+def identity_keys(text: str) -> dict[str, bytes]:
+    """Key id -> secret from `identity.keys`. Raises ValueError."""
+    keys: dict[str, bytes] = {}
+    for entry in text.split():
+        key_id, colon, secret = entry.partition(":")
+        if not colon or not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", key_id):
+            raise ValueError("write each key as id:secret, the id of letters, digits, - or _")
+        if len(secret) < 16:
+            raise ValueError("a secret is too short: use at least 16 characters, for example `openssl rand -hex 32`")
+        if key_id in keys:
+            raise ValueError("a key id is used twice: give each key its own")
+        keys[key_id] = secret.encode()
+    return keys
 
 
 def _address(problem: Any, path: str, text: str) -> None:
@@ -325,6 +347,19 @@ def _check_listener(listener: Any, path: str, config: Config, reader: _Reader) -
                 problem(f"{path}.application_name_pattern", "needs a group named principal: (?P<principal>...)")
         except re.error as error:
             problem(f"{path}.application_name_pattern", f"is not a regular expression: {error}")
+        if not listener.trusted_sources:
+            problem(
+                f"{path}.application_name_pattern", "anybody can set application_name: name trusted_sources as well"
+            )
+    for source in listener.trusted_sources:
+        if source not in ("*", "unix"):
+            try:
+                ipaddress.ip_network(source, strict=False)
+            except ValueError:
+                problem(f"{path}.trusted_sources", 'write an address, a network such as "10.0.0.0/24", "unix" or "*"')
+    for variable in listener.identity_variables:
+        if not variable.startswith("@"):
+            problem(f"{path}.identity_variables", "a user variable begins with @")
     if listener.tls == "terminate":
         _check_certificate(listener, path, reader)
     if listener.upstream_tls != "disable" and listener.upstream.startswith("unix:"):

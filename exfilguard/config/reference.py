@@ -25,7 +25,8 @@ def _default(f: Field[Any]) -> str:
     if f.default is MISSING:
         if f.default_factory is MISSING:
             return "required"
-        return "`[]`"
+        value = f.default_factory()
+        return "`[" + ", ".join(f'"{item}"' for item in value) + "]`" if isinstance(value, list) else "`[]`"
     if f.metadata.get("unit") == "duration_ms":
         return f"`{_duration(typing.cast('int', value))}`"
     if f.metadata.get("unit") == "size_bytes":

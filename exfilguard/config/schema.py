@@ -107,6 +107,31 @@ class ListenerConfig:
         "user there.",
         "",
     )
+    trusted_sources: list[str] = setting(
+        "Clients whose unsigned word about their user counts (application_name, session settings, user variables, connection "
+        "attributes, plain comments): addresses, networks such as `10.0.0.0/24`, `unix`, or `*`. From any other client it is "
+        "charged to the login; a signed context needs no trust.",
+        [],
+    )
+    identity_settings: list[str] = setting(
+        "Session settings that name the user, the first that is set; from `trusted_sources` only.", ["exfilguard.user"]
+    )
+    identity_variables: list[str] = setting(
+        "MySQL user variables that name the user; from `trusted_sources` only.", ["@exfilguard_user"]
+    )
+    identity_attributes: list[str] = setting(
+        "MySQL connection attributes that name the user; from `trusted_sources` only.", ["exfilguard_user"]
+    )
+    identity_roles: list[str] = setting(
+        "Roles (patterns) that stand for one person each: after SET ROLE or SET SESSION AUTHORIZATION to one of them that role is "
+        "charged. Never list a group's role here: its members would be locked together.",
+        [],
+    )
+    pooled: bool = setting(
+        "Clients come through a pooler that lends connections for a transaction (PgBouncer in transaction mode): what one of "
+        "them set is not believed beyond its transaction. Use the signed context there.",
+        False,
+    )
     progress_rows: int = setting("A long result reports after this many rows.", 1_000)
     progress_ms: int = setting("A long result reports at least this often, milliseconds.", 50)
     tls: Literal["refuse", "terminate"] = setting("Answer to a client's TLS request.", "refuse")
@@ -116,6 +141,24 @@ class ListenerConfig:
     upstream_ca: str = setting("CA bundle for `verify-full`.", "")
     max_sessions: int = setting("Sessions at once; one more is refused with a clear error.", 5_000)
     login_timeout_ms: int = setting("A client that has not logged in by then is closed.", 60_000, unit="duration_ms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityConfig:
+    """`[identity]`: contexts that applications sign (docs/integrations)."""
+
+    keys: str = setting(
+        "Keys of the signed contexts, `id:secret` separated by spaces or lines; several while one is being replaced. A secret has "
+        "at least 16 characters. Better `keys_file`. Empty: no signature is believed.",
+        "",
+        secret=True,
+    )
+    max_ttl_ms: int = setting("A context is never good for longer, whatever it says.", 300_000, unit="duration_ms")
+    skew_ms: int = setting("By how much an application's clock may differ.", 30_000, unit="duration_ms")
+    nonces: int = setting(
+        "Nonces remembered by each relay process. Beyond, the oldest are forgotten and contexts as old are refused.",
+        100_000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +227,7 @@ class Config:
     kafka: KafkaConfig = setting("", KafkaConfig())
     spool: SpoolConfig = setting("", SpoolConfig())
     sidecar: SidecarConfig = setting("", SidecarConfig())
+    identity: IdentityConfig = setting("", IdentityConfig())
     listener: list[ListenerConfig] = setting("", [])
     detector: DetectorConfig = setting("", DetectorConfig())
     responder: ResponderConfig = setting("", ResponderConfig())

@@ -19,6 +19,7 @@ Engine = Literal["postgresql", "mysql"]
 Evidence = Literal[
     "login",
     "application_name",
+    "comment",
     "connection_attribute",
     "user_variable",
     "session_setting",

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +30,9 @@ from ..wire.postgres._scan import row_values
 from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader
 from ..wire.postgres.frontend import FrontendReader
 from ..wire.postgres.messages import Field
+from .contexts import Contexts
 from .estimate import PATIENT_BYTES, patients_in
+from .identity import Identity, Rules, Script
 from .patients import Digester, PatientColumns, canonical
 from .statement import normalise
 
@@ -66,6 +68,8 @@ class _Statement:
     sql: bytes
     fields: list[Field] | None = None
     """From Describe; None when nobody asked."""
+    script: Script | None = None
+    """What the text says of who is charged; None for most."""
 
 
 @dataclass(slots=True)
@@ -73,6 +77,9 @@ class _Portal:
     statement: _Statement
     formats: tuple[int, ...] | None = None
     fields: list[Field] | None = None
+    script: Script | None = None
+    parameters: list[str | None] | None = None
+    """Kept only where the identity depends on them."""
 
 
 @dataclass(slots=True)
@@ -83,6 +90,9 @@ class _Pending:
     statement: _Statement | None = None
     portal: _Portal | None = None
     asked_ms: int = 0
+    script: Script | None = None
+    done: int = 0
+    """Statements of a Query that have completed."""
     undo: tuple[dict[bytes, Any], bytes, Any] | None = None
     """(table, name, what stood there before): a Parse, Bind or Close that the server refuses did not happen."""
 
@@ -99,7 +109,7 @@ class SessionObserver:
         digester: Digester,
         progress_rows: int,
         progress_ms: int,
-        name_pattern: re.Pattern[str] | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self.listener = listener
         self.session_id = session_id
@@ -115,7 +125,8 @@ class SessionObserver:
         self._digester = digester
         self._progress_rows = progress_rows
         self._progress_ms = progress_ms
-        self._name_pattern = name_pattern
+        self._identity = identity or Identity(Rules(), Contexts({}), session_id, source)
+        self._charged = False  # the principal is that of a statement's own evidence
         self._login = self._database = self._application = ""
         self._logged_in = False
         self._backslashes = False
@@ -162,11 +173,8 @@ class SessionObserver:
         self._login = params.get("user", "")
         self._database = params.get("database", self._login)
         self._application = params.get("application_name", "")
-        self.principal, self.evidence = self._login, "login"
-        if self._name_pattern is not None and (found := self._name_pattern.search(self._application)):
-            named = found.groupdict().get("principal")
-            if named:
-                self.principal, self.evidence = named, "application_name"
+        self._identity.login(self._login, params)
+        self._charge(None)
 
     @property
     def at_boundary(self) -> bool:
@@ -262,17 +270,24 @@ class SessionObserver:
             raise ProtocolError("too many requests without an answer")
         pending = _Pending(kind, asked_ms=self._now)
         if kind == "Q":
-            pending.statement = _Statement(body.rstrip(b"\0"))
+            pending.statement = self._read(body.rstrip(b"\0"), whole)
+            pending.script = pending.statement.script
         elif kind == "P":
             name, pos = messages.cstring(body, 0)
             end = body.find(0, pos)
-            self._remember(pending, self._statements, name, _Statement(body[pos : end if end >= 0 else len(body)]))
+            statement = self._read(body[pos : end if end >= 0 else len(body)], whole)
+            pending.script = statement.script
+            self._remember(pending, self._statements, name, statement)
         elif kind == "B":
             portal, pos = messages.cstring(body, 0)
             name, pos = messages.cstring(body, pos)
             statement = self._statements.get(name) or _Statement(b"")
             formats = messages.bind_result_formats(body, pos) if whole else None
-            self._remember(pending, self._portals, portal, _Portal(statement, formats))
+            made = _Portal(statement, formats)
+            if statement.script is not None:
+                self._bind_script(made, statement.script, body, pos)
+                pending.script = made.script
+            self._remember(pending, self._portals, portal, made)
         elif kind == "D":
             name, _ = messages.cstring(body, 1)
             if body[:1] == b"S":
@@ -283,6 +298,7 @@ class SessionObserver:
             name, _ = messages.cstring(body, 0)
             pending.portal = self._portals.get(name)
             pending.statement = pending.portal.statement if pending.portal is not None else _Statement(b"")
+            pending.script = pending.portal.script if pending.portal is not None else None
         elif kind == "C":
             name, _ = messages.cstring(body, 1)
             table: dict[bytes, Any] = self._statements if body[:1] == b"S" else self._portals
@@ -290,6 +306,32 @@ class SessionObserver:
         self._pending.append(pending)
         if len(self._pending) == 1:
             self._next_head()
+
+    def _read(self, sql: bytes, whole: bool) -> _Statement:
+        """A text the client sent, and what it says of who is charged."""
+        statement = _Statement(sql)
+        script = self._identity.read(sql, self._now, whole=whole, backslashes=self._backslashes)
+        if script is not None:
+            statement.script = script
+            if script.finding:
+                self._tell_finding(statement)
+        return statement
+
+    def _bind_script(self, portal: _Portal, script: Script, body: bytes, pos: int) -> None:
+        portal.script = again = self._identity.again(script, self._now)
+        if again is not script:
+            portal.statement.script = again
+            self._tell_finding(portal.statement)
+        if again.effects:
+            portal.parameters = messages.bind_texts(body, pos)
+
+    def _tell_finding(self, statement: _Statement) -> None:
+        """A context that does not hold: told of the login, which is charged."""
+        detail = self._identity.finding(statement.script, self._now)
+        if detail:
+            fingerprint, text = self._shape(statement)
+            found = self._event("finding", detail=detail, fingerprint=fingerprint, query=text)
+            self._events.append(replace(found, principal=self._login, evidence="login"))
 
     @staticmethod
     def _remember(pending: _Pending, table: dict[bytes, Any], name: bytes, what: _Statement | _Portal) -> None:
@@ -403,6 +445,8 @@ class SessionObserver:
             self._backslashes = value == "off"
         elif name == "application_name":
             self._application = value
+        if self._identity.reported(name, value):
+            self._recharge()
 
     def _on_description(self, body: bytes) -> None:
         head = self._head("QD")
@@ -460,8 +504,39 @@ class SessionObserver:
             self._next_head()
 
     def _next_head(self) -> None:
-        if self._pending and self._pending[0].kind == "E":
-            self._show_portal(self._pending[0])
+        if not self._pending:
+            return
+        head = self._pending[0]
+        if head.kind == "E":
+            self._show_portal(head)
+        if head.script is not None or self._charged:
+            self._charge(head.script)
+
+    # -- who is charged ---------------------------------------------------------------------------------------------
+
+    def _charge(self, script: Script | None) -> None:
+        """From here on, what the server sends is this statement's."""
+        identity = self._identity
+        identity.charge(script)
+        self._charged = script is not None
+        self.principal, self.evidence = identity.principal, identity.evidence
+
+    def _recharge(self) -> None:
+        """The session's settings have changed."""
+        self._charge(self._pending[0].script if self._pending else None)
+
+    def _completed(self, head: _Pending, tag: str) -> None:
+        if head.script is not None:
+            portal = head.portal
+            values = portal.parameters if portal is not None else None
+            self._identity.completed(
+                head.script,
+                head.done,
+                (lambda n: values[n - 1] if 0 < n <= len(values) else None) if values is not None else None,
+                rolled_back=tag == "ROLLBACK",
+            )
+            self._recharge()
+        head.done += 1
 
     def _on_no_data(self, body: bytes) -> None:
         self._on_answered("D")
@@ -475,18 +550,26 @@ class SessionObserver:
             if hidden and self._columns.mentioned_in(head.statement.sql):
                 self._patients_by = "estimate"
                 self._estimate(hidden)
-        self._end_statement(head, hidden_rows=hidden)
+        self._end_statement(head, hidden_rows=hidden, tag=tag)
 
     def _on_statement_over(self, body: bytes) -> None:
         """EmptyQueryResponse or PortalSuspended."""
         self._end_statement(self._head("QE"))
 
-    def _end_statement(self, head: _Pending | None, hidden_rows: int = 0, error: str = "") -> None:
+    def _end_statement(
+        self, head: _Pending | None, hidden_rows: int = 0, error: str = "", tag: str | None = None
+    ) -> None:
+        """`tag`: of CommandComplete, when the statement ended with one."""
         self._copy = ""
         self._copied_in = False
         self._events.append(self._report("query", head, hidden_rows=hidden_rows, error=error))
         self._delivered = 0
         self._forget_columns()
+        if error:
+            self._identity.failed()
+            self._recharge()
+        elif head is not None and tag is not None:
+            self._completed(head, tag)
         if head is not None and head.kind == "E":
             self._pending.popleft()
             self._next_head()
@@ -523,7 +606,12 @@ class SessionObserver:
         head = self._head("QSF*")
         if head is None:
             return
+        if body[:1] == b"I" and self._identity.sticky:
+            self._identity.idle()
+            self._charged = True
         self._pending.popleft()
+        if self._charged:
+            self._charge(None)
         if head.kind == "*":
             self._logged_in = True
             self._events.append(self._event("login"))
@@ -565,7 +653,7 @@ class SessionObserver:
             head = self._pending[0]
         fingerprint = text = ""
         if head is not None and head.statement is not None and head.statement.sql:
-            fingerprint, text = normalise(head.statement.sql.decode("utf-8", "replace"), self._backslashes)
+            fingerprint, text = self._shape(head.statement)
         if kind == "query":
             self._ordinal += 1
         event = self._event(
@@ -588,6 +676,12 @@ class SessionObserver:
         self._patients = {}
         self._reported_ms = self._now
         return event
+
+    def _shape(self, statement: _Statement) -> tuple[str, str]:
+        """Fingerprint and normalised text, without a final comment: it differs each time."""
+        script = statement.script
+        sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
+        return normalise(sql.decode("utf-8", "replace"), self._backslashes)
 
     def _event(self, kind: Kind, **values: object) -> QueryEvent:
         return QueryEvent(

@@ -24,13 +24,15 @@ from pathlib import Path
 import orjson
 import uvloop
 
-from ..config.load import parse_address
+from ..config.load import identity_keys, parse_address
 from ..config.schema import Config, ListenerConfig
 from ..errors import CodecError, ConfigError, SpoolFull
 from ..events.codec import decode_verdict, encode_event
 from ..events.query import QueryEvent
 from ..events.topics import principal_hash
 from ..events.verdict import Verdict
+from ..observe.contexts import Contexts
+from ..observe.identity import Rules
 from ..observe.patients import Digester, PatientColumns
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
@@ -83,8 +85,8 @@ class Guard:
         self.added = Histogram(ADDED_BOUNDS_S)
         self.columns = PatientColumns(listener.patient_columns)
         self.digester = worker.digester
-        pattern = listener.application_name_pattern
-        self.name_pattern = re.compile(pattern) if pattern else None
+        self.contexts = worker.contexts
+        self.rules = identity_rules(listener)
         self.budget: LocalBudget | None = None
         if listener.mode == "enforce":
             self.budget = LocalBudget(listener.budget_rows, listener.budget_patients, listener.budget_window_ms)
@@ -212,6 +214,21 @@ def _client_context(listener: ListenerConfig) -> ssl.SSLContext:
     return context
 
 
+def identity_rules(listener: ListenerConfig) -> Rules:
+    """What the listener believes of its clients."""
+    pattern = listener.application_name_pattern
+    return Rules(
+        engine="postgresql" if listener.engine == "postgres" else "mysql",
+        trusted_sources=tuple(listener.trusted_sources),
+        settings=tuple(listener.identity_settings),
+        variables=tuple(listener.identity_variables),
+        attributes=tuple(listener.identity_attributes),
+        roles=tuple(listener.identity_roles),
+        name_pattern=re.compile(pattern) if pattern else None,
+        pooled=listener.pooled,
+    )
+
+
 class Worker:
     """One relay process."""
 
@@ -220,6 +237,13 @@ class Worker:
         self.number = number
         self.data_dir = Path(config.data_dir)
         self.digester = Digester(digest_key(config))
+        identity = config.identity
+        self.contexts = Contexts(
+            identity_keys(identity.keys),
+            max_ttl_ms=identity.max_ttl_ms,
+            skew_ms=identity.skew_ms,
+            capacity=identity.nonces,
+        )
         self.verdicts: dict[str, Verdict] = {}
         self.spool = SpoolWriter(
             self.data_dir / "spool" / str(number), config.spool.segment_bytes, config.spool.max_bytes

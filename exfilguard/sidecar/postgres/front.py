@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import ProtocolError
+from ...observe.identity import Identity
 from ...observe.session import SessionObserver
 from ...runtime.tasks import spawn
 from ...wire.postgres import startup
@@ -119,7 +120,7 @@ class PostgresFront:
             guard.digester,
             listener.progress_rows,
             listener.progress_ms,
-            guard.name_pattern,
+            Identity(guard.rules, guard.contexts, session.id, session.source),
         )
         observer.startup(params)
         if not session.admit(observer, params.get("application_name", "")):

@@ -98,3 +98,41 @@ def bind_result_formats(body: bytes, pos: int) -> tuple[int, ...] | None:
         return struct.unpack_from(f"!{count}h", body, pos + 2)
     except struct.error:
         return None
+
+
+def bind_values(body: bytes, pos: int) -> list[tuple[int, bytes | None]] | None:
+    """(format, value) of each parameter of a Bind, `pos` behind its two names; None when the body was cut among them."""
+    try:
+        (count,) = struct.unpack_from("!H", body, pos)
+        formats = struct.unpack_from(f"!{count}h", body, pos + 2)
+        pos += 2 + 2 * count
+        (values,) = struct.unpack_from("!H", body, pos)
+        pos += 2
+        out: list[tuple[int, bytes | None]] = []
+        for i in range(values):
+            (size,) = struct.unpack_from("!i", body, pos)
+            pos += 4
+            format_ = formats[0] if count == 1 else formats[i] if i < count else 0
+            if size >= 0 and pos + size > len(body):
+                return None
+            out.append((format_, body[pos : pos + size] if size >= 0 else None))
+            pos += max(0, size)
+    except struct.error:
+        return None
+    return out
+
+
+def bind_texts(body: bytes, pos: int) -> list[str | None] | None:
+    """Parameters of a Bind as text, for settings: text is the same in both formats, a binary boolean is one byte."""
+    values = bind_values(body, pos)
+    if values is None:
+        return None
+    booleans = {b"\0": "f", b"\1": "t"}
+    return [
+        None
+        if value is None
+        else booleans[value]
+        if format_ and value in booleans
+        else value.decode("utf-8", "replace")
+        for format_, value in values
+    ]

@@ -58,8 +58,13 @@ limits = [ {{ unit = "patients", window = "10s", alert = 1_000, lock = 2_500 }} 
 [[allowance]]
 account = "{batch}"
 reason = "nightly activity extraction, agreed with the data protection officer"
+owner = "medical information department"
+since = {since}
 expires = {expires}
-class = "batch"
+class = "statistics"
+
+[class.statistics]    # what the nightly extraction needs
+limits = [ {{ unit = "patients", window = "24h", alert = 20_000, cut = 30_000 }} ]
 """
 
 
@@ -211,9 +216,10 @@ class Demo:
     def _config(self) -> Config:
         data = self.directory / "data"
         data.mkdir(mode=0o700)
-        tomorrow = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
+        today = dt.datetime.now(dt.UTC).date()
+        tomorrow = today + dt.timedelta(days=1)
         base = DEFAULT_POLICY.read_text(encoding="utf-8")
-        extra = POLICY.format(batch=patients.BATCH_ACCOUNT, expires=tomorrow.isoformat())
+        extra = POLICY.format(batch=patients.BATCH_ACCOUNT, since=today.isoformat(), expires=tomorrow.isoformat())
         # Without its allowance the batch would be judged as any application account.
         base = base.replace('"batch_*" = "batch"\n', f'"{patients.EXPORT_ACCOUNT}" = "export"\n')
         policy = data / "policy.toml"
@@ -221,7 +227,7 @@ class Demo:
         loaded = load_policy(base + extra, str(policy))
         self.limit = min(
             value
-            for limit in loaded.classes["export"]
+            for limit in loaded.classes["export"].limits
             for level, value in limit.steps
             if limit.unit == "patients" and severity(level) >= severity("cut")
         )

@@ -1,19 +1,48 @@
-"""The judge: an account's totals against its limits.
+"""The judge of one tenant: asks the detectors, decides what is said, and says it in one sentence with its numbers.
 
-A verdict is issued when something changes: a higher step than the one that stands, or the same step again once the
-standing one has expired. What stands is never lowered here; that is for an operator, or for its expiry.
+    judge     totals of an account in its windows      against the limits of its class             `budget`
+    hour      an hour of an account is over            against its own past                        `habit`, `drift`
+    cross     sums over accounts                       against the limits of the dimension         `cross`
+    notable   one event that matters by itself         honeytoken, flags, findings, newcomers      see `notable.py`
+
+The ladder and its hysteresis: a step that stands is not said again; a higher one is said at once; a person's decision stands until
+it expires. An alert that goes on being true is said again after `repeat`, or when its total has grown by half. A cut or a lock that
+expired comes back only when more was taken since, and then stands twice as long, up to `longest_expiry`. Nothing here lowers a
+step, but for `step_down = "clear"`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..events.verdict import Level, Scope, Verdict, severity
 from ..windows import Totals
-from .policy import UNITS, WINDOW_NAMES, WINDOWS_MS, Limit, Policy
+from . import notable
+from .habit import Finding, close_hour, surplus_steps
+from .policy import DAY, HOUR, UNITS, WINDOW_NAMES, WINDOWS_MS, Class, Limit, Policy
+from .profile import Profile
 
 MAX_CACHED = 200_000
+GROWTH = 1.5
+"""A standing or recent alert is said again when its total has grown by this factor."""
+TENANT = "tenant:"
+"""Prefix of the name under which the tenant's own sums are judged; no account can have it, a colon ends a dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a detector has to say of a principal, before the ladder decides."""
+
+    detector: str
+    level: Level
+    reason: str
+    unit: str = "patients"
+    window: int = DAY
+    total: int = 0
+    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +54,41 @@ class _Crossed:
 
 
 class Judge:
-    """Judges the accounts of one tenant. `issuer` names the detector in its verdicts."""
+    """Judges the accounts of one tenant. `issuer` names the detector in its verdicts. Pure but for small bounded memories."""
 
     def __init__(self, policy: Policy, tenant: str, issuer: str) -> None:
         self.policy = policy
         self.tenant = tenant
         self.issuer = issuer
-        self._limits: dict[str, tuple[str, tuple[Limit, ...]]] = {}
+        self.windows_ms = WINDOWS_MS
+        self.tenant_surplus: Finding | None = None
+        """Set while the tenant's own rate of distinct patients drifts."""
+        self._classes: dict[str, tuple[str, Class]] = {}
+        self._crossed: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
+
+    @property
+    def honeytokens(self) -> frozenset[str]:
+        """Digests whose single read matters."""
+        return self.policy.honeytokens
+
+    # -- budgets ----------------------------------------------------------------------------------------------------
+
+    def thresholds(
+        self, principal: str, now_ms: int, profile: bytes | None = None
+    ) -> tuple[tuple[int, int, int, int], ...]:
+        """Per window (rows, patients, bytes, queries): a total beyond one of them is worth a call of `judge`; 0: never.
+
+        Allowances change with the time of day, so the strictest of what may apply counts: a call too many does no harm.
+        """
+        _, rules = self._of(principal)
+        least = [[0, 0, 0, 0] for _ in WINDOWS_MS]
+        for limit in rules.limits:
+            if limit.steps:
+                unit = UNITS.index(limit.unit)
+                value = max(1, limit.steps[0][1])
+                found = least[limit.window][unit]
+                least[limit.window][unit] = min(found, value) if found else value
+        return tuple((w[0], w[1], w[2], w[3]) for w in least)
 
     def judge(
         self, principal: str, totals: Sequence[Totals], now_ms: int, previous: Verdict | None, crossed_ms: int
@@ -41,26 +98,208 @@ class Judge:
         Args: `totals` one per window of WINDOWS_MS; `previous` the newest verdict on this account, in force or not;
         `crossed_ms` the time of the event that led here. Times in milliseconds.
         """
-        name, limits = self._of(principal)
+        name, rules = self._of(principal)
         multiply = 1
         for allowance in self.policy.allowances:
             if allowance.holds(principal, now_ms):
                 multiply = max(multiply, allowance.multiply)
                 if allowance.use_class:
-                    name, limits = allowance.use_class, self.policy.classes[allowance.use_class]
-        crossed = _worst(limits, totals, multiply)
+                    name, rules = allowance.use_class, self.policy.classes[allowance.use_class]
+        crossed = _worst(rules.limits, totals, multiply)
         if crossed is None:
             return None
-        shared = principal in self.policy.shared
-        level = self._capped(principal, crossed.level, shared)
-        # A person's decision stands until it expires; the detector's own only gives way to a higher step.
+        unit, window = crossed.limit.unit, crossed.limit.window
+        case = Case(
+            "budget",
+            crossed.level,
+            f"{principal} took {crossed.total:,} {unit} in {WINDOW_NAMES[window]}; the {crossed.level} limit of "
+            f"class {name} is {crossed.value:,}",
+            unit,
+            window,
+            crossed.total,
+            crossed.value,
+        )
+        return self._decide(principal, [case], now_ms, previous, crossed_ms)
+
+    # -- own past ---------------------------------------------------------------------------------------------------
+
+    def hour(
+        self,
+        principal: str,
+        profile: bytes | None,
+        hour: int,
+        totals: Sequence[Totals],
+        now_ms: int,
+        previous: Verdict | None,
+    ) -> tuple[bytes, Verdict | None]:
+        """An hour (UTC, ms // 3,600,000) has closed; `totals` are the windows at its end. Returns the new profile."""
+        past = Profile.load(profile)
+        if past.first_hour and hour <= past.last_hour:
+            return profile or past.dump(), None
+        if principal.startswith(TENANT):
+            return self._tenant_hour(past, hour, totals), None
+        name, rules = self._of(principal)
         if (
             previous is not None
-            and _holds(previous, now_ms)
-            and (previous.issuer.startswith("operator:") or severity(previous.level) >= severity(level))
+            and previous.level == "none"
+            and previous.issuer.startswith("operator:")
+            and previous.issued_ms > past.pardon_ms
         ):
-            return None
+            past.pardon_ms, past.drift, past.drift_hour = previous.issued_ms, 0.0, 0
+        allowed = False
+        for allowance in self.policy.allowances:
+            if allowance.covers(principal, now_ms):
+                allowed = allowed or allowance.multiply > 1
+                if allowance.use_class:  # another class, but a habit all the same
+                    name, rules = allowance.use_class, self.policy.classes[allowance.use_class]
+        found = close_hour(
+            past,
+            hour,
+            totals[HOUR].patients,
+            totals[DAY].patients,
+            rules,
+            self.policy.habit,
+            self.policy.drift,
+            allowed=allowed,
+        )
+        cases = [] if allowed else list(self._habit(principal, name, rules, found, hour))
+        verdict = self._decide(principal, cases, now_ms, previous, (hour + 1) * 3_600_000 - 1) if cases else None
+        if verdict is None and not cases:
+            verdict = self._cleared(principal, rules, totals, now_ms, previous)
+        return past.dump(), verdict
+
+    def _habit(self, principal: str, name: str, rules: Class, found: Finding, hour: int) -> Iterable[Case]:
+        usual, policy = found.usual, self.policy
+        source = (
+            f"the median of its {usual.days} last days of work is {usual.median:,.0f}"
+            if usual.days
+            else f"a typical day of class {name} is {usual.median:,.0f}, and it has no habit of its own yet"
+        )
+        raised = self.tenant_surplus
+        percent = policy.drift.tenant_share if raised is not None else 100
+        for level, limit in reversed(surplus_steps(rules, policy.drift, usual, percent)):
+            if found.surplus > limit:
+                tenant = (
+                    f", while the whole tenant is {raised.surplus:,.0f} above its own" if raised is not None else ""
+                )
+                days = max(1, (hour - found.since_hour) // 24 + 1)
+                yield Case(
+                    "drift", level, f"{principal} took {found.surplus:,.0f} patients beyond its habit in {days} "
+                    f"day{'s' if days > 1 else ''}; {source}; the {level} step is {limit:,.0f}{tenant}",
+                    "patients", DAY, int(found.surplus), int(limit),
+                )  # fmt: skip
+                break
+        if found.unusual_day and found.day - usual.median > _first(rules.surplus) / 2:
+            yield Case(
+                "habit", policy.habit.level, f"{principal} took {found.day:,} patients in 24h; {source}, and more than "
+                f"{found.unusual_day:,.0f} ({policy.habit.day_deviations} robust deviations) is unusual",
+                "patients", DAY, found.day, int(found.unusual_day),
+            )  # fmt: skip
+        if found.unusual_hour:
+            yield Case(
+                "habit", policy.habit.level, f"{principal} took {found.hour_patients:,} patients in an hour of the week in which "
+                f"its median is {found.hour_median:,.0f}; more than {found.unusual_hour:,.0f} "
+                f"({policy.habit.hour_deviations} robust deviations) is unusual",
+                "patients", HOUR, found.hour_patients, int(found.unusual_hour),
+            )  # fmt: skip
+
+    def _tenant_hour(self, past: Profile, hour: int, totals: Sequence[Totals]) -> bytes:
+        """The tenant's own sum: while it drifts, less is enough for each account."""
+        drift = self.policy.drift
+        rules = Class((), surplus=(("alert", 1),), typical=1 << 30)
+        found = close_hour(
+            past,
+            hour,
+            totals[HOUR].patients,
+            min(totals[DAY].patients, 0xFFFF),
+            rules,
+            self.policy.habit,
+            drift,
+            allowed=False,
+        )
+        raised = found.usual.days and found.surplus > drift.tenant_deviations * found.usual.scale
+        self.tenant_surplus = found if raised else None
+        return past.dump()
+
+    # -- sums over accounts -----------------------------------------------------------------------------------------
+
+    def cross(
+        self,
+        dimension: str,
+        value: str,
+        totals: Sequence[Totals],
+        contributors: Sequence[tuple[str, float]],
+        now_ms: int,
+        standing: Mapping[str, Verdict] | None = None,
+    ) -> list[Verdict]:
+        """Verdicts on the accounts behind a sum. `contributors`: (principal, share of the sum 0..1), largest first;
+        `standing`: newest verdicts by key, so that nothing is said twice."""
+        rule = self.policy.cross.get(dimension)
+        if rule is None or not rule.min_accounts <= len(contributors) <= rule.max_accounts:
+            return []
+        crossed = _worst(rule.limits, totals, 1)
+        if crossed is None:
+            return []
         unit, window = crossed.limit.unit, crossed.limit.window
+        what = "source" if dimension == "source" else "query shape"
+        out = []
+        for principal, share in contributors:
+            name, _ = self._of(principal)
+            if share * 100 < rule.share or name in rule.exempt:
+                continue
+            if any((a.multiply > 1 or a.use_class) and a.covers(principal, now_ms) for a in self.policy.allowances):
+                continue
+            case = Case(
+                "cross", crossed.level, f"{len(contributors)} accounts together took {crossed.total:,} {unit} in "
+                f"{WINDOW_NAMES[window]} from {what} {value}, {share:.0%} of them by {principal}; the {crossed.level} limit of a "
+                f"{what} with so many accounts is {crossed.value:,}",
+                unit, window, crossed.total, crossed.value,
+            )  # fmt: skip
+            key = (dimension, value, principal)
+            previous = (standing or {}).get(f"{self.tenant}/{principal}") or self._crossed.get(key)
+            verdict = self._decide(principal, [case], now_ms, previous, now_ms)
+            if verdict is not None:
+                self._crossed[key] = verdict
+                self._crossed.move_to_end(key)
+                if len(self._crossed) > MAX_CACHED:
+                    self._crossed.popitem(last=False)
+                out.append(verdict)
+        return out
+
+    # -- single events ----------------------------------------------------------------------------------------------
+
+    def notable(
+        self, principal: str, event: Mapping[str, Any], why: str, now_ms: int, previous: Verdict | None
+    ) -> Verdict | None:
+        """One event that matters by itself; `why` is what the core saw (see notable.WHY), or empty to look at the event."""
+        _, rules = self._of(principal)
+        allowed: set[str] = set()
+        for allowance in self.policy.allowances:
+            if allowance.holds(principal, now_ms):
+                allowed |= allowance.flags
+        cases = [
+            Case(f.detector, f.level, f.reason, f.unit, HOUR, f.total, f.limit)
+            for f in notable.look(self.policy, rules, principal, event, why, frozenset(allowed))
+        ]
+        return self._decide(principal, cases, now_ms, previous, int(event.get("time_ms", now_ms))) if cases else None
+
+    # -- the ladder -------------------------------------------------------------------------------------------------
+
+    def _decide(
+        self, principal: str, cases: Sequence[Case], now_ms: int, previous: Verdict | None, crossed_ms: int
+    ) -> Verdict | None:
+        shared = principal in self.policy.shared
+        best: tuple[Level, Case] | None = None
+        for case in cases:
+            level = self._capped(principal, case.level, shared)
+            if level != "none" and (best is None or severity(level) > severity(best[0])):
+                best = (level, case)
+        if best is None:
+            return None
+        level, case = best
+        expiry_ms = self._expiry(level, case, now_ms, previous)
+        if not expiry_ms:
+            return None
         scope: Scope = "session" if shared and level == "cut" else "principal"
         return Verdict(
             tenant=self.tenant,
@@ -68,30 +307,72 @@ class Judge:
             level=level,
             revision=max(now_ms, previous.revision + 1 if previous is not None else 0),
             issued_ms=now_ms,
-            reason=(
-                f"{principal} took {crossed.total:,} {unit} in {WINDOW_NAMES[window]}; the {crossed.level} limit of "
-                f"class {name} is {crossed.value:,}"
-            ),
+            reason=case.reason,
             issuer=self.issuer,
             scope=scope,
-            unit=unit,
-            window_ms=WINDOWS_MS[window],
-            total=crossed.total,
-            limit=crossed.value,
+            unit=case.unit,
+            window_ms=WINDOWS_MS[case.window],
+            total=case.total,
+            limit=case.limit,
             policy=self.policy.version,
             crossed_ms=crossed_ms,
-            expires_ms=now_ms + self.policy.expiry_ms,
+            expires_ms=now_ms + expiry_ms,
             session_rows=self.policy.session_share if scope == "session" else 0,
             throttle_rows_per_s=self.policy.throttle_rows_per_s if level == "throttle" else 0,
+            detector=case.detector,
         )
 
-    def _of(self, principal: str) -> tuple[str, tuple[Limit, ...]]:
-        found = self._limits.get(principal)
+    def _expiry(self, level: Level, case: Case, now_ms: int, previous: Verdict | None) -> int:
+        """How long the new step stands; 0: nothing is said."""
+        policy = self.policy
+        if previous is None:
+            return policy.expiry_ms
+        if _holds(previous, now_ms) and (
+            previous.issuer.startswith("operator:") or severity(previous.level) >= severity(level)
+        ):
+            return 0
+        if previous.issuer.startswith("operator:") or severity(previous.level) < severity(level):
+            return policy.expiry_ms
+        same = (previous.unit, previous.window_ms) == (case.unit, WINDOWS_MS[case.window])
+        if severity(level) <= severity("throttle"):
+            # People were told of this account; they are told again when it grew, in time, or by a detector of another kind.
+            kin = {"budget", "habit", "drift"}
+            related = previous.detector == case.detector or {previous.detector, case.detector} <= kin
+            grown = same and case.total > previous.total * GROWTH
+            recent = now_ms - previous.issued_ms < policy.repeat_ms
+            return 0 if related and recent and not grown else policy.expiry_ms
+        if same and previous.detector == case.detector and previous.level == level and previous.expires_ms:
+            if case.detector in ("budget", "drift") and case.total <= previous.total:
+                return 0
+            return min(2 * (previous.expires_ms - previous.issued_ms), policy.longest_expiry_ms)
+        return policy.expiry_ms
+
+    def _cleared(
+        self, principal: str, rules: Class, totals: Sequence[Totals], now_ms: int, previous: Verdict | None
+    ) -> Verdict | None:
+        """Step down early, where the policy wants it: an alert or a throttle of ours, and no limit is exceeded any more."""
+        if (
+            self.policy.step_down != "clear"
+            or previous is None
+            or not previous.in_force(now_ms)
+            or severity(previous.level) > severity("throttle")
+            or previous.issuer.startswith("operator:")
+            or _worst(rules.limits, totals, 1) is not None
+        ):
+            return None
+        return Verdict(
+            tenant=self.tenant, principal=principal, level="none", revision=max(now_ms, previous.revision + 1), issued_ms=now_ms,
+            reason=f"{principal} is below every limit of its class again", issuer=self.issuer, policy=self.policy.version,
+            detector=previous.detector,
+        )  # fmt: skip
+
+    def _of(self, principal: str) -> tuple[str, Class]:
+        found = self._classes.get(principal)
         if found is None:
-            if len(self._limits) >= MAX_CACHED:
-                self._limits.clear()
+            if len(self._classes) >= MAX_CACHED:
+                self._classes.clear()
             name = self.policy.class_of(principal)
-            found = self._limits[principal] = (name, self.policy.classes[name])
+            found = self._classes[principal] = (name, self.policy.classes[name])
         return found
 
     def _capped(self, principal: str, level: Level, shared: bool) -> Level:
@@ -101,6 +382,10 @@ class Judge:
         elif shared and not self.policy.lock_shared and severity(cap) > severity("cut"):
             cap = "cut"
         return level if severity(level) <= severity(cap) else cap
+
+
+def _first(steps: Sequence[tuple[Level, int]]) -> int:
+    return steps[0][1] if steps else 0
 
 
 def _holds(verdict: Verdict, now_ms: int) -> bool:

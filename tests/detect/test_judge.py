@@ -32,13 +32,17 @@ limits = [ { unit = "rows", window = "1h", alert = 1_000_000 } ]
 [[allowance]]
 account = "batch"
 reason = "nightly coding run"
+owner = "medical information"
+since = 2001-09-01
 expires = 2001-09-09
 hours = "01:00-02:00"
 multiply = 10
 [[allowance]]
 account = "etl"
 reason = "warehouse load"
-expires = 2027-01-01
+owner = "data warehouse"
+since = 2001-09-01
+expires = 2002-09-01
 class = "wide"
 """
 NOW = 1_000_000_000_000  # 2001-09-09 01:46:40 UTC
@@ -88,9 +92,32 @@ def test_only_upwards_and_again_after_expiry() -> None:
     assert second is not None
     assert second.level == "lock"
     assert second.revision == first.revision + 1
-    again = judge(patients=50, previous=first, now=first.expires_ms)
+    assert judge(patients=50, previous=first, now=first.expires_ms) is None  # nothing more was taken
+    again = judge(patients=51, previous=first, now=first.expires_ms)
     assert again is not None
     assert again.level == "cut"
+    assert again.expires_ms - again.issued_ms == 2 * (first.expires_ms - first.issued_ms)
+
+
+def test_a_step_that_comes_again_and_again_stands_longer_up_to_a_bound() -> None:
+    verdict = judge(patients=50)
+    lengths = []
+    for patients in range(51, 60):
+        assert verdict is not None
+        verdict = judge(patients=patients, previous=verdict, now=verdict.expires_ms, extra='longest_expiry = "5h"\n')
+        assert verdict is not None
+        lengths.append((verdict.expires_ms - verdict.issued_ms) // 60_000)
+    assert lengths == [60, 120, 240, 300, 300, 300, 300, 300, 300]
+
+
+def test_an_alert_that_goes_on_does_not_flap() -> None:
+    first = judge(patients=12)
+    assert first is not None
+    later = first.expires_ms
+    assert judge(patients=13, previous=first, now=later) is None  # the same, hours later
+    assert judge(patients=19, previous=first, now=later) is not None  # grown by half
+    assert judge(patients=13, previous=first, now=first.issued_ms + 86_400_000) is not None  # a day later
+    assert judge(patients=25, previous=first, now=first.issued_ms + 1) is not None  # a higher step, at once
 
 
 def test_an_operator_decides_until_it_expires() -> None:

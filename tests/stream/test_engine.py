@@ -235,7 +235,7 @@ def test_crossing_a_limit_is_one_verdict_and_names_the_event() -> None:
         for verdict in engine.feed(offset, value, NOW + 50).verdicts:
             standing[verdict.key] = verdict
             issued.append(verdict)
-    assert [v.level for v in issued] == ["alert", "lock"]
+    assert [v.level for v in issued] == ["alert", "cut", "lock"]
     assert issued[-1].crossed_ms == NOW + 6
     assert issued[-1].reason == "app took 3,500 patients in 10s; the lock limit of class application is 3,000"
 

@@ -1,0 +1,170 @@
+"""An account against its own past: unusual hours and days, and the sequential test for what is slow.
+
+Robust location and scale: median and 1.4826 MAD (Rousseeuw & Croux, "Alternatives to the median absolute deviation", JASA 88,
+1993). Days of work are skewed (an on-call day is not a clinic day), so the scale is never less than what the upper decile
+says, nor less than a Poisson count's.
+
+Sequential test: the one-sided CUSUM of Page ("Continuous inspection schemes", Biometrika 41, 1954) on the distinct patients of
+each day, S = max(0, S + x - (median + slack * scale)). It is the quickest test for a known shift at a given rate of false alarms
+(Lorden 1971; Moustakides 1986), and its sum has a meaning that a person can check: patients beyond the habit. The baseline takes
+only winsorised days, so that a thief cannot raise it quickly. An account without a habit is measured by its class's typical day.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..events.verdict import Level
+from .policy import Class, Drift, Habit
+from .profile import DAYS, Profile, cell_of, quantised
+
+NORMAL = 1.4826
+UPPER = 1.2816
+"""The upper decile of a normal distribution, in deviations."""
+MIN_HOURS = 9
+"""Fewer hours to compare with (three weeks): no hour is called unusual."""
+WINSOR = 3.0
+COLD_WINSOR = 2.0
+DRIFT_CAP = 1.25
+"""The sum is kept below this multiple of the highest step, so that it comes down again when the cause has ended."""
+
+
+def robust(values: Sequence[float], floor: float = 3.0) -> tuple[float, float]:
+    """(median, scale) of a sample that is not empty."""
+    ordered = sorted(values)
+    middle = _median(ordered)
+    mad = _median(sorted(abs(v - middle) for v in ordered))
+    upper = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
+    return middle, max(NORMAL * mad, (upper - middle) / UPPER, 0.05 * middle, math.sqrt(middle), floor)
+
+
+def _median(ordered: Sequence[float]) -> float:
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """A day of this account, as its past says, or its class while it has none."""
+
+    median: float
+    scale: float
+    days: int
+    """Days of work that say so; 0: the class's typical day."""
+
+    def reference(self, drift: Drift) -> float:
+        """What a day may be before the sum grows."""
+        return self.median + self.scale * drift.slack / 100
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an hour's end showed. `surplus`: patients beyond the habit by now, and since which hour."""
+
+    usual: Usual
+    day: int
+    surplus: float
+    since_hour: int
+    unusual_day: float = 0.0
+    """The limit that the day exceeded; 0: it did not."""
+    unusual_hour: float = 0.0
+    hour_patients: int = 0
+    hour_median: float = 0.0
+
+
+def usual_day(profile: Profile, rules: Class, habit: Habit) -> Usual:
+    """The cold-start rule: with fewer than `habit.days` days of work the class speaks."""
+    if len(profile.days) < habit.days:
+        return Usual(float(rules.typical), float(rules.spread), 0)
+    median, scale = robust(profile.days)
+    return Usual(median, scale, len(profile.days))
+
+
+def close_hour(
+    profile: Profile,
+    hour: int,
+    hour_patients: int,
+    day_patients: int,
+    rules: Class,
+    habit: Habit,
+    drift: Drift,
+    *,
+    allowed: bool,
+) -> Finding:
+    """Take one closed hour into the profile, which is changed, and say what it showed.
+
+    Args: `hour_patients` distinct patients of the hour; `day_patients` of the 24 hours up to its end; `allowed`: an allowance
+    covers the account, so that this day is neither tested nor learnt from.
+    """
+    day = hour // 24
+    if not profile.first_hour:
+        profile.day = day
+    if day != profile.day:
+        _close_day(profile, rules, habit, drift)
+        _rest(profile, day - profile.day - 1, usual_day(profile, rules, habit), drift)
+        profile.day, profile.day_patients = day, 0
+    before = profile.hours_like(hour)
+    profile.advance(hour)
+    profile.cells[cell_of(hour)] = quantised(hour_patients)
+    usual = usual_day(profile, rules, habit)
+    if allowed:
+        return Finding(usual, day_patients, 0.0, 0)
+    if hour_patients:
+        profile.day_patients = day_patients
+    surplus = profile.drift
+    if profile.day_patients:
+        today = profile.day_patients * profile.share_of_today(hour)
+        surplus = max(0.0, surplus, surplus + today - usual.reference(drift))
+    since = profile.drift_hour or hour
+    unusual_day = unusual_hour = hour_median = 0.0
+    if usual.days:
+        limit = usual.median + habit.day_deviations * usual.scale
+        if day_patients > limit:
+            unusual_day = limit
+    if hour_patients > rules.hour_floor and len(before) >= MIN_HOURS:
+        hour_median, scale = robust(before)
+        limit = hour_median + habit.hour_deviations * scale
+        if hour_patients > limit:
+            unusual_hour = limit
+    return Finding(usual, day_patients, surplus, since, unusual_day, unusual_hour, hour_patients, hour_median)
+
+
+def _close_day(profile: Profile, rules: Class, habit: Habit, drift: Drift) -> None:
+    if not profile.day_patients:
+        return
+    usual = usual_day(profile, rules, habit)
+    patients = profile.day_patients
+    total = max(0.0, profile.drift + patients - usual.reference(drift))
+    _set_drift(profile, _capped(total, usual, rules, drift))
+    bound = usual.median + (WINSOR if usual.days else COLD_WINSOR) * usual.scale
+    profile.remember_day(min(patients, int(bound)))
+
+
+def _rest(profile: Profile, days: int, usual: Usual, drift: Drift) -> None:
+    """Days without work: the sum comes down slowly, for a thief rests too."""
+    if days > 0:
+        _set_drift(profile, max(0.0, profile.drift - min(days, DAYS) * usual.scale * drift.slack / 100))
+
+
+def _capped(total: float, usual: Usual, rules: Class, drift: Drift) -> float:
+    steps = surplus_steps(rules, drift, usual, 100)
+    return min(total, DRIFT_CAP * steps[-1][1]) if steps else 0.0
+
+
+def _set_drift(profile: Profile, total: float) -> None:
+    if total > 0 and not profile.drift_hour:
+        profile.drift_hour = max(1, profile.day * 24)
+    elif total <= 0:
+        profile.drift_hour = 0
+    profile.drift = total
+
+
+def surplus_steps(rules: Class, drift: Drift, usual: Usual, percent: int) -> list[tuple[Level, float]]:
+    """(level, surplus): a class's own number and the account's own spread must both be exceeded."""
+    spread = dict(drift.deviations)
+    return [
+        (level, max(value * percent / 100, spread.get(level, 0) * usual.scale * percent / 100))
+        for level, value in rules.surplus
+    ]

@@ -1,0 +1,117 @@
+"""What an account's past looks like, in at most `MAX_BYTES`: opaque bytes to everybody but this file.
+
+    head | days of work, distinct patients each, newest last, u16 | zlib( hours[week % 6][hour of week], one byte each )
+
+A ring of six weeks by 168 hours holds the distinct patients of each hour on a logarithmic scale (a sixteenth of an octave: 4 %);
+so median and deviation of an hour of the week are exact order statistics of what was seen, not an approximation of them.
+Weeks begin on Monday, UTC. A byte of version leads; an unknown version or damage gives an empty profile: a cold start, no error.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass, field
+
+WEEKS = 6
+HOURS_OF_WEEK = 168
+CELLS = WEEKS * HOURS_OF_WEEK
+DAYS = 28
+"""Days of work that are kept."""
+VERSION = 1
+MAX_BYTES = 1_300
+
+_HEAD = struct.Struct("<BBIIIHfIQ")
+# version, days, first hour, last hour, day, day's patients, drift, drift's first hour, last pardon (ms)
+_MONDAY = 96  # hour 0 of the epoch was a Thursday: 1970-01-05 00:00 was a Monday
+
+
+def quantised(count: int) -> int:
+    """0 stays 0; else 1 + 16 log2(count), up to 255 (more than 60,000)."""
+    return 0 if count <= 0 else min(255, 1 + round(16 * math.log2(count)))
+
+
+_BACK = (0.0, *(2.0 ** ((q - 1) / 16) for q in range(1, 256)))
+
+
+def cell_of(hour: int) -> int:
+    """Place of an hour (ms // 3,600,000) in the ring."""
+    week, at = divmod(hour - _MONDAY, HOURS_OF_WEEK)
+    return week % WEEKS * HOURS_OF_WEEK + at
+
+
+@dataclass(slots=True)
+class Profile:
+    """One account's past. Hours count from the Unix epoch."""
+
+    first_hour: int = 0
+    last_hour: int = 0
+    """The newest hour that was closed."""
+    day: int = 0
+    """The day (UTC, since the epoch) that is not over yet, and the distinct patients of 24 h at its last hour with work."""
+    day_patients: int = 0
+    drift: float = 0.0
+    """The sequential test's sum: patients beyond the habit, as of the last day that is over."""
+    drift_hour: int = 0
+    """When the sum last left zero; 0 while it is zero."""
+    pardon_ms: int = 0
+    """The newest operator's decision that reset the sum."""
+    days: list[int] = field(default_factory=list)
+    cells: bytearray = field(default_factory=lambda: bytearray(CELLS))
+
+    @classmethod
+    def load(cls, data: bytes | None) -> Profile:
+        """An empty profile for None, another version or damaged bytes."""
+        if not data or len(data) < _HEAD.size or data[0] != VERSION:
+            return cls()
+        _, count, first, last, day, patients, drift, drift_hour, pardon = _HEAD.unpack_from(data)
+        end = _HEAD.size + 2 * count
+        try:
+            cells = bytearray(zlib.decompressobj().decompress(data[end:], CELLS))
+            days = list(struct.unpack_from(f"<{count}H", data, _HEAD.size))
+        except (zlib.error, struct.error):
+            return cls()
+        if len(cells) != CELLS or count > DAYS:
+            return cls()
+        return cls(first, last, day, patients, drift, drift_hour, pardon, days, cells)
+
+    def dump(self) -> bytes:
+        """At most MAX_BYTES; about 250 for an account of office hours."""
+        head = _HEAD.pack(
+            VERSION, len(self.days), self.first_hour, self.last_hour, self.day, min(self.day_patients, 0xFFFF),
+            self.drift, self.drift_hour, self.pardon_ms,
+        )  # fmt: skip
+        return head + struct.pack(f"<{len(self.days)}H", *self.days) + zlib.compress(bytes(self.cells), 1)
+
+    def remember_day(self, patients: int) -> None:
+        """A day of work is over."""
+        self.days.append(min(max(0, patients), 0xFFFF))
+        del self.days[:-DAYS]
+
+    def advance(self, hour: int) -> None:
+        """Hours between the last closed one and this one saw no work. The first call sets the beginning."""
+        if not self.first_hour:
+            self.first_hour = self.last_hour = hour
+            return
+        for skipped in range(max(self.last_hour + 1, hour - CELLS), hour):
+            self.cells[cell_of(skipped)] = 0
+        self.last_hour = hour
+
+    def share_of_today(self, hour: int) -> float:
+        """How much of the last 24 hours' work was done on the day that this hour belongs to."""
+        today = hour % 24
+        sums = [_BACK[self.cells[cell_of(hour - back)]] for back in range(24) if hour - back >= self.first_hour]
+        total = sum(sums)
+        return sum(sums[: today + 1]) / total if total else 1.0
+
+    def hours_like(self, hour: int) -> list[float]:
+        """Distinct patients in this hour of the week and its two neighbours, in the weeks before this one, as far as the
+        profile reaches back."""
+        out = []
+        for back in range(1, WEEKS):
+            for near in (-1, 0, 1):
+                at = hour - back * HOURS_OF_WEEK + near
+                if at >= self.first_hour:
+                    out.append(_BACK[self.cells[cell_of(at)]])
+        return out

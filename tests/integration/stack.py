@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +130,29 @@ def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
 
 
+@dataclass(slots=True)
+class Conversation:
+    """One connection through a tap."""
+
+    client: bytearray = field(default_factory=bytearray)
+    server: bytearray = field(default_factory=bytearray)
+    steps: list[tuple[str, bytes]] = field(default_factory=list)
+    """(`>` from the client or `<` from the server, bytes) in their order; every piece is noted before it is passed on."""
+    open_ends: int = 2
+
+    @property
+    def over(self) -> bool:
+        return self.open_ends == 0
+
+
 class Tap:
     """A TCP proxy that records both directions of every connection, in the order of connections."""
 
-    def __init__(self, upstream_port: int) -> None:
+    def __init__(self, upstream_port: int, port: int = 0) -> None:
         self._upstream_port = upstream_port
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
-        self.connections: list[tuple[bytearray, bytearray]] = []
-        """(from the client, from the server)"""
+        self.conversations: list[Conversation] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -147,22 +162,33 @@ class Tap:
             except OSError:
                 return
             server = socket.create_connection(("127.0.0.1", self._upstream_port))
-            record = (bytearray(), bytearray())
-            self.connections.append(record)
-            for source, target, seen in ((client, server, record[0]), (server, client, record[1])):
-                threading.Thread(target=self._pump, args=(source, target, seen), daemon=True).start()
+            record = Conversation()
+            self.conversations.append(record)
+            for source, target, side in ((client, server, ">"), (server, client, "<")):
+                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=self._pump, args=(source, target, record, side), daemon=True).start()
 
     @staticmethod
-    def _pump(source: socket.socket, target: socket.socket, seen: bytearray) -> None:
+    def _pump(source: socket.socket, target: socket.socket, record: Conversation, side: str) -> None:
+        seen = record.client if side == ">" else record.server
         try:
             while data := source.recv(1 << 16):
                 seen += data
+                record.steps.append((side, data))
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
             return
+        finally:
+            record.open_ends -= 1
+            if record.over:
+                source.close()
+                target.close()
 
     def close(self) -> None:
+        # Closing alone would leave the accepting thread, and the port, where they are.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 

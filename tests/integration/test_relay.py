@@ -169,11 +169,11 @@ def test_every_byte_is_the_same_on_both_sides(relay: Relay, hospital: Hospital, 
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "number of transactions actually processed: 800/800" in done.stdout
-    assert len(outer.connections) == len(inner.connections) > 10
+    assert len(outer.conversations) == len(inner.conversations) > 10
 
     def said(tap: Tap) -> list[tuple[bytes, bytes]]:
         """Connections may reach the inner tap in another order: conversations are compared by what was said."""
-        return sorted((bytes(client), bytes(server)) for client, server in tap.connections)
+        return sorted((bytes(c.client), bytes(c.server)) for c in tap.conversations)
 
     # The last Terminate may still be on its way when pgbench has ended.
     wait_for(lambda: said(outer) == said(inner), message="both sides said the same")

@@ -1,0 +1,75 @@
+"""Every driver's scenario, direct and through the sidecar: nobody can tell the difference, and every row is counted."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.drivers.conftest import MODES, Bench
+from tests.drivers.drivers import DRIVERS, Outcome, play
+from tests.drivers.wire_oracle import rows_delivered
+from tests.integration.stack import Tap, wait_for
+
+FULL = bool(os.environ.get("EXFILGUARD_ALL_DRIVERS"))
+"""Every driver on every server in every mode: `make drivers`."""
+
+
+def matrix() -> list[tuple[str, str, str]]:
+    """(driver, server, mode). By default each driver in both modes on the newest server, some on the older ones too."""
+    out = [(driver, "18", mode) for driver in DRIVERS for mode in MODES]
+    older = tuple(DRIVERS) if FULL else ("psycopg", "pg_dump", "psql")
+    out += [(driver, server, mode) for server in ("16", "15") for driver in older for mode in MODES if FULL or mode == "observe"]
+    return out
+
+
+def settled(tap: Tap) -> list[tuple[bytes, bytes]]:
+    """What was said, when every connection has ended. In the order of words, since connections may be made at once."""
+    wait_for(lambda: all(c.over for c in tap.conversations), message="all connections have ended")
+    return sorted((bytes(c.client), bytes(c.server)) for c in tap.conversations)
+
+
+@pytest.mark.parametrize(("name", "version", "mode"), [pytest.param(*case, id="-".join(case)) for case in matrix()])
+def test_a_driver_cannot_tell_the_difference(bench: Bench, name: str, version: str, mode: str) -> None:
+    driver, server = DRIVERS[name], bench.server(version)
+
+    if (name, version) not in bench.direct:
+        server.reset()
+        outcome = play(driver, server.port, server.postgres.bin, server.account)
+        bench.direct[name, version] = outcome, server.left_behind()
+    expected, left_behind = bench.direct[name, version]
+
+    inner, outer = bench.inner[version], bench.outer[mode, version]
+    inner.conversations.clear()
+    outer.conversations.clear()
+    since = len(bench.new_events())
+    server.reset()
+    seen = play(driver, outer.port, server.postgres.bin, server.account)
+
+    assert_same(seen, expected)
+    assert server.left_behind() == left_behind
+    said, heard = settled(outer), settled(inner)
+    assert said, "the scenario went through the guard"
+    if mode == "observe":
+        wait_for(lambda: settled(inner) == said, 5.0, "bytes out equal bytes in")
+    delivered = sum(rows_delivered(stream) for _, stream in said)
+    if driver.exact:
+        assert delivered == seen.rows, "the taps and the client agree about the rows"
+    assert delivered > 0
+    listener = f"{mode}-{version}"
+    deadline = time.monotonic() + 10
+    while bench.counted(listener, since) != delivered and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert bench.counted(listener, since) == delivered, "rows counted equal rows received"
+    desynced = [e for e in bench.events[since:] if e["kind"] == "desynced"]
+    assert not desynced
+    assert heard
+
+
+def assert_same(seen: Outcome, expected: Outcome) -> None:
+    """Step by step, so that a difference shows where it is."""
+    if isinstance(expected.steps, list):
+        for got, wanted in zip(seen.steps, expected.steps, strict=False):
+            assert got == wanted
+    assert seen == expected

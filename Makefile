@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo up test lint typecheck docs bench-attack chaos clean
+.PHONY: demo up test drivers lint typecheck docs bench-attack chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/windows/_core.py exfilguard/wire/postgres/_scan.py)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -33,6 +33,10 @@ bench-attack: $(STAMP)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m bench.chaos $(ARGS)
+
+# Every driver on every server in both modes; `make test` runs a part of it.
+drivers: $(STAMP)
+	@ALL_DRIVERS=1 $(BIN)/pytest tests/drivers $(ARGS)
 
 docs: $(STAMP)
 	@$(BIN)/python -m exfilguard.config.reference > docs/CONFIGURATION.md

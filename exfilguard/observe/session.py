@@ -43,6 +43,8 @@ QUERY_CANCELED = "57014"
 """SQLSTATE given to a statement whose session ended before its result did."""
 
 _BINARY_COPY_TRAILER = b"\xff\xff"
+_BINARY_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
+"""Signature; 4 bytes of flags and the length of an extension follow. It comes in front of the first tuple or of the trailer."""
 
 
 @dataclass(slots=True)
@@ -361,7 +363,7 @@ class SessionObserver:
         self._portion_estimated += count
 
     def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
-        if self._copy == "out" and whole and data[start:end] == _BINARY_COPY_TRAILER:
+        if self._copy == "out" and whole and _no_tuple(data, start, end):
             # Not a tuple: taken back here, counted by `rows` next.
             self._uncount()
             return True
@@ -718,6 +720,15 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 def plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """The first MAX_COLUMNS names of a result's columns; what is no plain identifier may hold somebody's data: `?`."""
     return tuple(name if _PLAIN_NAME.fullmatch(name) else "?" for name in names[:MAX_COLUMNS])
+
+
+def _no_tuple(data: bytes, start: int, end: int) -> bool:
+    """True for the CopyData that ends a binary COPY: the trailer, with the header in front of it when there was no tuple."""
+    if data[end - 2 : end] != _BINARY_COPY_TRAILER:
+        return False
+    if data.startswith(_BINARY_COPY_HEADER, start):
+        start += 19 + int.from_bytes(data[start + 15 : start + 19], "big")
+    return start == end - 2
 
 
 _SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)

@@ -81,5 +81,3 @@ class Server:
 
     def stop(self) -> None:
         self.postgres.stop()
-
-

@@ -12,7 +12,7 @@ from tests.drivers.drivers import DRIVERS, Outcome, play
 from tests.drivers.wire_oracle import rows_delivered
 from tests.integration.stack import Tap, wait_for
 
-FULL = bool(os.environ.get("EXFILGUARD_ALL_DRIVERS"))
+FULL = bool(os.environ.get("ALL_DRIVERS"))
 """Every driver on every server in every mode: `make drivers`."""
 
 
@@ -20,7 +20,13 @@ def matrix() -> list[tuple[str, str, str]]:
     """(driver, server, mode). By default each driver in both modes on the newest server, some on the older ones too."""
     out = [(driver, "18", mode) for driver in DRIVERS for mode in MODES]
     older = tuple(DRIVERS) if FULL else ("psycopg", "pg_dump", "psql")
-    out += [(driver, server, mode) for server in ("16", "15") for driver in older for mode in MODES if FULL or mode == "observe"]
+    out += [
+        (driver, server, mode)
+        for server in ("16", "15")
+        for driver in older
+        for mode in MODES
+        if FULL or mode == "observe"
+    ]
     return out
 
 

@@ -107,6 +107,10 @@ COPY_BINARY = [
     ("<", b.copy_out(True) + b.copy_data(b"PGCOPY..row") + b.copy_data(b"row") + b.copy_data(b"\xff\xff") + b.COPY_DONE
         + b.complete("COPY 2") + b.READY),
 ]  # fmt: skip
+COPY_BINARY_EMPTY = [
+    (">", b.query("COPY patients TO STDOUT (FORMAT binary)")),
+    ("<", b.copy_out(True) + b.copy_data(b"PGCOPY\n\xff\r\n\0" + b"\0" * 8 + b"\xff\xff") + b.COPY_DONE + b.complete("COPY 0") + b.READY),
+]  # fmt: skip
 COPY_IN = [
     (">", b.parse("", "COPY t FROM STDIN") + b.bind("", "") + b.execute("") + b.SYNC),
     ("<", b.PARSED + b.BOUND + b.COPY_IN),
@@ -135,6 +139,7 @@ TRANSCRIPTS = {
     "several statements in one Query": (MULTI, [(1, 0, 1, ""), (0, 0, 0, ""), (2, 0, 2, "")]),
     "copy out, text": (COPY_TEXT, [(2, 0, 0, "")]),
     "copy out, binary": (COPY_BINARY, [(2, 0, 2, "")]),
+    "copy out, binary, of nothing": (COPY_BINARY_EMPTY, [(0, 0, 0, "")]),
     "copy in, sync in its middle": (COPY_IN, [(0, 0, 0, ""), (3, 0, 2, "")]),
     "portal suspended": (SUSPENDED, [(2, 0, 2, ""), (1, 0, 1, "")]),
     "empty query": ([(">", b.query("")), ("<", b.EMPTY + b.READY)], [(0, 0, 0, "")]),

@@ -67,7 +67,7 @@ public class Jdbc {
         int columns = result.getMetaData().getColumnCount();
         while (result.next()) {
             List<Object> row = new ArrayList<>();
-            for (int i = 1; i <= columns; i++) row.add(result.getString(i));
+            for (int i = 1; i <= columns; i++) row.add(result.getMetaData().getColumnType(i) == Types.BINARY ? result.getBytes(i) : result.getString(i));
             out.add(row);
         }
         rows += out.size();

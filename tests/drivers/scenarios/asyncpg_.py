@@ -27,7 +27,10 @@ async def main() -> None:
     await run.astep("patients", fetch("SELECT * FROM patient WHERE id <= $1 ORDER BY id", 50))
     for _ in range(3):
         await run.astep("again", fetch("SELECT id, nom FROM patient WHERE id = $1", 9))
-    await run.astep("types", fetch("SELECT 1::int2, 'x'::bpchar, ARRAY['bonne']::humeur[], now() - now(), '1.5'::numeric, NULL::int"))
+    await run.astep(
+        "types",
+        fetch("SELECT 1::int2, 'x'::bpchar, ARRAY['bonne']::humeur[], now() - now(), '1.5'::numeric, NULL::int"),
+    )
     await run.astep("notices", fetch("SELECT bavard(4)"))
     await run.astep("one value", c.fetchval("SELECT count(*) FROM sejour"))
     run.rows += 1
@@ -54,9 +57,16 @@ async def main() -> None:
         ]
 
     await run.astep("prepared", prepared())
-    await run.astep("many", c.executemany("INSERT INTO journal (qui, quoi) VALUES ('a', $1)", [(f"a{n}",) for n in range(100)]))
-    await run.astep("many, one refused", c.executemany("INSERT INTO journal (qui, quoi) VALUES ('a', $1)", [("z1",), ("a5",), ("z2",)]))
-    await run.astep("script", c.execute("CREATE TABLE copie (LIKE patient); INSERT INTO copie SELECT * FROM patient WHERE id < 9"))
+    await run.astep(
+        "many", c.executemany("INSERT INTO journal (qui, quoi) VALUES ('a', $1)", [(f"a{n}",) for n in range(100)])
+    )
+    await run.astep(
+        "many, one refused",
+        c.executemany("INSERT INTO journal (qui, quoi) VALUES ('a', $1)", [("z1",), ("a5",), ("z2",)]),
+    )
+    await run.astep(
+        "script", c.execute("CREATE TABLE copie (LIKE patient); INSERT INTO copie SELECT * FROM patient WHERE id < 9")
+    )
 
     async def savepoint() -> Any:
         async with c.transaction(isolation="serializable"):
@@ -71,22 +81,36 @@ async def main() -> None:
 
     async def out(**options: Any) -> Any:
         target = io.BytesIO()
-        status = await c.copy_from_query("SELECT id, nom, photo FROM patient ORDER BY id LIMIT 90", output=target, **options)
+        status = await c.copy_from_query(
+            "SELECT id, nom, photo FROM patient ORDER BY id LIMIT 90", output=target, **options
+        )
         run.rows += 90
         return status, target.getvalue()
 
     await run.astep("copy out, text", out())
     await run.astep("copy out, csv", out(format="csv"))
     await run.astep("copy out, binary", out(format="binary"))
-    await run.astep("copy in, records", c.copy_records_to_table("journal", records=[("r", f"r{n}", n) for n in range(400)], columns=["qui", "quoi", "taille"]))
-    await run.astep("copy in, text", c.copy_to_table("journal", source=io.BytesIO(b"t\tt1\nt\tt2\n"), columns=["qui", "quoi"]))
+    await run.astep(
+        "copy in, records",
+        c.copy_records_to_table(
+            "journal", records=[("r", f"r{n}", n) for n in range(400)], columns=["qui", "quoi", "taille"]
+        ),
+    )
+    await run.astep(
+        "copy in, text", c.copy_to_table("journal", source=io.BytesIO(b"t\tt1\nt\tt2\n"), columns=["qui", "quoi"])
+    )
     await run.astep("copy in, refused", c.copy_to_table("journal", source=io.BytesIO(b"t\n"), columns=["qui", "quoi"]))
 
     async def slow() -> Any:
         return await c.fetch("SELECT pg_sleep(30)", timeout=0.2)
 
     await run.astep("time-out", slow())
-    for query in ("SELECT * FROM nulle_part", "SELEC 1", "SELECT 1/(id - 12) FROM patient ORDER BY id", "INSERT INTO journal (qui) VALUES (NULL)"):
+    for query in (
+        "SELECT * FROM nulle_part",
+        "SELEC 1",
+        "SELECT 1/(id - 12) FROM patient ORDER BY id",
+        "INSERT INTO journal (qui) VALUES (NULL)",
+    ):
         await run.astep("error", fetch(query))
     await run.astep("bad parameter", fetch("SELECT $1::int", "Dupont"))
 

@@ -57,7 +57,10 @@ run = Scenario(sqlstate)
 with connection.schema_editor() as editor:
     editor.create_model(Visite)
 run.step("filter", lambda: list(Patient.objects.filter(id__lte=25).order_by("id").values()))
-run.step("json", lambda: list(Patient.objects.filter(extra__pair=True, id__lt=30).order_by("id").values_list("id", flat=True)))
+run.step(
+    "json",
+    lambda: list(Patient.objects.filter(extra__pair=True, id__lt=30).order_by("id").values_list("id", flat=True)),
+)
 run.step("iterator", lambda: sum(1 for _ in Patient.objects.order_by("id").iterator(chunk_size=40)))
 run.step("paging", lambda: [[p.nom for p in Patient.objects.order_by("id")[n : n + 10]] for n in range(0, 50, 10)])
 
@@ -67,14 +70,29 @@ def bulk() -> Any:
 
     base = datetime(2024, 11, 19, tzinfo=UTC)
     made = Visite.objects.bulk_create(
-        [Visite(patient_id=1 + n % 300, quand=base + timedelta(hours=n), motif=f"motif {n}") for n in range(400)], batch_size=100
+        [Visite(patient_id=1 + n % 300, quand=base + timedelta(hours=n), motif=f"motif {n}") for n in range(400)],
+        batch_size=100,
     )
     return [v.pk for v in made]
 
 
 run.step("bulk", bulk)
-run.step("join", lambda: list(Visite.objects.select_related("patient").filter(patient_id__lte=5).order_by("id").values_list("motif", "patient__nom")))
-run.step("prefetch", lambda: [(p.id, p.visite_set.count()) for p in Patient.objects.filter(id__lt=6).order_by("id").prefetch_related("visite_set")])
+run.step(
+    "join",
+    lambda: list(
+        Visite.objects.select_related("patient")
+        .filter(patient_id__lte=5)
+        .order_by("id")
+        .values_list("motif", "patient__nom")
+    ),
+)
+run.step(
+    "prefetch",
+    lambda: [
+        (p.id, p.visite_set.count())
+        for p in Patient.objects.filter(id__lt=6).order_by("id").prefetch_related("visite_set")
+    ],
+)
 run.step("aggregate", lambda: Visite.objects.aggregate(models.Count("id"), models.Min("quand"), models.Max("quand")))
 
 
@@ -89,7 +107,15 @@ def duplicate() -> Any:
 
 
 run.step("savepoint", duplicate)
-run.step("rolled back", lambda: (transaction.set_autocommit(False), Visite.objects.all().delete()[0], transaction.rollback(), transaction.set_autocommit(True)))
+run.step(
+    "rolled back",
+    lambda: (
+        transaction.set_autocommit(False),
+        Visite.objects.all().delete()[0],
+        transaction.rollback(),
+        transaction.set_autocommit(True),
+    ),
+)
 run.step("for update", lambda: Visite.objects.select_for_update().count())
 
 
@@ -103,6 +129,9 @@ run.step("raw", lambda: raw("SELECT nom FROM patient WHERE id = %s", [3]))
 run.step("error", lambda: raw("SELECT * FROM nulle_part"))
 with connection.cursor() as cursor:
     run.step("introspection", lambda: sorted(table.name for table in connection.introspection.get_table_list(cursor)))
-    run.step("constraints", lambda: sorted(c["columns"] for c in connection.introspection.get_constraints(cursor, "care_visite").values()))
+    run.step(
+        "constraints",
+        lambda: sorted(c["columns"] for c in connection.introspection.get_constraints(cursor, "care_visite").values()),
+    )
 connection.close()
 run.print()

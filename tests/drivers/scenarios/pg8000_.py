@@ -18,7 +18,9 @@ def sqlstate(error: BaseException) -> str | None:
 
 run = Scenario(sqlstate)
 where = environment()
-c = pg8000.native.Connection(where["user"], where["host"], where["database"], int(where["port"]), where["password"], ssl_context=False)
+c = pg8000.native.Connection(
+    where["user"], where["host"], where["database"], int(where["port"]), where["password"], ssl_context=False
+)
 
 
 def ask(query: str, **values: Any) -> Any:
@@ -34,7 +36,12 @@ for number in (1, 2, 300, 301):
     run.step("prepared", lambda n=number: run.got(statement.run(id=n)))
 statement.close()
 run.step("insert", lambda: ask("INSERT INTO journal (qui, quoi) VALUES ('g', :quoi) RETURNING id", quoi="éà"))
-for query in ("SELECT * FROM nulle_part", "SELEC 1", "SELECT 1/(id - 12) FROM patient ORDER BY id", "INSERT INTO journal (qui, quoi) VALUES ('g', 'éà')"):
+for query in (
+    "SELECT * FROM nulle_part",
+    "SELEC 1",
+    "SELECT 1/(id - 12) FROM patient ORDER BY id",
+    "INSERT INTO journal (qui, quoi) VALUES ('g', 'éà')",
+):
     run.step("error", lambda q=query: ask(q))
 
 
@@ -49,10 +56,20 @@ run.step("copy out", out)
 lines = io.BytesIO(b"".join(b"f\tf%d\t%d\n" % (n, n) for n in range(200)))
 run.step("copy in", lambda: c.run("COPY journal (qui, quoi, taille) FROM STDIN", stream=lines))
 run.step("copy in, refused", lambda: c.run("COPY journal (qui, quoi) FROM STDIN", stream=io.BytesIO(b"1\t2\t3\n")))
-run.step("transaction", lambda: [ask("BEGIN"), ask("INSERT INTO journal (qui) VALUES ('h')"), ask("ROLLBACK"), ask("SELECT count(*) FROM journal")])
+run.step(
+    "transaction",
+    lambda: [
+        ask("BEGIN"),
+        ask("INSERT INTO journal (qui) VALUES ('h')"),
+        ask("ROLLBACK"),
+        ask("SELECT count(*) FROM journal"),
+    ],
+)
 c.close()
 
-d = pg8000.dbapi.connect(where["user"], where["host"], where["database"], int(where["port"]), where["password"], ssl_context=False)
+d = pg8000.dbapi.connect(
+    where["user"], where["host"], where["database"], int(where["port"]), where["password"], ssl_context=False
+)
 cursor = d.cursor()
 cursor.execute("SELECT id, nom, naissance FROM patient WHERE id < %s ORDER BY id", (30,))
 run.step("dbapi", lambda: run.got(cursor.fetchall()))

@@ -38,6 +38,8 @@ with tempfile.TemporaryDirectory() as work:
     run.step("restored", lambda: tool("pg_restore", "-d", os.environ["PGDATABASE"], f"{work}/custom"))
     run.step("directory, two jobs", lambda: tool("pg_dump", "-Fd", "-j2", "--schema=care", "-f", f"{work}/directory"))
     drop()
-    run.step("restored, two jobs", lambda: tool("pg_restore", "-j2", "-d", os.environ["PGDATABASE"], f"{work}/directory"))
+    run.step(
+        "restored, two jobs", lambda: tool("pg_restore", "-j2", "-d", os.environ["PGDATABASE"], f"{work}/directory")
+    )
     run.step("restored once more", lambda: tool("pg_restore", "-d", os.environ["PGDATABASE"], f"{work}/custom")[0])
 run.print()

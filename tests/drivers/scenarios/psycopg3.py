@@ -17,7 +17,9 @@ run = Scenario(lambda error: getattr(error, "sqlstate", None))
 
 def connect(**options: Any) -> psycopg.Connection[Any]:
     connection = psycopg.connect(sslmode="disable", gssencmode="disable", **options)
-    connection.add_notice_handler(lambda d: run.notices.append([d.severity, d.sqlstate, d.message_primary, d.message_hint]))
+    connection.add_notice_handler(
+        lambda d: run.notices.append([d.severity, d.sqlstate, d.message_primary, d.message_hint])
+    )
     return connection
 
 
@@ -27,19 +29,34 @@ def fetched(c: psycopg.Connection[Any], query: str, parameters: Any = None, **op
 
 def queries(c: psycopg.Connection[Any]) -> None:
     for binary in (False, True):
-        run.step(f"patients, binary={binary}", lambda b=binary: fetched(c, "SELECT * FROM patient WHERE id <= %s ORDER BY id", (40,), binary=b))
-        run.step("types", lambda b=binary: fetched(c, "SELECT NULL, 1::int2, 2.5::float8, 'x'::bpchar, '{1,2}'::int[], '1 day'::interval, '(1,2)'::point, %s::bytea", (b"\0\xff",), binary=b))
+        run.step(
+            f"patients, binary={binary}",
+            lambda b=binary: fetched(c, "SELECT * FROM patient WHERE id <= %s ORDER BY id", (40,), binary=b),
+        )
+        run.step(
+            "types",
+            lambda b=binary: fetched(
+                c,
+                "SELECT NULL, 1::int2, 2.5::float8, 'x'::bpchar, '{1,2}'::int[], '1 day'::interval, '(1,2)'::point, %s::bytea",
+                (b"\0\xff",),
+                binary=b,
+            ),
+        )
     for _ in range(7):  # beyond prepare_threshold
         run.step("prepared", lambda: fetched(c, "SELECT nom FROM patient WHERE id = %s", (7,)))
     run.step("no columns", lambda: len(run.got(c.execute("SELECT FROM patient WHERE id < 4").fetchall())))
     run.step("empty", lambda: c.execute("").statusmessage)
-    run.step("several", lambda: [run.got(r.fetchall()) for r in c.execute("SELECT 1; SELECT 2, 3; TABLE journal").results()])
+    run.step(
+        "several", lambda: [run.got(r.fetchall()) for r in c.execute("SELECT 1; SELECT 2, 3; TABLE journal").results()]
+    )
     run.step("wide", lambda: [len(r) for r in fetched(c, "SELECT " + ", ".join(f"{n} AS c{n}" for n in range(1600)))])
     run.step("a megabyte", lambda: [len(r[0]) for r in fetched(c, "SELECT repeat('x', 1000000)")])
     run.step("a long statement", lambda: [len(r[0]) for r in fetched(c, "SELECT '" + "y" * 300_000 + "'")])
     run.step("notices", lambda: fetched(c, "SELECT bavard(%s)", (3,)))
     run.step("rows by stream", lambda: sum(len(run.got([r])) for r in c.cursor().stream("SELECT * FROM sejour")))
-    run.step("insert returning", lambda: fetched(c, "INSERT INTO journal (qui, quoi) VALUES ('a', 'b') RETURNING id, qui"))
+    run.step(
+        "insert returning", lambda: fetched(c, "INSERT INTO journal (qui, quoi) VALUES ('a', 'b') RETURNING id, qui")
+    )
     run.step("many", lambda: many(c))
     run.step("procedure", lambda: fetched(c, "CALL note('par la procédure', NULL)"))
     run.step("create as", lambda: c.execute("CREATE TABLE copie AS SELECT * FROM patient WHERE id <= 25").statusmessage)
@@ -51,7 +68,9 @@ def queries(c: psycopg.Connection[Any]) -> None:
 def many(c: psycopg.Connection[Any]) -> list[Any]:
     with c.cursor() as cursor:
         cursor.executemany(
-            "INSERT INTO journal (qui, quoi) VALUES ('many', %s) RETURNING quoi", [(f"m{n}",) for n in range(30)], returning=True
+            "INSERT INTO journal (qui, quoi) VALUES ('many', %s) RETURNING quoi",
+            [(f"m{n}",) for n in range(30)],
+            returning=True,
         )
         return [run.got(result.fetchall()) for result in cursor.results()]
 
@@ -169,7 +188,10 @@ def pipelines(c: psycopg.Connection[Any]) -> None:
 
 def copies(c: psycopg.Connection[Any]) -> None:
     def out(options: str) -> Any:
-        with c.cursor() as cursor, cursor.copy(f"COPY (SELECT * FROM patient WHERE id <= 70 ORDER BY id) TO STDOUT {options}") as copy:
+        with (
+            c.cursor() as cursor,
+            cursor.copy(f"COPY (SELECT * FROM patient WHERE id <= 70 ORDER BY id) TO STDOUT {options}") as copy,
+        ):
             found = [bytes(part) for part in copy]
         run.rows += 70
         return b"".join(found)
@@ -241,12 +263,15 @@ def others(c: psycopg.Connection[Any]) -> None:
             timer.join()
 
     run.step("cancel", cancelled)
-    run.step("large object", lambda: fetched(c, "SELECT lo_get(%s)", fetched(c, "SELECT lo_from_bytea(0, 'abc'::bytea)")[0]))
+    run.step(
+        "large object", lambda: fetched(c, "SELECT lo_get(%s)", fetched(c, "SELECT lo_from_bytea(0, 'abc'::bytea)")[0])
+    )
     run.step("discard", lambda: c.execute("DISCARD ALL").statusmessage)
 
 
 async def asynchronous() -> None:
     async with await psycopg.AsyncConnection.connect(sslmode="disable", gssencmode="disable", autocommit=True) as c:
+
         async def ask(query: str, *parameters: Any, **options: Any) -> Any:
             return run.got(await (await c.execute(query, parameters or None, **options)).fetchall())
 
@@ -263,7 +288,10 @@ async def asynchronous() -> None:
 
         async def copy() -> Any:
             found = b""
-            async with c.cursor() as cursor, cursor.copy("COPY (SELECT * FROM sejour ORDER BY id) TO STDOUT") as copying:
+            async with (
+                c.cursor() as cursor,
+                cursor.copy("COPY (SELECT * FROM sejour ORDER BY id) TO STDOUT") as copying,
+            ):
                 async for part in copying:
                     found += bytes(part)
             run.rows += found.count(b"\n")

@@ -46,10 +46,32 @@ class Journal(Base):
 
 
 with orm.Session(engine) as session:
-    run.step("join", lambda: [(p.id, p.nom, [s.unite for s in p.sejours]) for p in session.scalars(sa.select(Patient).where(Patient.id <= 12).order_by(Patient.id).options(orm.selectinload(Patient.sejours)))])
+    run.step(
+        "join",
+        lambda: [
+            (p.id, p.nom, [s.unite for s in p.sejours])
+            for p in session.scalars(
+                sa.select(Patient)
+                .where(Patient.id <= 12)
+                .order_by(Patient.id)
+                .options(orm.selectinload(Patient.sejours))
+            )
+        ],
+    )
     run.step("lazy", lambda: [s.debut for s in session.get_one(Patient, 77).sejours])
-    run.step("stream", lambda: sum(1 for _ in session.scalars(sa.select(Sejour).order_by(Sejour.id).execution_options(yield_per=50))))
-    run.step("partitions", lambda: [len(part) for part in session.execute(sa.select(Sejour.id), execution_options={"stream_results": True, "max_row_buffer": 64}).partitions(64)])
+    run.step(
+        "stream",
+        lambda: sum(1 for _ in session.scalars(sa.select(Sejour).order_by(Sejour.id).execution_options(yield_per=50))),
+    )
+    run.step(
+        "partitions",
+        lambda: [
+            len(part)
+            for part in session.execute(
+                sa.select(Sejour.id), execution_options={"stream_results": True, "max_row_buffer": 64}
+            ).partitions(64)
+        ],
+    )
     session.add_all(Journal(qui="orm", quoi=f"orm{n}") for n in range(250))
     run.step("bulk insert", session.commit)
 
@@ -66,15 +88,27 @@ with orm.Session(engine) as session:
         return found
 
     run.step("savepoint", savepoint)
-    run.step("update", lambda: session.execute(sa.update(Journal).where(Journal.qui == "orm", Journal.id > 200).values(quoi=None)).rowcount)
+    run.step(
+        "update",
+        lambda: (
+            session.execute(sa.update(Journal).where(Journal.qui == "orm", Journal.id > 200).values(quoi=None)).rowcount
+        ),
+    )
     session.commit()
     run.step("error", lambda: session.execute(sa.text("SELECT * FROM nulle_part")))
     session.rollback()
-    run.step("aggregate", lambda: session.execute(sa.select(Sejour.unite, sa.func.count()).group_by(Sejour.unite).order_by(Sejour.unite)).all())
+    run.step(
+        "aggregate",
+        lambda: session.execute(
+            sa.select(Sejour.unite, sa.func.count()).group_by(Sejour.unite).order_by(Sejour.unite)
+        ).all(),
+    )
 
 inspector = sa.inspect(engine)
 run.step("tables", lambda: sorted(inspector.get_table_names("care")))
-run.step("columns", lambda: [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns("patient", "care")])
+run.step(
+    "columns", lambda: [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns("patient", "care")]
+)
 run.step("keys", lambda: [(k["name"], k["referred_table"]) for k in inspector.get_foreign_keys("sejour", "care")])
 run.step("indexes", lambda: [(k["name"], k["column_names"]) for k in inspector.get_indexes("journal", "care")])
 engine.dispose()

@@ -43,8 +43,16 @@ def with_absolute_paths(config: Config, base: Path) -> Config:
         found = {name: str((base / getattr(section, name)).resolve()) for name in names if getattr(section, name)}
         return replace(section, **found)
 
+    def with_ca(value: Any) -> Any:
+        """A hook's section, or a list of them; anything else as it is."""
+        if isinstance(value, list):
+            return [with_ca(item) for item in value]
+        return absolute(value, ("tls_ca",)) if hasattr(value, "tls_ca") else value
+
+    responder = {f.name: with_ca(getattr(config.responder, f.name)) for f in fields(config.responder)}
     return replace(
         config,
+        responder=replace(config.responder, **responder),
         kafka=absolute(config.kafka, _PATHS["kafka"]),
         detector=absolute(config.detector, _PATHS["detector"]),
         listener=[absolute(listener, _PATHS["listener"]) for listener in config.listener],
@@ -72,9 +80,10 @@ def _section(section: Any, path: str) -> list[str]:
             nested += ["", f"[{child}]", *_section(value, child)]
         elif isinstance(value, list) and value and is_dataclass(value[0]):
             for item in value:
-                nested += ["", f"[[{name}]]", *_section(item, name)]
-        elif isinstance(value, list) and not value and not path and name == "listener":
-            continue
+                child = f"{path}.{name}" if path else name
+                nested += ["", f"[[{child}]]", *_section(item, child)]
+        elif isinstance(value, list) and not value and "doc" in f.metadata and not f.metadata["doc"]:
+            continue  # a list of sections that is empty
         else:
             lines.append(f"{name} = {_toml(value, f.metadata.get('unit', ''))}")
     return lines + nested

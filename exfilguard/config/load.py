@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import ConfigError
+from .check_responder import check_responder
 from .schema import Config
 
 ENV_PREFIX = "EXFILGUARD_"
@@ -285,6 +286,8 @@ def _check(config: Config, reader: _Reader) -> None:
         problem("identity.nonces", "must be at least 1000")
     if config.detector.policy and not (reader.base / config.detector.policy).is_file():
         problem("detector.policy", "no such file: write its path relative to this configuration, or leave it out")
+    if config.responder is not None:
+        check_responder(config.responder, problem, reader.base)
     _address(problem, "exporter.listen", config.exporter.listen)
     names: set[str] = set()
     addresses: set[str] = set()

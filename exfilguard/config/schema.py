@@ -5,18 +5,12 @@ All sections are frozen and validated once, in `load.py`. A field's `doc` is wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-
-def setting(doc: str, default: Any = ..., *, secret: bool = False, unit: str = "") -> Any:
-    """A documented field. `unit`: `duration_ms` accepts "10s", "5m"; `size_bytes` accepts "64MB"; stored as integers."""
-    metadata = {"doc": doc, "secret": secret, "unit": unit}
-    if default is ...:
-        return field(metadata=metadata)
-    if isinstance(default, list | dict):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+from .responder import PostgresHookConfig as PostgresHookConfig
+from .responder import ResponderConfig as ResponderConfig
+from .setting import setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,28 +178,6 @@ class DetectorConfig:
     max_patients: int = setting(
         "Distinct patients counted exactly per account; beyond, over-counted and flagged.", 1_000_000
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PostgresHookConfig:
-    """`[responder.postgres]`: NOLOGIN and termination of the account's backends."""
-
-    dsn: str = setting(
-        "Connection string of the hook's account, straight to the database (not through the sidecar). Empty: the hook is "
-        "off. Better `dsn_file`. Grants: deploy/postgres/hook.sql.",
-        "",
-        secret=True,
-    )
-    timeout_ms: int = setting("Bound on one attempt.", 5_000, unit="duration_ms")
-    dry_run: bool = setting("Say what would be done, do nothing.", False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponderConfig:
-    """`[responder]`: the lock-out hooks."""
-
-    postgres: PostgresHookConfig = setting("The PostgreSQL hook.", PostgresHookConfig())
-    retries: int = setting("Further attempts of a hook that failed, with back-off.", 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,8 @@ METRICS: dict[str, Metric] = {
     "unlocks_total": Metric("counter", ("hook", "outcome"), "Attempts to restore a suspended account."),
     "lockout_seconds": Metric("histogram", (), "From the limit crossed to the lock verified."),
     "locked_accounts": Metric("gauge", (), "Accounts now locked.", "max"),
+    "held_accounts": Metric("gauge", (), "Accounts whose suspension the mass-lock stop holds until a human speaks."),
+    "mass_lock_stops_total": Metric("counter", (), "Suspensions that the mass-lock stop has held."),
     "account_window_records": Metric(
         "gauge", ("tenant", "account", "window"), "Records in the rolling window, for the largest accounts only.", "max"
     ),

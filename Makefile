@@ -2,14 +2,17 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+comma  := ,
 STAMP  := $(VENV)/.installed
+# python-ldap is built from source: only where OpenLDAP's headers are.
+LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 
 .PHONY: demo up test drivers lint typecheck docs bench-attack chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/windows/_core.py exfilguard/wire/postgres/_scan.py)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)]'
 	@touch $@
 
 demo: $(STAMP)

@@ -97,7 +97,7 @@ def _run(directory: Path, bootstrap: str, report: Report) -> None:
                 detector=DetectorConfig(policy=str(directory / "policy.toml")),
                 responder=ResponderConfig(
                     mass_lock_accounts=0,  # every run is another thief; a human need not be asked
-                    postgres=PostgresHookConfig(dsn=database.dsn(patients.HOOK_ACCOUNT, PASSWORD, "dpi"))
+                    postgres=PostgresHookConfig(dsn=database.dsn(patients.HOOK_ACCOUNT, PASSWORD, "dpi")),
                 ),
                 exporter=ExporterConfig(listen=f"127.0.0.1:{free_port()}"),
             )

@@ -51,7 +51,8 @@ class LDAPHookConfig:
 
     url: str = setting("`ldaps://host` or `ldap://host:389`. Empty: the hook is off. ACLs: deploy/ldap/.", "")
     method: Literal["ppolicy", "active-directory"] = setting(
-        "`ppolicy` sets pwdAccountLockedTime, `active-directory` the bit ACCOUNTDISABLE of userAccountControl.", "ppolicy"
+        "`ppolicy` sets pwdAccountLockedTime, `active-directory` the bit ACCOUNTDISABLE of userAccountControl.",
+        "ppolicy",
     )
     bind_dn: str = setting("DN of the hook's account (with Active Directory also user@domain).", "")
     password: str = setting("Its password; better `password_file`.", "", secret=True)
@@ -74,7 +75,9 @@ class KeycloakHookConfig:
 
     url: str = setting("Base address, for example https://sso.clinic.example. Empty: the hook is off.", "")
     realm: str = setting("The realm the users are in.", "")
-    client_id: str = setting("A confidential client with a service account; its roles: deploy/keycloak/README.md.", "exfilguard")
+    client_id: str = setting(
+        "A confidential client with a service account; its roles: deploy/keycloak/README.md.", "exfilguard"
+    )
     client_secret: str = setting("Its secret; better `client_secret_file`.", "", secret=True)
     tls_ca: str = setting("CA bundle that signed the server's certificate; empty: the system's.", "")
     accounts: list[str] = setting(ACCOUNTS_DOC, ["*"])
@@ -131,7 +134,9 @@ class CommandHookConfig:
     name: str = setting("Name of this hook in actions and metrics.")
     argv: list[str] = setting("Program and fixed arguments; never a shell, and the account is never an argument.")
     accounts: list[str] = setting(ACCOUNTS_DOC, ["*"])
-    timeout_ms: int = setting("Bound on one run; then the program and its children are killed.", 10_000, unit="duration_ms")
+    timeout_ms: int = setting(
+        "Bound on one run; then the program and its children are killed.", 10_000, unit="duration_ms"
+    )
     dry_run: bool = setting(DRY_RUN_DOC, False)
 
 
@@ -157,7 +162,9 @@ class WebhookConfig:
     template: Literal["generic", "teams", "slack", "pagerduty", "glpi", "servicenow"] = setting(
         "What the receiver is.", "generic"
     )
-    secret: str = setting("Key of the HMAC-SHA256 signature, at least 16 characters; better `secret_file`.", "", secret=True)
+    secret: str = setting(
+        "Key of the HMAC-SHA256 signature, at least 16 characters; better `secret_file`.", "", secret=True
+    )
     token: str = setting(
         "PagerDuty: the routing key; GLPI: the user token; else a bearer token. Better `token_file`.", "", secret=True
     )

@@ -48,7 +48,7 @@ def build_hooks(config: ResponderConfig, protected: Collection[str]) -> list[Hoo
         try:
             hooks.append(make())
         except ModuleNotFoundError as error:
-            problems.append(f"{path}: needs the package {error.name}: pip install 'exfilguard[hooks]'")
+            problems.append(f"{path}: needs the package {error.name}: pip install 'exfilguard[hooks,ldap]'")
         except (ConfigError, ValueError) as error:
             problems.append(f"{path}: {error}")
 

@@ -13,9 +13,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config.responder import ResponderConfig
 from ..errors import HookError, HookRefused
@@ -37,7 +37,8 @@ AGAIN_S = 60.0
 GRACE_S = 5.0
 """A hook of another package that does not keep its own time limit is abandoned this much later."""
 
-Record = Callable[[Action], Awaitable[None]]
+T = TypeVar("T")
+Record = Callable[[Action], Coroutine[Any, Any, None]]
 
 
 @dataclass(slots=True)
@@ -212,7 +213,14 @@ class Reconciler:
                 failures += 1
                 if failures > self._retries:
                     state.not_before = time.monotonic() + AGAIN_S
-                    log.error("%s: %s by %s failed %d times; again in %.0f s", verdict.key, operation, hook.name, failures, AGAIN_S)
+                    log.error(
+                        "%s: %s by %s failed %d times; again in %.0f s",
+                        verdict.key,
+                        operation,
+                        hook.name,
+                        failures,
+                        AGAIN_S,
+                    )
                     return
                 state.wake.clear()
                 if account.verdict is verdict:
@@ -240,7 +248,9 @@ class Reconciler:
             if operation == "lock" and hook.suspends:
                 self.lockout.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
         if result.outcome == "refused" and not any(
-            other.locked or other.started for name, other in account.hooks.items() if other is not state and name in self._suspends
+            other.locked or other.started
+            for name, other in account.hooks.items()
+            if other is not state and name in self._suspends
         ):
             self.mass_lock.forget(verdict.key)
         if result.outcome != "failed":
@@ -274,7 +284,7 @@ def hook_limit_s(hook: Hook) -> float:
     return float(getattr(settings, "timeout_ms", 10_000)) / 1000 + GRACE_S
 
 
-async def _within(limit_s: float, work: Awaitable[Any]) -> Any:
+async def _within(limit_s: float, work: Awaitable[T]) -> T:
     try:
         async with asyncio.timeout(limit_s):
             return await work

@@ -15,9 +15,11 @@ from exfilguard.embedded.child import free_port
 from exfilguard.errors import HookError, HookRefused
 from exfilguard.lab.attack import try_login
 from exfilguard.lab.patients import staff
+from exfilguard.respond.hook import Settings
 from exfilguard.respond.postgres import PostgresHook
 
 from .conftest import Hospital
+from .hooks import order
 from .stack import PASSWORD, connect
 
 ACCOUNT = staff().secretaries[0]
@@ -25,33 +27,33 @@ ACCOUNT = staff().secretaries[0]
 
 @pytest.fixture
 def hook(hospital: Hospital) -> Iterator[PostgresHook]:
-    yield PostgresHook(PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook")), {"urgences"})
+    yield PostgresHook(PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook")), Settings(protected={"urgences"}))
     with connect(hospital.admin_dsn) as admin:
         admin.execute(f'ALTER ROLE "{ACCOUNT}" LOGIN')
 
 
 def test_locks_ends_the_sessions_and_gives_back(hook: PostgresHook, hospital: Hospital) -> None:
     with connect(hospital.dsn(ACCOUNT)) as first, connect(hospital.dsn(ACCOUNT)) as second:
-        undo = asyncio.run(hook.before(ACCOUNT))
-        result = asyncio.run(hook.lock(ACCOUNT))
+        undo = asyncio.run(hook.before(order(ACCOUNT)))
+        result = asyncio.run(hook.lock(order(ACCOUNT)))
         assert (result.outcome, result.verified, undo) == ("done", True, {"login": True})
         assert "2 sessions ended" in result.detail
         for session in (first, second):
             with pytest.raises(psycopg.OperationalError):
                 session.execute("SELECT 1")
     assert try_login(hospital.dsn(ACCOUNT))
-    assert asyncio.run(hook.lock(ACCOUNT)).outcome == "already"
-    assert asyncio.run(hook.unlock(ACCOUNT, undo)).outcome == "done"
+    assert asyncio.run(hook.lock(order(ACCOUNT))).outcome == "already"
+    assert asyncio.run(hook.unlock(order(ACCOUNT), undo)).outcome == "done"
     assert not try_login(hospital.dsn(ACCOUNT))
-    assert asyncio.run(hook.unlock(ACCOUNT, undo)).outcome == "already"
+    assert asyncio.run(hook.unlock(order(ACCOUNT), undo)).outcome == "already"
 
 
 def test_what_was_locked_before_stays_locked(hook: PostgresHook, hospital: Hospital) -> None:
     with connect(hospital.admin_dsn) as admin:
         admin.execute(f'ALTER ROLE "{ACCOUNT}" NOLOGIN')
-    undo = asyncio.run(hook.before(ACCOUNT))
-    assert asyncio.run(hook.lock(ACCOUNT)).outcome == "already"
-    assert asyncio.run(hook.unlock(ACCOUNT, undo)).outcome == "already"
+    undo = asyncio.run(hook.before(order(ACCOUNT)))
+    assert asyncio.run(hook.lock(order(ACCOUNT))).outcome == "already"
+    assert asyncio.run(hook.unlock(order(ACCOUNT), undo)).outcome == "already"
     assert try_login(hospital.dsn(ACCOUNT))
 
 
@@ -69,7 +71,7 @@ def test_nobody_slips_in_while_it_locks(hook: PostgresHook, hospital: Hospital) 
     threads = [threading.Thread(target=knock, daemon=True) for _ in range(8)]
     for thread in threads:
         thread.start()
-    assert asyncio.run(hook.lock(ACCOUNT)).verified
+    assert asyncio.run(hook.lock(order(ACCOUNT))).verified
     try:
         with connect(hospital.admin_dsn) as admin:
             for _ in range(20):
@@ -92,20 +94,22 @@ def test_nobody_slips_in_while_it_locks(hook: PostgresHook, hospital: Hospital) 
 def test_refuses(hook: PostgresHook, account: str, why: str) -> None:
     for attempt in (hook.before, hook.lock):
         with pytest.raises(HookRefused, match=why):
-            asyncio.run(attempt(account))
+            asyncio.run(attempt(order(account)))
 
 
 def test_dry_run_changes_nothing(hospital: Hospital) -> None:
-    dry = PostgresHook(PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook"), dry_run=True))
-    result = asyncio.run(dry.lock(ACCOUNT))
+    dry = PostgresHook(PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook")), Settings(dry_run=True))
+    result = asyncio.run(dry.lock(order(ACCOUNT)))
     assert (result.outcome, result.verified) == ("dry_run", False)
     assert not try_login(hospital.dsn(ACCOUNT))
 
 
 def test_a_database_that_is_away_fails_in_time_without_the_password(hospital: Hospital) -> None:
-    away = PostgresHook(PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook", free_port()), timeout_ms=1_000))
+    away = PostgresHook(
+        PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook", free_port())), Settings(timeout_ms=1_000)
+    )
     with pytest.raises(HookError) as caught:
-        asyncio.run(away.lock(ACCOUNT))
+        asyncio.run(away.lock(order(ACCOUNT)))
     assert PASSWORD not in str(caught.value)
     assert "check the DSN" in str(caught.value)
 
@@ -124,7 +128,7 @@ def test_the_grants_in_deploy_are_enough(hospital: Hospital) -> None:
         [hospital.server.bin / "psql", hospital.admin_dsn, "-v", "ON_ERROR_STOP=1", "-v", f"hook_password={PASSWORD}", "-f", script],
         check=True, capture_output=True, env=clean_environment(),
     )  # fmt: skip
-    made = PostgresHook(PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook")))
-    undo = asyncio.run(made.before(ACCOUNT))
-    assert asyncio.run(made.lock(ACCOUNT)).outcome == "done"
-    assert asyncio.run(made.unlock(ACCOUNT, undo)).outcome == "done"
+    made = PostgresHook(PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook")), Settings())
+    undo = asyncio.run(made.before(order(ACCOUNT)))
+    assert asyncio.run(made.lock(order(ACCOUNT))).outcome == "done"
+    assert asyncio.run(made.unlock(order(ACCOUNT), undo)).outcome == "done"

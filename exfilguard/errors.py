@@ -49,3 +49,7 @@ class BrokerError(ExfilGuardError):
 
 class EmbeddedError(ExfilGuardError):
     """A part of the one-machine installation (broker, demo database) could not be started."""
+
+
+class EvidenceError(ExfilGuardError):
+    """The archive, the ledger or a key of theirs cannot be used as it is."""

@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # python-ldap is built from source: only where OpenLDAP's headers are.
 LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 
-.PHONY: demo up test drivers lint typecheck docs bench-attack chaos clean
+.PHONY: demo up test drivers transcripts lint typecheck docs bench-attack chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/windows/_core.py exfilguard/wire/postgres/_scan.py)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -40,6 +40,9 @@ chaos: $(STAMP)
 # Every driver on every server in both modes; `make test` runs a part of it.
 drivers: $(STAMP)
 	@ALL_DRIVERS=1 $(BIN)/pytest tests/drivers $(ARGS)
+
+transcripts: $(STAMP)
+	@RECORD_TRANSCRIPTS=1 $(BIN)/pytest tests/drivers $(ARGS)
 
 docs: $(STAMP)
 	@$(BIN)/python -m exfilguard.config.reference > docs/CONFIGURATION.md

@@ -9,11 +9,20 @@ import pytest
 
 from tests.drivers.conftest import MODES, Bench
 from tests.drivers.drivers import DRIVERS, Outcome, play
-from tests.drivers.wire_oracle import rows_delivered
 from tests.integration.stack import Tap, wait_for
+from tests.wire.oracle import rows_delivered
+from tests.wire.transcript import FOLDER, save, shortened
 
 FULL = bool(os.environ.get("ALL_DRIVERS"))
 """Every driver on every server in every mode: `make drivers`."""
+
+
+RECORD = bool(os.environ.get("RECORD_TRANSCRIPTS"))
+"""Write tests/wire/transcripts anew: `make transcripts`."""
+
+
+RICH = ("psycopg", "asyncpg", "node-postgres", "pgjdbc")
+"""Their transcripts are kept whole, or nearly: they use the most of the protocol."""
 
 
 def matrix() -> list[tuple[str, str, str]]:
@@ -57,6 +66,8 @@ def test_a_driver_cannot_tell_the_difference(bench: Bench, name: str, version: s
     assert server.left_behind() == left_behind
     said, heard = settled(outer), settled(inner)
     assert said, "the scenario went through the guard"
+    if RECORD and mode == "observe":
+        record(outer, name, version)
     if mode == "observe":
         wait_for(lambda: settled(inner) == said, 5.0, "bytes out equal bytes in")
     delivered = sum(rows_delivered(stream) for _, stream in said)
@@ -71,6 +82,19 @@ def test_a_driver_cannot_tell_the_difference(bench: Bench, name: str, version: s
     desynced = [e for e in bench.events[since:] if e["kind"] == "desynced"]
     assert not desynced
     assert heard
+
+
+def record(tap: Tap, name: str, version: str) -> None:
+    """The largest conversations of a scenario, one more of each that is a refused login, without those of a cancel."""
+    found = sorted(
+        (c for c in tap.conversations if c.server), key=lambda c: len(c.client) + len(c.server), reverse=True
+    )
+    chosen = found[:1] if name.startswith(("pg_", "pgbench")) else found[:2]
+    chosen += [c for c in found[2:] if b"C28P01" in c.server][:1]
+    for number, conversation in enumerate(chosen, 1):
+        steps = shortened(conversation.steps, 60_000 if version == "18" and name in RICH else 12_000)
+        if steps:
+            save(FOLDER / f"{name}-{version}-{number}.txt", steps, f"{name}, PostgreSQL {version}")
 
 
 def assert_same(seen: Outcome, expected: Outcome) -> None:

@@ -121,7 +121,7 @@ public class Jdbc {
             c.setAutoCommit(false);
             try (Statement s = c.createStatement()) {
                 s.setFetchSize(70);
-                return all(s.executeQuery("SELECT id, unite FROM sejour ORDER BY id"));
+                return all(s.executeQuery("SELECT id, unite FROM sejour WHERE id <= 200 ORDER BY id"));
             } finally {
                 c.commit();
                 c.setAutoCommit(true);
@@ -168,7 +168,7 @@ public class Jdbc {
     static void batches(Connection c) throws Exception {
         step("batch", () -> {
             try (var s = c.prepareStatement("INSERT INTO journal (qui, quoi) VALUES ('lot', ?)")) {
-                for (int n = 0; n < 300; n++) {
+                for (int n = 0; n < 60; n++) {
                     s.setString(1, "lot " + n);
                     s.addBatch();
                 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from tests.drivers.scenario import Scenario, environment
+from tests.drivers.scenario import Scenario, environment, size
 
 run = Scenario(lambda error: getattr(error, "sqlstate", None))
 
@@ -24,7 +24,7 @@ async def main() -> None:
     async def fetch(query: str, *parameters: Any) -> Any:
         return [dict(row) for row in run.got(await c.fetch(query, *parameters))]
 
-    await run.astep("patients", fetch("SELECT * FROM patient WHERE id <= $1 ORDER BY id", 50))
+    await run.astep("patients", fetch("SELECT * FROM patient WHERE id <= $1 ORDER BY id", size(50)))
     for _ in range(3):
         await run.astep("again", fetch("SELECT id, nom FROM patient WHERE id = $1", 9))
     await run.astep(
@@ -37,7 +37,10 @@ async def main() -> None:
 
     async def cursor() -> Any:
         async with c.transaction():
-            found = [tuple(row) async for row in c.cursor("SELECT id, unite FROM sejour ORDER BY id", prefetch=37)]
+            found = [
+                tuple(row)
+                async for row in c.cursor(f"SELECT id, unite FROM sejour ORDER BY id LIMIT {size(600)}", prefetch=37)
+            ]
             return run.got(found)
 
     await run.astep("cursor", cursor())
@@ -58,7 +61,8 @@ async def main() -> None:
 
     await run.astep("prepared", prepared())
     await run.astep(
-        "many", c.executemany("INSERT INTO journal (qui, quoi) VALUES ('a', $1)", [(f"a{n}",) for n in range(100)])
+        "many",
+        c.executemany("INSERT INTO journal (qui, quoi) VALUES ('a', $1)", [(f"a{n}",) for n in range(size(100))]),
     )
     await run.astep(
         "many, one refused",
@@ -82,9 +86,9 @@ async def main() -> None:
     async def out(**options: Any) -> Any:
         target = io.BytesIO()
         status = await c.copy_from_query(
-            "SELECT id, nom, photo FROM patient ORDER BY id LIMIT 90", output=target, **options
+            f"SELECT id, nom, photo FROM patient ORDER BY id LIMIT {size(90)}", output=target, **options
         )
-        run.rows += 90
+        run.rows += size(90)
         return status, target.getvalue()
 
     await run.astep("copy out, text", out())
@@ -93,7 +97,7 @@ async def main() -> None:
     await run.astep(
         "copy in, records",
         c.copy_records_to_table(
-            "journal", records=[("r", f"r{n}", n) for n in range(400)], columns=["qui", "quoi", "taille"]
+            "journal", records=[("r", f"r{n}", n) for n in range(size(400))], columns=["qui", "quoi", "taille"]
         ),
     )
     await run.astep(
@@ -118,7 +122,7 @@ async def main() -> None:
     await c.add_listener("canal", lambda _c, _pid, channel, payload: heard.put_nowait([channel, payload]))
     await c.execute("NOTIFY canal, 'à toi'")
     await run.astep("notification", asyncio.wait_for(heard.get(), 10))
-    await run.astep("big", c.fetchval("SELECT repeat('z', 500000)"))
+    await run.astep("big", c.fetchval(f"SELECT repeat('z', {size(500_000)})"))
     run.rows += 1
     await c.reset()
     await run.astep("after reset", fetch("SELECT count(*) FROM journal"))

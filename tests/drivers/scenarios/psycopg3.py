@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import rows
 
-from tests.drivers.scenario import Scenario
+from tests.drivers.scenario import Scenario, size
 
 run = Scenario(lambda error: getattr(error, "sqlstate", None))
 
@@ -31,7 +31,7 @@ def queries(c: psycopg.Connection[Any]) -> None:
     for binary in (False, True):
         run.step(
             f"patients, binary={binary}",
-            lambda b=binary: fetched(c, "SELECT * FROM patient WHERE id <= %s ORDER BY id", (40,), binary=b),
+            lambda b=binary: fetched(c, "SELECT * FROM patient WHERE id <= %s ORDER BY id", (size(40),), binary=b),
         )
         run.step(
             "types",
@@ -49,11 +49,16 @@ def queries(c: psycopg.Connection[Any]) -> None:
     run.step(
         "several", lambda: [run.got(r.fetchall()) for r in c.execute("SELECT 1; SELECT 2, 3; TABLE journal").results()]
     )
-    run.step("wide", lambda: [len(r) for r in fetched(c, "SELECT " + ", ".join(f"{n} AS c{n}" for n in range(1600)))])
-    run.step("a megabyte", lambda: [len(r[0]) for r in fetched(c, "SELECT repeat('x', 1000000)")])
-    run.step("a long statement", lambda: [len(r[0]) for r in fetched(c, "SELECT '" + "y" * 300_000 + "'")])
+    run.step(
+        "wide", lambda: [len(r) for r in fetched(c, "SELECT " + ", ".join(f"{n} AS c{n}" for n in range(size(1600))))]
+    )
+    run.step("a megabyte", lambda: [len(r[0]) for r in fetched(c, f"SELECT repeat('x', {size(1_000_000)})")])
+    run.step("a long statement", lambda: [len(r[0]) for r in fetched(c, "SELECT '" + "y" * size(300_000) + "'")])
     run.step("notices", lambda: fetched(c, "SELECT bavard(%s)", (3,)))
-    run.step("rows by stream", lambda: sum(len(run.got([r])) for r in c.cursor().stream("SELECT * FROM sejour")))
+    run.step(
+        "rows by stream",
+        lambda: sum(len(run.got([r])) for r in c.cursor().stream(f"SELECT * FROM sejour LIMIT {size(600)}")),
+    )
     run.step(
         "insert returning", lambda: fetched(c, "INSERT INTO journal (qui, quoi) VALUES ('a', 'b') RETURNING id, qui")
     )
@@ -69,7 +74,7 @@ def many(c: psycopg.Connection[Any]) -> list[Any]:
     with c.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO journal (qui, quoi) VALUES ('many', %s) RETURNING quoi",
-            [(f"m{n}",) for n in range(30)],
+            [(f"m{n}",) for n in range(size(30))],
             returning=True,
         )
         return [run.got(result.fetchall()) for result in cursor.results()]
@@ -149,7 +154,7 @@ def cursors(c: psycopg.Connection[Any]) -> None:
 def pipelines(c: psycopg.Connection[Any]) -> None:
     def many_at_once() -> Any:
         with c.pipeline():
-            asked = [c.execute("SELECT id, nom FROM patient WHERE id = %s", (n,)) for n in range(1, 120)]
+            asked = [c.execute("SELECT id, nom FROM patient WHERE id = %s", (n,)) for n in range(1, size(120))]
         return [run.got(one.fetchall()) for one in asked]
 
     run.step("pipeline", many_at_once)
@@ -178,7 +183,7 @@ def pipelines(c: psycopg.Connection[Any]) -> None:
 
     def transaction() -> Any:
         with c.pipeline(), c.transaction():
-            for n in range(20):
+            for n in range(size(20)):
                 c.execute("INSERT INTO journal (qui, quoi) VALUES ('p', %s)", (f"p{n}",))
             count = c.execute("SELECT count(*) FROM journal WHERE qui = 'p'")
         return run.got(count.fetchall())
@@ -190,10 +195,10 @@ def copies(c: psycopg.Connection[Any]) -> None:
     def out(options: str) -> Any:
         with (
             c.cursor() as cursor,
-            cursor.copy(f"COPY (SELECT * FROM patient WHERE id <= 70 ORDER BY id) TO STDOUT {options}") as copy,
+            cursor.copy(f"COPY (SELECT * FROM patient WHERE id <= {size(70)} ORDER BY id) TO STDOUT {options}") as copy,
         ):
             found = [bytes(part) for part in copy]
-        run.rows += 70
+        run.rows += size(70)
         return b"".join(found)
 
     run.step("copy out, text", lambda: out(""))
@@ -212,7 +217,7 @@ def copies(c: psycopg.Connection[Any]) -> None:
             with cursor.copy(f"COPY journal (qui, quoi, taille) FROM STDIN {options}") as copy:
                 if options:
                     copy.set_types(["text", "text", "int8"])
-                for n in range(start, start + 500):
+                for n in range(start, start + size(500)):
                     copy.write_row(("copie", f"c{n}", n * n))
             return [cursor.statusmessage, cursor.rowcount]
 
@@ -281,7 +286,7 @@ async def asynchronous() -> None:
 
         async def pipeline() -> Any:
             async with c.pipeline():
-                asked = [await c.execute("SELECT %s::int * 2", (n,)) for n in range(60)]
+                asked = [await c.execute("SELECT %s::int * 2", (n,)) for n in range(size(60))]
             return [run.got(await one.fetchall()) for one in asked]
 
         await run.astep("async, pipeline", pipeline())
@@ -290,7 +295,7 @@ async def asynchronous() -> None:
             found = b""
             async with (
                 c.cursor() as cursor,
-                cursor.copy("COPY (SELECT * FROM sejour ORDER BY id) TO STDOUT") as copying,
+                cursor.copy(f"COPY (SELECT * FROM sejour ORDER BY id LIMIT {size(600)}) TO STDOUT") as copying,
             ):
                 async for part in copying:
                     found += bytes(part)

@@ -33,3 +33,25 @@ def rows_delivered(stream: bytes) -> int:
             else:
                 rows += 1
     return rows
+
+
+def statements(stream: bytes) -> list[str]:
+    """How each statement behind the login ended, in order: a command tag, `suspended`, `empty`, or `!` and the SQLSTATE."""
+    out = []
+    logged_in = False
+    for kind, body in messages(stream):
+        if kind == "Z":
+            logged_in = True
+        elif not logged_in:
+            continue
+        elif kind == "C":
+            out.append(body[:-1].decode())
+        elif kind == "s":
+            out.append("suspended")
+        elif kind == "I":
+            out.append("empty")
+        elif kind == "V":
+            out.append("function")
+        elif kind == "E":
+            out.append("!" + next(part[1:].decode() for part in body.split(b"\0") if part[:1] == b"C"))
+    return out

@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # python-ldap is built from source: only where OpenLDAP's headers are.
 LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 
-.PHONY: demo up test drivers transcripts lint typecheck docs bench-attack chaos clean
+.PHONY: demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/windows/_core.py exfilguard/wire/postgres/_scan.py)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -43,6 +43,14 @@ drivers: $(STAMP)
 
 transcripts: $(STAMP)
 	@RECORD_TRANSCRIPTS=1 $(BIN)/pytest tests/drivers $(ARGS)
+
+# Mutated transcripts, 10 million inputs in all; goes on where it was stopped.
+fuzz: $(STAMP)
+	@$(BIN)/python -m tests.fuzz.run $(ARGS)
+
+fuzz-atheris: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	@$(BIN)/python -m tests.fuzz.atheris_run $(ARGS)
 
 docs: $(STAMP)
 	@$(BIN)/python -m exfilguard.config.reference > docs/CONFIGURATION.md

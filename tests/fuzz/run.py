@@ -1,0 +1,133 @@
+"""Mutated inputs, as many as asked for: each is made from its number alone, so a run can be resumed and an input replayed.
+
+    python -m tests.fuzz.run [--target postgres] [--inputs 10000000] [--seconds S] [--state FILE] [--replay N]
+
+Exit status 1 when an input crashed, broke an invariant, hung, or memory grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.postgres import Postgres
+from tests.fuzz.target import Hang, Target
+from tests.integration.stack import rss_kib
+
+TARGETS = {"postgres": Postgres}
+SEED = "exfilguard"
+BATCH = 2_000
+BATCH_CPU_S = 30.0
+"""Processor time for one batch, far beyond what it needs."""
+WARM_UP = 50_000
+GROWTH_KIB = 32_000
+STATES = Path(__file__).parents[2] / ".cache" / "fuzz"
+
+
+def rng_of(number: int) -> random.Random:
+    return random.Random(f"{SEED} {number}")
+
+
+def _hung(*_: Any) -> None:
+    raise Hang
+
+
+class Campaign:
+    """Numbers, and what was found."""
+
+    def __init__(self, target: Target, state: Path | None) -> None:
+        import os
+
+        self.target = target
+        self.state = state
+        self.next = 0
+        self.seconds = 0.0
+        self.failures: list[dict[str, Any]] = []
+        self.growth_kib = 0
+        self._warm_kib = 0
+        self._pid = os.getpid()
+        if state is not None and state.is_file():
+            saved = json.loads(state.read_text(encoding="utf-8"))
+            self.next, self.seconds, self.failures = saved["next"], saved["seconds"], saved["failures"]
+
+    def batch(self, count: int) -> None:
+        """The next `count` inputs."""
+        signal.signal(signal.SIGVTALRM, _hung)
+        signal.setitimer(signal.ITIMER_VIRTUAL, BATCH_CPU_S)
+        end = self.next + count
+        while self.next < end:
+            number = self.next
+            self.next += 1
+            try:
+                self.target.run(self.target.make(rng_of(number)))
+            except (Exception, RecursionError) as error:
+                self.failures.append(
+                    {"number": number, "error": type(error).__name__, "at": traceback.format_exc(limit=-3)}
+                )
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+    def run(self, inputs: int, seconds: float) -> None:
+        began = time.monotonic()
+        first = self.next
+        before = self.seconds
+        while self.next < inputs and time.monotonic() - began < seconds and len(self.failures) < 50:
+            self.batch(min(BATCH, inputs - self.next))
+            self.seconds = before + time.monotonic() - began
+            if not self._warm_kib and self.next - first >= WARM_UP:
+                self._warm_kib = rss_kib(self._pid)
+            if self._warm_kib:
+                self.growth_kib = max(self.growth_kib, rss_kib(self._pid) - self._warm_kib)
+            if self.next // BATCH % 50 == 0:
+                self.save()
+                print(self, flush=True)
+        self.save()
+
+    def save(self) -> None:
+        if self.state is not None:
+            self.state.parent.mkdir(parents=True, exist_ok=True)
+            found = {"next": self.next, "seconds": round(self.seconds, 1), "failures": self.failures}
+            self.state.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.failures) or self.growth_kib > GROWTH_KIB
+
+    def __str__(self) -> str:
+        rate = self.next / self.seconds if self.seconds else 0
+        return (
+            f"{self.target.name}: {self.next:,} inputs in {self.seconds:,.0f} s ({rate:,.0f}/s), {len(self.failures)} failures, "
+            f"memory grew by {self.growth_kib:,} KiB since the first {WARM_UP:,} of this run"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TARGETS, default="postgres")
+    parser.add_argument("--inputs", type=int, default=10_000_000, help="in all, with those of earlier runs")
+    parser.add_argument("--seconds", type=float, default=1e9, help="of this run")
+    parser.add_argument("--state", type=Path, help="where the run is resumed from")
+    parser.add_argument("--replay", type=int, help="one input again, by its number")
+    args = parser.parse_args()
+    target = TARGETS[args.target]()
+    if args.replay is not None:
+        given = target.make(rng_of(args.replay))
+        print(given)
+        target.run(given)
+        return 0
+    campaign = Campaign(target, args.state or STATES / f"{args.target}.json")
+    campaign.run(args.inputs, args.seconds)
+    print(campaign)
+    for failure in campaign.failures[:5]:
+        print(failure["number"], failure["at"], file=sys.stderr)
+    return 1 if campaign.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

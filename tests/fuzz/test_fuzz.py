@@ -1,0 +1,52 @@
+"""A short seeded part of `make fuzz`, and that a failure is a failure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import run
+from tests.fuzz.target import Input
+
+
+@pytest.mark.parametrize("name", run.TARGETS)
+def test_the_first_inputs_find_nothing(name: str) -> None:
+    campaign = run.Campaign(run.TARGETS[name](), None)
+    campaign.run(15_000, 60)
+    assert campaign.next > 5_000
+    assert not campaign.failures, campaign.failures[0]
+
+
+class Brittle:
+    """Fails on some inputs, hangs on one."""
+
+    name = "brittle"
+
+    def make(self, rng: object) -> Input:
+        self.made = getattr(self, "made", -1) + 1
+        return Input(())
+
+    def run(self, given: Input) -> None:
+        if self.made == 3:
+            raise KeyError("a bug")
+        while self.made == 5:
+            pass
+
+
+def test_a_crash_and_a_hang_are_found_and_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "BATCH_CPU_S", 0.2)
+    state = tmp_path / "state.json"
+    campaign = run.Campaign(Brittle(), state)
+    campaign.run(10, 60)
+    assert [(f["number"], f["error"]) for f in campaign.failures] == [(3, "KeyError"), (5, "Hang")]
+    assert campaign.failed
+    again = run.Campaign(Brittle(), state)
+    assert (again.next, len(again.failures)) == (10, 2)
+    assert json.loads(state.read_text(encoding="utf-8"))["next"] == 10
+
+
+def test_an_input_is_made_from_its_number_alone() -> None:
+    target = run.TARGETS["postgres"]()
+    assert target.make(run.rng_of(12345)) == run.TARGETS["postgres"]().make(run.rng_of(12345))

@@ -12,6 +12,7 @@ from setuptools import Extension, setup
 SOURCES = {
     "exfilguard.windows._core": "exfilguard/windows/_core.py",
     "exfilguard.wire.postgres._scan": "exfilguard/wire/postgres/_scan.py",
+    "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
 }
 
 extensions = [

@@ -66,9 +66,11 @@ class ListenerConfig:
     """`[[listener]]`: one guarded database."""
 
     name: str = setting("Label of this listener in events and metrics.")
-    engine: Literal["postgres"] = setting("Protocol of the database.", "postgres")
+    engine: Literal["postgres", "mysql", "mariadb"] = setting(
+        "Protocol of the database; `mysql` and `mariadb` are the same.", "postgres"
+    )
     listen: str = setting("Address the applications connect to, `host:port`.")
-    upstream: str = setting("The database, `host:port` or `unix:/path/.s.PGSQL.5432`.")
+    upstream: str = setting("The database, `host:port` or `unix:/path/of/its/socket`.")
     mode: Literal["observe", "enforce"] = setting(
         "`observe` forwards first and counts second; `enforce` counts first and stops at the local budget. Standing "
         "verdicts (cut, lock) are applied in both.",
@@ -133,8 +135,23 @@ class ListenerConfig:
     tls_key: str = setting("Private key (PEM) for `terminate`.", "")
     upstream_tls: Literal["disable", "require", "verify-full"] = setting("TLS towards the database.", "disable")
     upstream_ca: str = setting("CA bundle for `verify-full`.", "")
+    kill_dsn: str = setting(
+        "MySQL and MariaDB: account that may KILL the backend of a session that is cut, "
+        "`mysql://user:password@host:port`; without it the end of its connection stops the backend at its next write. "
+        "Better `kill_dsn_file`.",
+        "",
+        secret=True,
+    )
+    allow_replication: bool = setting(
+        "MySQL and MariaDB: let binlog dumps and other replication commands pass, uncounted.", False
+    )
     max_sessions: int = setting("Sessions at once; one more is refused with a clear error.", 5_000)
     login_timeout_ms: int = setting("A client that has not logged in by then is closed.", 60_000, unit="duration_ms")
+
+    @property
+    def protocol(self) -> str:
+        """Label of the engine in metrics and events."""
+        return "postgres" if self.engine == "postgres" else "mysql"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,8 @@ class Result:
     """Forward only the bytes before this offset: what follows is over the allowance."""
     hold_at: int | None = None
     """Keep the bytes from this offset back, and show them again with what comes next."""
+    tail: bytes = b""
+    """Forward this behind the cut: the part of what was cut there that may still pass."""
 
 
 @dataclass(slots=True)
@@ -101,6 +103,9 @@ class _Pending:
 
 class SessionObserver:
     """Feed it both directions' bytes; it returns QueryEvents. Times are milliseconds since the Unix epoch."""
+
+    reads_first = False
+    forbidden = ""
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ class Refusal(Enum):
     """`max_sessions` is reached."""
     UPSTREAM = "upstream"
     """The database cannot be reached."""
+    FORBIDDEN = "forbidden"
+    """The client asked for what may not pass, such as replication."""
     SPOOL = "spool"
     """The spool is full, and the policy is to refuse."""
     PROTOCOL = "protocol"
@@ -42,6 +44,10 @@ class Observer(Protocol):
     evidence: Evidence
     authenticated: bool
     desynced: bool
+    reads_first: bool
+    """The client's bytes are shown to it before they are forwarded, in `observe` too,"""
+    forbidden: str
+    """since they are not forwarded when this says, in fixed words, what may not pass."""
 
     @property
     def at_boundary(self) -> bool:

@@ -158,14 +158,19 @@ class Session:
         if guard.refuse_statements and not self.ending:
             self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
-        if self.listener.mode == "observe":
+        forward_first = self.listener.mode == "observe" and not observer.reads_first
+        if forward_first:
             server.write(data)
         try:
             events = observer.client_data(data, now_ms())
         except ProtocolError:
             self._desynced()
             events = []
-        if self.listener.mode != "observe":
+        if observer.forbidden:
+            text = f"{observer.forbidden} is not allowed through this guard"
+            self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
+            return
+        if not forward_first:
             server.write(data)
         if events:
             guard.emit(self, events)
@@ -187,6 +192,8 @@ class Session:
             self._account(result.rows, now)
             if result.events:
                 guard.emit(self, result.events)
+            if observer.principal != self.principal:
+                self._follow()
             if self.session_limit and self.rows_total >= self.session_limit:
                 self._end_for_session_share()
         if observer.unreported:
@@ -219,9 +226,11 @@ class Session:
         if result.hold_at is not None:
             self.held = data[result.hold_at :]
             data = data[: result.hold_at]
-        self.client.write(data if cut_at is None else data[:cut_at])
+        self.client.write(data if cut_at is None else data[:cut_at] + result.tail)
         if result.events:
             guard.emit(self, result.events)
+        if observer.principal != self.principal:
+            self._follow()
         if self.ending is not None:
             if cut_at is not None or observer.at_boundary:
                 self._finish_ending()
@@ -239,6 +248,18 @@ class Session:
         rate = self.throttle_rows_per_s
         if rate and self.server is not None:
             self.server.pace(rows / rate)
+
+    def _follow(self) -> None:
+        """The session is somebody else's from here on: another account's verdict and budget apply."""
+        observer = cast("Observer", self.observer)
+        self.guard.gone(self)
+        self.principal = observer.principal
+        self.guard.opened(self)
+        self.budget = self.guard.budget_of(self.principal)
+        self.session_limit = self.throttle_rows_per_s = 0
+        verdict = self.guard.verdict_for(self.principal)
+        if verdict is not None:
+            self.apply(verdict)
 
     # -- verdicts ---------------------------------------------------------------------------------------------------
 
@@ -429,13 +450,15 @@ class ClientSide(_Side):
         elif self.session is not None:
             self.session.from_client(data)
 
-    async def start_tls(self, context: ssl.SSLContext) -> bool:
-        """Take the client's TLS handshake. False, and the connection aborted, when it fails."""
+    async def start_tls(self, context: ssl.SSLContext, early: bytes = b"") -> bool:
+        """Take the client's TLS handshake, of which `early` has been read already. False, and the connection aborted, when it
+        fails."""
         transport = cast("asyncio.Transport", self.transport)
+        loop = asyncio.get_running_loop()
+        if early:
+            loop.call_soon(_feed, transport, early)
         try:
-            upgraded = await asyncio.get_running_loop().start_tls(
-                transport, self, context, server_side=True, ssl_handshake_timeout=10.0
-            )
+            upgraded = await loop.start_tls(transport, self, context, server_side=True, ssl_handshake_timeout=10.0)
         except (OSError, ssl.SSLError, TimeoutError):
             self.guard.counters.tls_failures += 1
             transport.abort()
@@ -465,6 +488,17 @@ class ClientSide(_Side):
     def resume_writing(self) -> None:
         if self.session is not None and self.session.server is not None:
             self.session.server.resume("client is slow")
+
+
+def _feed(transport: asyncio.Transport, data: bytes) -> None:
+    """Hand bytes that were read before to the protocol that has the connection now: TLS."""
+    protocol = cast("asyncio.BufferedProtocol", transport.get_protocol())
+    while data:
+        room = memoryview(protocol.get_buffer(len(data)))
+        taken = min(len(room), len(data))
+        room[:taken] = data[:taken]
+        protocol.buffer_updated(taken)
+        data = data[taken:]
 
 
 class ServerSide(_Side):

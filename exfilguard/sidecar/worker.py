@@ -33,11 +33,13 @@ from ..events.topics import principal_hash
 from ..events.verdict import Verdict
 from ..observe.contexts import Contexts
 from ..observe.identity import Rules
+from ..observe.mysql.patients import OriginColumns
 from ..observe.patients import Digester, PatientColumns
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
 from .budget import LocalBudget
 from .engine import FrontMaker
+from .mysql.front import MysqlFront
 from .postgres.front import PostgresFront
 from .relay import ClientSide, ServerSide, Session
 from .spool import SpoolWriter
@@ -50,7 +52,7 @@ DRAIN_S = 10.0
 STALLED_S = 0.1
 MAX_HASHES = 100_000
 
-FRONTS: dict[str, FrontMaker] = {"postgres": PostgresFront}
+FRONTS: dict[str, FrontMaker] = {"postgres": PostgresFront, "mysql": MysqlFront, "mariadb": MysqlFront}
 
 
 @dataclass(slots=True)
@@ -83,7 +85,11 @@ class Guard:
         self.make_front = FRONTS[listener.engine]
         self.counters = Counters()
         self.added = Histogram(ADDED_BOUNDS_S)
-        self.columns = PatientColumns(listener.patient_columns)
+        self.columns: PatientColumns | OriginColumns = (
+            PatientColumns(listener.patient_columns)
+            if listener.engine == "postgres"
+            else OriginColumns(listener.patient_columns)
+        )
         self.digester = worker.digester
         self.contexts = worker.contexts
         self.rules = identity_rules(listener)
@@ -174,6 +180,12 @@ class Guard:
             session.apply(verdict)
 
     # -- upstream ---------------------------------------------------------------------------------------------------
+
+    @property
+    def upstream_host(self) -> str:
+        """Name of the database's host, for its certificate."""
+        upstream = self.listener.upstream
+        return "" if upstream.startswith("unix:") else parse_address(upstream)[0]
 
     async def dial(self, side: ServerSide) -> str:
         """Connect `side` to the database. Returns its host name, for the certificate. Raises OSError."""
@@ -321,7 +333,7 @@ class Worker:
         if not isinstance(message, dict):
             return
         guard = self.guards.get(str(message.get("listener")))
-        if guard is not None:
+        if guard is not None and isinstance(guard.columns, PatientColumns):
             origins, others = (
                 {(int(table), int(column)) for table, column in message[name]} for name in ("origins", "others")
             )
@@ -428,7 +440,7 @@ class Worker:
                 ("sessions", labels, guard.sessions_open),
                 ("refused_total", labels, c.refused),
                 ("records_past_limit_total", labels, c.records_past_limit),
-                ("desynced_total", {"protocol": guard.listener.engine}, c.desynced),
+                ("desynced_total", {"protocol": guard.listener.protocol}, c.desynced),
                 ("garbage_connections_total", labels, c.garbage),
                 ("upstream_failures_total", labels, c.upstream_failures),
                 ("cuts_total", {**labels, "by": "budget"}, c.local_cuts),

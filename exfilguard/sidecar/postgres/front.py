@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import ProtocolError
 from ...observe.identity import Identity
+from ...observe.patients import PatientColumns
 from ...observe.session import SessionObserver
 from ...runtime.tasks import spawn
 from ...wire.postgres import startup
@@ -27,6 +28,7 @@ SQLSTATES = {
     Refusal.CUT: "53400",  # configuration_limit_exceeded
     Refusal.TOO_MANY: "53300",  # too_many_connections
     Refusal.UPSTREAM: "08006",  # connection_failure
+    Refusal.FORBIDDEN: "42501",  # insufficient_privilege
     Refusal.SPOOL: "53100",  # disk_full
     Refusal.PROTOCOL: "08P01",  # protocol_violation
 }
@@ -116,7 +118,7 @@ class PostgresFront:
             listener.name,
             session.id,
             session.source,
-            guard.columns,
+            cast("PatientColumns", guard.columns),
             guard.digester,
             listener.progress_rows,
             listener.progress_ms,

@@ -1,0 +1,170 @@
+"""What one session has delivered and not yet told: rows, bytes, patients, and the events that tell them.
+
+The part of an observer that no protocol has a say in. Times are milliseconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from ..events.query import Engine, Evidence, Kind, PatientsBy, QueryEvent
+from .patients import Digester
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every session of a listener shares."""
+
+    listener: str
+    digester: Digester
+    progress_rows: int
+    """A long result reports after this many rows,"""
+    progress_ms: int
+    """or after this long."""
+
+
+class Tally:
+    """Counts of one session. The observer of a protocol adds to them and says when a statement is over."""
+
+    engine: Engine
+
+    def __init__(self, setting: Setting, session_id: str, source: str) -> None:
+        self.setting = setting
+        self.session_id = session_id
+        self.source = source
+        self.principal = ""
+        self.evidence: Evidence = "login"
+        self.login = self.database = self.application = ""
+        self.logged_in = False
+        # the statement whose result is flowing
+        self.patients_by: PatientsBy = ""
+        self.delivered = 0
+        """Rows of this statement so far, reported or not."""
+        self.ordinal = 0
+        # not yet reported
+        self._rows = 0
+        self._bytes = 0
+        self._patients: dict[str, None] = {}
+        self._estimated = 0
+        self._reported_ms = 0
+        # the portion now being read
+        self.now = 0
+        self.events: list[QueryEvent] = []
+        self.portion_rows = 0
+        self.portion_patients: dict[str, None] = {}
+        self.portion_estimated = 0
+        self._portion_new = 0  # of its patients, those that are not in the allowance already
+        self._allowed_patients: int | None = None
+        self._known_patients: Container[str] = ()
+
+    @property
+    def unreported(self) -> bool:
+        """True while rows were counted that no event has told yet."""
+        return self._rows > 0
+
+    @property
+    def judges_patients(self) -> bool:
+        """True while rows are read under an allowance of patients."""
+        return self._allowed_patients is not None
+
+    def begin_portion(self, now_ms: int, allowed_patients: int | None, known_patients: Container[str] | None) -> None:
+        """The server's next bytes are about to be read."""
+        self.now = now_ms
+        self.events = []
+        self.portion_rows = 0
+        self.portion_patients = {}
+        self.portion_estimated = self._portion_new = 0
+        self._allowed_patients = allowed_patients
+        self._known_patients = known_patients if known_patients is not None else ()
+
+    def count(self, rows: int, size: int) -> None:
+        """Rows that pass, and their bytes; 0 rows for more bytes of one that was counted."""
+        if rows:
+            if not self.delivered:
+                self._reported_ms = self.now
+            self.delivered += rows
+            self._rows += rows
+            self.portion_rows += rows
+        self._bytes += size
+
+    def estimate(self, patients: int) -> None:
+        """Further patients, by estimate."""
+        self._estimated += patients
+        self.portion_estimated += patients
+
+    def found(self, digests: list[str]) -> None:
+        """Patients of rows that pass."""
+        fresh = dict.fromkeys(digests)
+        self._patients.update(fresh)
+        self.portion_patients.update(fresh)
+
+    def admit(self, digests: list[str], further: int) -> bool:
+        """One row's patients, and how many more it stands for: False, and nothing counted, when the allowance ends before it."""
+        allowed = self._allowed_patients
+        if allowed is not None:
+            seen, known = self.portion_patients, self._known_patients
+            fresh = {digest for digest in digests if digest not in seen and digest not in known}
+            if (fresh or further) and self._portion_new + self.portion_estimated + len(fresh) + further > allowed:
+                return False
+            self._portion_new += len(fresh)
+        self.found(digests)
+        if further:
+            self.estimate(further)
+        return True
+
+    def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
+        """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
+        out = [] if events is None else events
+        setting = self.setting
+        if self._rows and (self._rows >= setting.progress_rows or now_ms - self._reported_ms >= setting.progress_ms):
+            self.now = now_ms
+            out.append(self.report("progress"))
+        return out
+
+    def shape(self) -> tuple[str, str, int]:
+        """(fingerprint, normalised text, when it was asked) of the statement whose result is flowing; the observer's to say."""
+        return "", "", 0
+
+    def report(self, kind: Kind, *, hidden_rows: int = 0, error: str = "") -> QueryEvent:
+        """An event with all that was not reported yet."""
+        fingerprint, text, asked_ms = self.shape()
+        ended = kind == "query"
+        if ended:
+            self.ordinal += 1
+        event = self.event(
+            kind,
+            statement=self.ordinal if ended else self.ordinal + 1,
+            fingerprint=fingerprint,
+            # A statement the server refused may hold anything, even a name between quotes.
+            query="" if error else text,
+            rows=self._rows,
+            hidden_rows=hidden_rows,
+            bytes=self._bytes,
+            patients=tuple(self._patients),
+            patients_estimated=self._estimated,
+            patients_by=self.patients_by,
+            duration_us=max(0, self.now - asked_ms) * 1000 if ended and asked_ms else 0,
+            error=error,
+        )
+        self._rows = self._bytes = self._estimated = 0
+        self._patients = {}
+        self._reported_ms = self.now
+        return event
+
+    def event(self, kind: Kind, **values: object) -> QueryEvent:
+        """An event about this session."""
+        return QueryEvent(
+            time_ms=self.now,
+            kind=kind,
+            listener=self.setting.listener,
+            session=self.session_id,
+            principal=self.principal,
+            evidence=self.evidence,
+            engine=self.engine,
+            login=self.login,
+            database=self.database,
+            source=self.source,
+            application=self.application,
+            **values,  # type: ignore[arg-type]
+        )

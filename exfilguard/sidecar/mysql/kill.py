@@ -1,0 +1,40 @@
+"""KILL on a connection of its own: a server that computes does not see that its client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from urllib.parse import unquote, urlsplit
+
+from ...config.schema import ListenerConfig
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 5
+
+
+async def kill(listener: ListenerConfig, thread_id: int) -> None:
+    """End the connection `thread_id` as the account of `kill_dsn`. Never raises; a failure is logged without the DSN."""
+    try:
+        await asyncio.to_thread(_kill, listener.kill_dsn, thread_id)
+    except Exception as error:  # PyMySQL's errors, and whatever a broken server makes of it
+        log.warning("listener %s: kill_dsn: the backend was not killed: %s", listener.name, type(error).__name__)
+
+
+def _kill(dsn: str, thread_id: int) -> None:
+    import pymysql
+
+    address = urlsplit(dsn)
+    with (
+        pymysql.connect(
+            host=address.hostname or "127.0.0.1",
+            port=address.port or 3306,
+            user=unquote(address.username or ""),
+            password=unquote(address.password or ""),
+            connect_timeout=TIMEOUT_S,
+            read_timeout=TIMEOUT_S,
+            write_timeout=TIMEOUT_S,
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(f"KILL {thread_id:d}")

@@ -1,0 +1,100 @@
+"""The envelope of a compressed session: `int3 length, int1 sequence, int3 length before compression, payload`.
+
+A length before compression of 0 means that the payload is as it was. What is inside is the packet stream, cut anywhere. zlib
+(CLIENT_COMPRESS) or one zstd frame a packet (CLIENT_ZSTD_COMPRESSION_ALGORITHM).
+https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_compression.html
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from ...errors import ProtocolError
+
+Algorithm = Literal["", "zlib", "zstd"]
+HEADER_BYTES = 7
+
+try:
+    import zstandard
+except ImportError:  # the capability is then not offered: see startup.Offer
+    HAS_ZSTD = False
+else:
+    HAS_ZSTD = True
+
+
+def _inflate_zlib(payload: bytes, size: int) -> bytes:
+    try:
+        inflater = zlib.decompressobj()
+        out = inflater.decompress(payload, size + 1)
+    except zlib.error:
+        raise ProtocolError("a compressed packet cannot be read") from None
+    if len(out) != size or not inflater.eof:
+        raise ProtocolError("a compressed packet has another size than it says")
+    return out
+
+
+def _inflate_zstd(payload: bytes, size: int) -> bytes:
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(payload) as reader:
+            out = reader.read(size + 1)
+    except zstandard.ZstdError:
+        raise ProtocolError("a compressed packet cannot be read") from None
+    if len(out) != size:
+        raise ProtocolError("a compressed packet has another size than it says")
+    return out
+
+
+class Inflater:
+    """One direction's envelope reader. Holds at most one packet (16 MB) whose end has not come, and no more than its bytes."""
+
+    __slots__ = ("_buffer", "_inflate", "sequence")
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._inflate: Callable[[bytes, int], bytes] = _inflate_zstd if algorithm == "zstd" else _inflate_zlib
+        self._buffer = bytearray()
+        self.sequence = 0
+        """Of the envelope that was read last."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """True when all bytes fed so far are whole envelopes."""
+        return not self._buffer
+
+    def forget(self) -> None:
+        """Drop the beginning of an envelope: it will be fed again."""
+        self._buffer.clear()
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, int]]:
+        """Contents of the envelopes that `data` completes: (content, offset in `data` behind the envelope).
+
+        Raises ProtocolError.
+        """
+        before = len(self._buffer)
+        self._buffer += data
+        buffer = self._buffer
+        pos = 0
+        try:
+            while pos + HEADER_BYTES <= len(buffer):
+                length = int.from_bytes(buffer[pos : pos + 3], "little")
+                after = pos + HEADER_BYTES + length
+                if after > len(buffer):
+                    break
+                self.sequence = buffer[pos + 3]
+                size = int.from_bytes(buffer[pos + 4 : pos + 7], "little")
+                payload = bytes(buffer[pos + HEADER_BYTES : after])
+                pos = after
+                yield self._inflate(payload, size) if size else payload, pos - before
+        finally:
+            del buffer[:pos]
+
+
+def envelope(sequence: int, content: bytes) -> bytes:
+    """`content` in envelopes of its own, not compressed; sequence numbers from `sequence` on."""
+    out = bytearray()
+    for at in range(0, len(content), 0xFFFFFF):
+        part = content[at : at + 0xFFFFFF]
+        out += len(part).to_bytes(3, "little") + bytes((sequence & 0xFF,)) + b"\0\0\0" + part
+        sequence += 1
+    return bytes(out)

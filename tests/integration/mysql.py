@@ -1,0 +1,115 @@
+"""What the tests with MariaDB stand on: the server with a small clinic, and the relay in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pymysql
+
+from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig
+from exfilguard.embedded.child import free_port
+from exfilguard.embedded.mariadb import EmbeddedMariadb
+from exfilguard.events.codec import check_event
+from exfilguard.sidecar.spool import SpoolReader
+
+from .stack import DATABASE, PASSWORD, Stack, port_of
+
+PATIENTS = 3_000
+ACCOUNT = "dpi_export"
+
+_SCHEMA = f"""
+CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4;
+USE {DATABASE};
+CREATE TABLE {DATABASE}.patient (id BIGINT PRIMARY KEY, nom VARCHAR(60) NOT NULL, prenom VARCHAR(60), naissance DATE,
+  dossier MEDIUMTEXT, uid BINARY(16));
+CREATE TABLE {DATABASE}.sejour (id INT PRIMARY KEY AUTO_INCREMENT, patient_id BIGINT NOT NULL, entree DATETIME(3),
+  montant DECIMAL(9,2), note TEXT, KEY (patient_id));
+INSERT INTO {DATABASE}.patient SELECT seq, CONCAT('NOM', seq MOD 97), IF(seq MOD 7, 'Prénom', NULL),
+  DATE_ADD('1930-01-01', INTERVAL seq DAY), REPEAT('x', seq MOD 300), UNHEX(MD5(seq)) FROM seq_1_to_{PATIENTS};
+INSERT INTO {DATABASE}.sejour (patient_id, entree, montant, note) SELECT 1 + seq MOD {PATIENTS}, NOW(3), seq / 7, 'é'
+  FROM seq_1_to_6000;
+CREATE USER {ACCOUNT}@'%' IDENTIFIED BY '{PASSWORD}';
+GRANT ALL ON {DATABASE}.* TO {ACCOUNT}@'%';
+GRANT FILE, RELOAD, PROCESS, REPLICATION SLAVE, BINLOG MONITOR ON *.* TO {ACCOUNT}@'%';
+CREATE USER other@'%' IDENTIFIED BY '{PASSWORD}';
+GRANT SELECT ON {DATABASE}.* TO other@'%';
+INSTALL SONAME 'auth_ed25519';
+CREATE USER edward@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{PASSWORD}');
+GRANT SELECT ON {DATABASE}.* TO edward@'%'
+"""
+
+PROCEDURES = (
+    f"""CREATE PROCEDURE {DATABASE}.two_results(IN a INT, OUT total INT)
+    BEGIN SELECT id FROM patient WHERE id <= a; SELECT id, nom FROM patient WHERE id <= 2; SET total = a; END""",
+)
+
+
+def load(server: EmbeddedMariadb) -> None:
+    """Patients, stays and accounts."""
+    with server.connect() as connection, connection.cursor() as cursor:
+        for statement in _SCHEMA.split(";"):
+            cursor.execute(statement.strip())
+        for statement in PROCEDURES:
+            cursor.execute(statement)
+
+
+def mysql_listener(upstream: str, **changes: Any) -> ListenerConfig:
+    """A listener on a free port."""
+    known: dict[str, Any] = {
+        "name": "dpi",
+        "engine": "mariadb",
+        "listen": f"127.0.0.1:{free_port()}",
+        "upstream": upstream,
+        "patient_columns": ["patient.id", "sejour.patient_id"],
+    }
+    return ListenerConfig(**{**known, **changes})
+
+
+class GuardedMysql:
+    """A running relay in front of a server."""
+
+    def __init__(self, data_dir: Path, upstream: str, **changes: Any) -> None:
+        self.listener = mysql_listener(upstream, **changes)
+        self.port = port_of(self.listener.listen)
+        config = Config(
+            tenant="clinic",
+            data_dir=str(data_dir),
+            kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
+            listener=[self.listener],
+        )
+        self.stack = Stack(config)
+        self.stack.start("relay")
+        self.stack.relay_ready()
+
+    def connect(self, user: str = ACCOUNT, **options: Any) -> pymysql.Connection[Any]:
+        """A PyMySQL connection through the relay."""
+        known: dict[str, Any] = {
+            "host": "127.0.0.1", "port": self.port, "user": user, "password": PASSWORD, "database": DATABASE,
+            "autocommit": True, "connect_timeout": 5,
+        }  # fmt: skip
+        return pymysql.connect(**{**known, **options})
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the relay has spooled so far."""
+        reader = SpoolReader(self.stack.data_dir / "spool" / "0")
+        out: list[dict[str, Any]] = []
+        for _ in range(1000):
+            before = reader.position
+            part = reader.read(10_000, 1 << 24)
+            out += [check_event(orjson.loads(r.payload)) for r in part]
+            if not part and reader.position == before:
+                break
+        return out
+
+    def counted(self, principal: str = ACCOUNT, what: str = "rows") -> int:
+        return sum(e.get(what, 0) for e in self.events() if e["principal"] == principal)
+
+    def patients(self, events: Iterable[dict[str, Any]] | None = None) -> set[str]:
+        """Digests of all patients seen."""
+        return {p for e in (self.events() if events is None else events) for p in e.get("patients", ())}
+
+    def stop(self) -> None:
+        self.stack.stop()

@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ..errors import HookError, HookRefused
 from ..events.action import Outcome
 from ..events.verdict import Level, Verdict
+from .bounded import bounded
 
 T = TypeVar("T")
 Client = TypeVar("Client")
@@ -132,6 +133,10 @@ class SuspendHook(abc.ABC, Generic[Client]):
     async def restore(self, client: Client, account: str, undo: dict[str, Any]) -> None:
         """Put back what `look` had seen before the lock."""
 
+    def is_as_before(self, seen: Seen, undo: dict[str, Any]) -> bool:
+        """What `restore` is verified by."""
+        return seen.undo == undo
+
     @abc.abstractmethod
     def explain(self, error: Exception) -> str | None:
         """What an exception of the library means and what to do, without any value; None when it is not its own."""
@@ -158,8 +163,7 @@ class SuspendHook(abc.ABC, Generic[Client]):
     async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
         limit_s = self.settings.timeout_ms / 1000
         try:
-            async with asyncio.timeout(limit_s):
-                return await work
+            return await bounded(work, limit_s)
         except TimeoutError:
             raise HookError(f"not finished within {limit_s:g} s: is the server reachable and not overloaded?") from None
         except HookError:
@@ -201,7 +205,7 @@ class SuspendHook(abc.ABC, Generic[Client]):
     async def _unlock(self, account: str, undo: dict[str, Any]) -> HookResult:
         async with self.connect() as client:
             seen = await self.look(client, account)
-            if seen.undo == undo or not undo:
+            if not undo or self.is_as_before(seen, undo):
                 return HookResult("already", verified=True, detail="is as it was before the lock")
             if not seen.locked:
                 return HookResult("already", verified=True, detail="somebody else has given it back: left as it is")
@@ -209,7 +213,7 @@ class SuspendHook(abc.ABC, Generic[Client]):
                 return HookResult("dry_run", verified=False, detail="would restore what was before the lock")
             await self.restore(client, account, undo)
             seen = await self.look(client, account)
-            if seen.undo != undo:
+            if not self.is_as_before(seen, undo):
                 raise HookError("the server said yes, but the account is not as it was: is somebody else changing it?")
             return HookResult("done", verified=True, detail="restored what was before the lock")
 

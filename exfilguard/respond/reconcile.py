@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from ..events.verdict import Verdict, severity
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram
 from ..runtime.tasks import spawn
+from .bounded import bounded
 from .hook import Hook, HookResult, Order
 from .masslock import MassLockStop
 
@@ -284,10 +285,9 @@ def hook_limit_s(hook: Hook) -> float:
     return float(getattr(settings, "timeout_ms", 10_000)) / 1000 + GRACE_S
 
 
-async def _within(limit_s: float, work: Awaitable[T]) -> T:
+async def _within(limit_s: float, work: Coroutine[Any, Any, T]) -> T:
     try:
-        async with asyncio.timeout(limit_s):
-            return await work
+        return await bounded(work, limit_s)
     except TimeoutError:
         raise HookError(f"the hook did not return within {limit_s:g} s and was abandoned") from None
 

@@ -7,9 +7,9 @@ STAMP  := $(VENV)/.installed
 # python-ldap is built from source: only where OpenLDAP's headers are.
 LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 
-.PHONY: demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack chaos clean
+.PHONY: demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-relay chaos clean
 
-$(STAMP): pyproject.toml setup.py $(wildcard exfilguard/windows/_core.py exfilguard/wire/postgres/_scan.py exfilguard/wire/mysql/_scan.py)
+$(STAMP): pyproject.toml setup.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)]'
@@ -36,6 +36,9 @@ bench-attack: $(STAMP)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m bench.chaos $(ARGS)
+
+bench-relay: $(STAMP)
+	@$(BIN)/python -m bench.relay $(ARGS)
 
 # Every driver on every server in both modes; `make test` runs a part of it.
 drivers: $(STAMP)

@@ -13,6 +13,7 @@ SOURCES = {
     "exfilguard.windows._core": "exfilguard/windows/_core.py",
     "exfilguard.wire.postgres._scan": "exfilguard/wire/postgres/_scan.py",
     "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
+    "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
 }
 
 extensions = [

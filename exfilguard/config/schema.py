@@ -34,11 +34,14 @@ class KafkaConfig:
     username: str = setting("SASL user.", "")
     password: str = setting("SASL password; better `password_file`.", "", secret=True)
     ca_file: str = setting("CA bundle that signed the brokers' certificates.", "")
-    linger_ms: int = setting("How long the shipper waits to fill a frame, milliseconds.", 2)
+    linger_ms: int = setting(
+        "How long the shipper waits at most to fill a frame, milliseconds. An event with many patients does not wait.",
+        25,
+    )
     frame_events: int = setting("Most events in one frame.", 500)
     fetch_wait_ms: int = setting(
         "How long a broker may hold a fetch that finds nothing, milliseconds. Kafka answers as soon as a record comes; the "
-        "embedded broker does not, and `up` sets 10 for it.",
+        "embedded broker does not, and `up` sets 20 for it.",
         500,
     )
 

@@ -15,7 +15,7 @@ from ..runtime.kafka import broker_answers
 from .child import Child, free_port, port_is_taken
 
 START_S = 15.0
-FETCH_WAIT_MS = 10
+FETCH_WAIT_MS = 20
 """For `kafka.fetch_wait_ms`: this broker looks again only when an empty fetch's time is over."""
 
 

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .plan import Batch, Head, OutFrame, PlanWriter, make_frames, plan_path, plans, read_plan
-from .spool import Position, Record, SpoolReader, delete_segment, done_path, pending_bytes, segment_path, segments
+from .spool import Position, RawRecord, SpoolReader, delete_segment, done_path, pending_bytes, segment_path, segments
 
 log = logging.getLogger(__name__)
 
 BATCH_RECORDS = 4_000
 BATCH_BYTES = 2 << 20
+URGENT_BYTES = 1_500
+"""An event of this length tells of about fifty patients or more."""
 
 
 class Lane:
@@ -39,6 +41,7 @@ class Lane:
         self._plan = PlanWriter(directory, self._fresh_head())
         self._reader = SpoolReader(directory)
         self._unsent: list[OutFrame] = []
+        self._peeked = 0
 
     @property
     def damaged(self) -> int:
@@ -106,8 +109,8 @@ class Lane:
             if batch.head is not head:
                 head, seqs = batch.head, list(batch.head.seqs)
             reader.position = Position(number, batch.start)
-            records: list[Record] = []
-            while part := reader.read(BATCH_RECORDS, BATCH_BYTES, until=batch.end):
+            records: list[RawRecord] = []
+            while part := reader.take(BATCH_RECORDS, BATCH_BYTES, until=batch.end):
                 records += part
             yield batch, make_frames(records, self.tenant, self.sidecar, head, seqs), list(seqs)
         reader.close()
@@ -127,11 +130,12 @@ class Lane:
         if self._unsent:
             return self._unsent
         before = self._reader.position
-        records = self._reader.read(BATCH_RECORDS, BATCH_BYTES)
+        self._peeked = 0
+        records = self._reader.take(BATCH_RECORDS, BATCH_BYTES)
         if not records:
             self.oldest_ms = 0
             return []
-        self.oldest_ms = records[0].time_ms
+        self.oldest_ms = records[0][1]
         segment, end = self._reader.position
         start = before.offset if before.segment == segment else 0
         try:
@@ -141,6 +145,12 @@ class Lane:
         head = self._plan.head
         self._unsent = make_frames(records, self.tenant, self.sidecar, head, head.seqs)
         return self._unsent
+
+    def urgent(self) -> bool:
+        """Something lies there that should not wait until there is more: a batch's worth, or an event with many patients."""
+        start = self._reader.position.offset
+        self._peeked, longest = self._reader.peek(self._peeked if self._peeked > start else start)
+        return longest >= URGENT_BYTES or self._peeked - start >= BATCH_BYTES // 2
 
     def _write_plan(self, segment: int, start: int, end: int) -> None:
         plan = self._plan

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from typing import Any
 import orjson
 
 from ..events.codec import encode_frame, frame_head
-from .spool import Record, done_path, segments
+from ._records import group
+from .spool import RawRecord, done_path, segments
 
 FRAME_BYTES = 512 << 10
 """A frame is closed at this size: brokers refuse records beyond 1 MB by default."""
@@ -63,26 +64,13 @@ class OutFrame:
     events: int
 
 
-def make_frames(records: Iterable[Record], tenant: str, sidecar: str, head: Head, seqs: list[int]) -> list[OutFrame]:
+def make_frames(records: Sequence[RawRecord], tenant: str, sidecar: str, head: Head, seqs: list[int]) -> list[OutFrame]:
     """The frames of a batch, each partition's in order. Advances `seqs`."""
     prefix = frame_head(tenant, sidecar, head.epoch)
-    open_frames: dict[int, tuple[list[bytes], int]] = {}
     out: list[OutFrame] = []
-
-    def close(partition: int, events: list[bytes]) -> None:
+    for partition, events in group(records, head.partitions, head.frame_events, FRAME_BYTES):
         out.append(OutFrame(partition, encode_frame(prefix, seqs[partition], events), len(events)))
         seqs[partition] += 1
-
-    for record in records:
-        partition = record.hash % head.partitions
-        events, size = open_frames.get(partition, ([], 0))
-        if events and (len(events) >= head.frame_events or size + len(record.payload) > FRAME_BYTES):
-            close(partition, events)
-            events, size = [], 0
-        events.append(record.payload)
-        open_frames[partition] = (events, size + len(record.payload))
-    for partition, (events, _) in open_frames.items():
-        close(partition, events)
     return out
 
 

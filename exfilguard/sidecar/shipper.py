@@ -42,9 +42,12 @@ from .verdict_table import VerdictTable
 
 log = logging.getLogger(__name__)
 
-POLL_BUSY_S = 0.001
-POLL_IDLE_S = 0.004
+POLL_S = 0.002
+POLL_IDLE_S = 0.005
 IDLE_AFTER_S = 1.0
+PAUSE_PER_CPU = 20
+"""After a batch, so many times the CPU it took is waited for more (`kafka.linger_ms` at most): what publishing costs stays a
+small share of a core, however many small events come. Events with many patients do not wait (Lane.urgent)."""
 MAX_BACKOFF_S = 1.0
 COLUMNS_S = 30.0
 EXPIRE_S = 10.0
@@ -203,6 +206,7 @@ class Shipper:
         backoff_s = 0.05
         busy_until = next_expiry = 0.0
         drain_until = 0.0
+        used_before_s = time.process_time()
         while True:
             now = time.monotonic()
             if self.stop.is_set():
@@ -224,13 +228,20 @@ class Shipper:
                     lane.expire(self.config.spool.retain_ms)
             if sent:
                 busy_until = now + IDLE_AFTER_S
+                used_s, used_before_s = time.process_time() - used_before_s, time.process_time()
+                self._pause(used_s)
             elif self.stop.is_set():
                 break
             else:
-                time.sleep(POLL_BUSY_S if now < busy_until else POLL_IDLE_S)
+                time.sleep(POLL_S if now < busy_until else POLL_IDLE_S)
         self._drop_producer()
         for lane in self.lanes:
             lane.close()
+
+    def _pause(self, used_s: float) -> None:
+        until = time.monotonic() + min(self.config.kafka.linger_ms / 1000, used_s * PAUSE_PER_CPU)
+        while time.monotonic() < until and not self.stop.is_set() and not any(lane.urgent() for lane in self.lanes):
+            time.sleep(POLL_S)
 
     def _wait(self, seconds: float) -> None:
         if self.stop.is_set():

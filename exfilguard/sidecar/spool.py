@@ -25,10 +25,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SpoolFull
+from . import _records
 
 HEADER = struct.Struct("<IIIQ")
 _LENGTH = struct.Struct("<I")
-_SEALED = 0xFFFFFFFF
+_SEALED = _records.SEALED
+LOOKS = 64
+"""A writer seals a segment before it begins the next one. One that could not is noticed once in so many looks: the reader
+does not list a directory each time it finds nothing."""
 RETRY_S = 0.5
 """After a failure to make room, the next attempt waits this long: a full disk must not cost every query a system call."""
 
@@ -38,6 +42,9 @@ class Position(NamedTuple):
 
     segment: int
     offset: int
+
+
+RawRecord = tuple[int, int, bytes]
 
 
 class Record(NamedTuple):
@@ -215,37 +222,45 @@ class SpoolReader:
         """Records that failed their checksum, and were left out."""
         self._map: mmap.mmap | None = None
         self._mapped = -1
+        self._quiet = 0
+        """Looks in a row that found nothing."""
 
     def read(self, max_records: int, max_bytes: int, until: int | None = None) -> list[Record]:
         """Records from here on, all of one segment; empty when nothing is there yet. Moves the position.
 
         `until`: an offset in this segment where to stop, when the same records must be read again.
         """
-        out: list[Record] = []
-        taken = 0
-        while len(out) < max_records and taken < max_bytes:
-            segment, at = self.position
-            if until is not None and at >= until:
-                break
-            source = self._open(segment)
+        return [Record(*raw) for raw in self.take(max_records, max_bytes, until)]
+
+    def take(self, max_records: int, max_bytes: int, until: int | None = None) -> list[RawRecord]:
+        """`read` for those who read many: plain tuples."""
+        out: list[RawRecord] = []
+        while until is None or self.position.offset < until:
+            source = self._open(self.position.segment)
             if source is None:
-                return out
+                break
             segment, at = self.position  # the segment may be gone: then this is the next one's beginning
-            length = _LENGTH.unpack_from(source, at)[0] if at + _LENGTH.size <= len(source) else _SEALED
-            if length == 0 or at + HEADER.size + length > len(source):
-                if out or not self._sealed(segment, at, length):
-                    return out
-                continue
-            _, crc, hashed, time_ms = HEADER.unpack_from(source, at)
-            start = at + HEADER.size
-            payload = source[start : start + length]
-            self.position = Position(segment, start + length)
-            if crc != _checksum(hashed, time_ms, payload):
-                self.damaged += 1
-                continue
-            out.append(Record(hashed, time_ms, payload))
-            taken += length
+            end, damaged, more = _records.take(source, at, until or len(source), max_records, max_bytes, out)
+            self.position = Position(segment, end)
+            self.damaged += damaged
+            if out or more:
+                break
+            length = _LENGTH.unpack_from(source, end)[0] if end + _LENGTH.size <= len(source) else _SEALED
+            self._quiet += 1
+            if length == 0 and self._quiet % LOOKS != 1:
+                break
+            if not self._sealed(segment, end, length):
+                break
+        if out:
+            self._quiet = 0
         return out
+
+    def peek(self, offset: int) -> tuple[int, int]:
+        """What lies behind `offset` of the current segment: (offset of its end so far, length of the longest record)."""
+        if self._map is None or self._mapped != self.position.segment:
+            return offset, 0
+        found: tuple[int, int] = _records.peek(self._map, max(offset, self.position.offset))
+        return found
 
     def _sealed(self, segment: int, at: int, length: int) -> bool:
         """Move to the next segment when this one has ended; False when its writer may still append."""

@@ -1,0 +1,248 @@
+"""`make bench-relay`: what the sidecar costs, beside PgBouncer (session pooling), HAProxy (tcp) and no proxy at all.
+
+All in one run, interleaved: each round does the same load over each way, one after the other, and the figures are medians of
+what was paired within a round. The sidecar observes, finds patients by origin, digests and publishes to a real broker.
+
+- queries: `pgbench -S`, simple and prepared protocol; latency from pgbench's log of every transaction, CPU from /proc/PID/stat
+  of all processes of a way (the sidecar's: relay and shipper, until everything is published);
+- bulk: 750,000 rows with their patient column: SELECT in text and in binary, COPY; read by a client that only throws away;
+- memory: 5,000 idle sessions against a server that only accepts; resident memory while a very large result passes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from .relay_idle import idle_kib
+from .relay_page import write_page
+from .relay_paths import DATABASE, PASSWORD, USER, World, published
+from .report import QUICK, Report
+
+WAYS = ("direct", "pgbouncer", "haproxy", "sidecar")
+PROTOCOLS = ("simple", "prepared")
+CLIENTS = (1, 16, 64)
+ROUNDS = int(os.environ.get("ROUNDS", "1" if QUICK else "5"))
+SECONDS = 1 if QUICK else 3
+BULK_ROUNDS = 3 if QUICK else 9
+ROWS = 750_000
+LARGE_GB = 1 if QUICK else 10
+SESSIONS = 1_000 if QUICK else 5_000
+SCALE = 5
+ONLY = set(os.environ.get("ONLY", "").split(",")) - {""}
+"""For work on one figure: `queries`, `bulk`, `memory`, and names of ways to leave the others out."""
+
+STATEMENTS = {
+    "select text": "SELECT patient_id, nom, naissance, ville FROM bulk",
+    "select binary": "SELECT patient_id, nom, naissance, ville FROM bulk",
+    "copy": "COPY bulk TO STDOUT",
+}
+
+
+def main() -> int:
+    report = Report("relay")
+    with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with World(directory) as world:
+            _load(world)
+            world.start_sidecar(["pgbench_accounts.aid", "bulk.patient_id"])
+            if not ONLY or "queries" in ONLY:
+                _queries(world, report)
+            if not ONLY or "bulk" in ONLY:
+                _bulk(world, report)
+            if not ONLY or "memory" in ONLY:
+                _large(world, report)
+                _idle(world, report)
+    status = report.finish()
+    if not QUICK and not ONLY:
+        write_page(report)
+    return status
+
+
+def _load(world: World) -> None:
+    pgbench(world, "direct", "-i", "-s", str(SCALE), "-q")
+    with psycopg.connect(world.dsn("direct"), autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE bulk AS SELECT n AS patient_id, 'NOM' || n AS nom, DATE '1940-01-01' + n % 25000 AS naissance, "
+            f"(ARRAY['Paris','Lyon','Marseille','Brest'])[1 + n % 4] AS ville FROM generate_series(1, {ROWS}) AS n"
+        )
+        connection.execute("ALTER TABLE bulk ADD PRIMARY KEY (patient_id)")
+        connection.execute("VACUUM ANALYZE bulk")
+
+
+def pgbench(world: World, way: str, *arguments: str, cwd: Path | None = None) -> None:
+    address = ("-h", "127.0.0.1", "-p", str(world.ways[way].port), "-U", USER, DATABASE)
+    done = subprocess.run(
+        [str(world.server.bin / "pgbench"), *arguments, *address],
+        env={**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "disable", "PGGSSENCMODE": "disable"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    if done.returncode or "aborted" in done.stderr:
+        raise SystemExit(f"error: pgbench over {way}: {done.stderr[-500:]}")
+
+
+def ways() -> list[str]:
+    chosen = [way for way in WAYS if not ONLY & set(WAYS) or way in ONLY]
+    random.shuffle(chosen)
+    return chosen
+
+
+# -- many small queries -----------------------------------------------------------------------------------------------
+
+
+def _queries(world: World, report: Report) -> None:
+    found: dict[tuple[str, int, str], list[dict[str, float]]] = defaultdict(list)
+    for way in WAYS if not ONLY & set(WAYS) else ways():  # caches, prepared code, first fingerprints
+        pgbench(world, way, "-S", "-n", "-c", "4", "-t", "500")
+    for _ in range(ROUNDS):
+        for protocol in PROTOCOLS:
+            for clients in CLIENTS:
+                for way in ways():
+                    found[protocol, clients, way].append(_one_load(world, way, protocol, clients))
+    table: list[dict[str, Any]] = []
+    for (protocol, clients, way), runs in found.items():
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        table.append({"protocol": protocol, "clients": clients, "way": way, **medians, "rounds": runs})
+        print(f"  {protocol:8} {clients:2} {way:9}", *(f"{k} {v:9.1f}" for k, v in medians.items()), file=sys.stderr)
+    report.facts["queries"] = sorted(table, key=lambda row: (row["protocol"], row["clients"], WAYS.index(row["way"])))
+    for protocol in PROTOCOLS:
+        for clients in CLIENTS:
+            ours, theirs = found[protocol, clients, "sidecar"], found[protocol, clients, "pgbouncer"]
+            if ours and theirs:
+                for name in ("p50_us", "p99_us", "cpu_us"):
+                    ratios = [a[name] / b[name] for a, b in zip(ours, theirs, strict=True)]
+                    report.bar(f"{protocol}_{clients}_{name}_vs_pgbouncer", round(statistics.median(ratios), 2), 1.0)
+
+
+def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(dir=world.directory) as name:
+        logs = Path(name)
+        before_cpu, before = world.ways[way].cpu_s(), published(world.data_dir)
+        pgbench(
+            world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(SECONDS), "--log",
+            "--log-prefix", str(logs / "log"), cwd=logs,
+        )  # fmt: skip
+        if way == "sidecar":
+            world.settled()
+        cpu_s = world.ways[way].cpu_s() - before_cpu
+        latencies = [int(line.split(" ", 3)[2]) for log in logs.iterdir() for line in log.read_text().splitlines()]
+    if way == "sidecar":
+        told = published(world.data_dir) - before
+        if told < len(latencies):
+            raise SystemExit(f"error: {len(latencies)} queries, but only {told} events published")
+    latencies.sort()
+    count = len(latencies)
+    return {
+        "p50_us": latencies[count // 2],
+        "p99_us": latencies[count * 99 // 100],
+        "tps": count / SECONDS,
+        "cpu_us": cpu_s * 1e6 / count,
+    }
+
+
+# -- large results ----------------------------------------------------------------------------------------------------
+
+
+def _bulk(world: World, report: Report) -> None:
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    cpu: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for statement, sql in STATEMENTS.items():
+        for turn in range(BULK_ROUNDS + 1):
+            for way in ways():
+                before = world.ways[way].cpu_s()
+                took = _read_all(world, way, sql, binary=statement == "select binary", rows=ROWS)
+                if way == "sidecar":
+                    world.settled()
+                if turn:  # the first one only warms
+                    seconds[statement, way].append(took)
+                    cpu[statement, way].append(world.ways[way].cpu_s() - before)
+    report.facts["bulk"] = [
+        {"statement": s, "way": w, "seconds": statistics.median(seconds[s, w]), "cpu_s": statistics.median(cpu[s, w])}
+        for s in STATEMENTS
+        for w in WAYS
+        if seconds[s, w]
+    ]
+    for row in report.facts["bulk"]:
+        print(
+            f"  {row['statement']:14} {row['way']:9} {row['seconds']:.3f} s, cpu {row['cpu_s']:.3f} s", file=sys.stderr
+        )
+    for s in STATEMENTS:
+        ours, name = seconds[s, "sidecar"], s.replace(" ", "_")
+        if ours and seconds[s, "direct"] and seconds[s, "pgbouncer"]:
+            against = {w: statistics.median(b / a for a, b in zip(ours, seconds[s, w], strict=True)) for w in WAYS[:2]}
+            report.bar(f"bulk_{name}_speed_vs_pgbouncer", round(against["pgbouncer"], 2), 1.0, at_most=False)
+            report.bar(f"bulk_{name}_speed_vs_direct", round(against["direct"], 2), 0.95, at_most=False)
+
+
+def _read_all(world: World, way: str, sql: str, *, binary: bool, rows: int) -> float:
+    """Seconds until the last byte of the result; the client looks at nothing but the number of rows the server names."""
+    with psycopg.connect(world.dsn(way), autocommit=True) as connection:
+        return _drain(connection.pgconn, sql.encode(), binary, rows)
+
+
+def _drain(connection: Any, sql: bytes, binary: bool, rows: int) -> float:
+    def message(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("!I", len(body) + 4) + body
+
+    if binary:
+        request = message(b"P", b"\0" + sql + b"\0\0\0") + message(b"B", b"\0\0\0\0\0\0\0\1\0\1")
+        request += message(b"D", b"P\0") + message(b"E", b"\0\0\0\0\0") + message(b"S", b"")
+    else:
+        request = message(b"Q", sql + b"\0")
+    with socket.socket(fileno=os.dup(connection.socket)) as link:
+        link.setblocking(True)
+        buffer = bytearray(1 << 20)
+        began = time.perf_counter()
+        link.sendall(request)
+        tail = b""
+        while not tail.endswith(b"Z\0\0\0\5I"):
+            read = link.recv_into(buffer)
+            if not read:
+                raise SystemExit("error: the connection ended within a result")
+            tail = (tail + bytes(buffer[max(0, read - 64) : read]))[-64:]
+        took = time.perf_counter() - began
+    if str(rows).encode() not in tail:
+        raise SystemExit(f"error: not {rows} rows: {tail!r}")
+    return took
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def _large(world: World, report: Report) -> None:
+    rows = LARGE_GB * 1_000_000
+    sql = f"COPY (SELECT n, repeat('x', 985) FROM generate_series(1, {rows}) AS n) TO STDOUT"
+    before = world.ways["sidecar"].rss_kib()
+    began = time.monotonic()
+    with psycopg.connect(world.dsn("sidecar"), autocommit=True) as connection:
+        _drain(connection.pgconn, sql.encode(), False, rows)
+    after = world.ways["sidecar"].rss_kib()
+    print(f"  {LARGE_GB} GB in {time.monotonic() - began:.1f} s, RSS {before} -> {after} KiB", file=sys.stderr)
+    report.facts["large"] = {"gigabytes": LARGE_GB, "rss_before_kib": before, "rss_after_kib": after}
+    report.bar("large_result_rss_growth_mib", round((after - before) / 1024, 1), 8)
+
+
+def _idle(world: World, report: Report) -> None:
+    per_session = idle_kib(world.directory, world.broker.bootstrap, SESSIONS)
+    report.facts["idle_sessions"] = SESSIONS
+    report.bar("idle_session_kib", round(per_session, 1), 20)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

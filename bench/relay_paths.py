@@ -1,0 +1,198 @@
+"""What `make bench-relay` runs: one PostgreSQL, and four ways to it: direct, PgBouncer, HAProxy, the sidecar with a broker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from exfilguard.cli.common import write_resolved
+from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SidecarConfig
+from exfilguard.embedded.broker import FETCH_WAIT_MS, EmbeddedBroker
+from exfilguard.embedded.child import free_port, port_is_taken
+from exfilguard.embedded.postgres import EmbeddedPostgres
+from exfilguard.runtime.process import Part, own_command
+from exfilguard.runtime.stats import read_all, total
+
+USER, PASSWORD, DATABASE = "bench", "bench-password", "bench"
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Way:
+    """One way to the database."""
+
+    name: str
+    port: int
+    pids: list[int] = field(default_factory=list)
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU its processes have used, user and system, all threads (/proc/PID/stat)."""
+        used = 0
+        for pid in self.pids:
+            after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2]
+            values = after_name.split()
+            used += int(values[11]) + int(values[12])
+        return used * _TICK_S
+
+    def rss_kib(self) -> int:
+        """Resident memory of its first process."""
+        for line in Path(f"/proc/{self.pids[0]}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        return 0
+
+
+class World:
+    """The servers. Everything listens on 127.0.0.1 and ends with the bench."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.server = EmbeddedPostgres(directory / "server")
+        self.broker = EmbeddedBroker(log_path=directory / "broker.log")
+        self.ways: dict[str, Way] = {}
+        self._stack = contextlib.ExitStack()
+        self.data_dir = directory / "guard"
+
+    def __enter__(self) -> World:
+        self._stack.enter_context(self.server)
+        self._stack.enter_context(self.broker)
+        with psycopg.connect(self.server.admin_dsn, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
+            connection.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
+        self.ways["direct"] = Way("direct", self.server.port)
+        self._start("pgbouncer", *self._pgbouncer())
+        self._start("haproxy", *self._haproxy())
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._stack.close()
+
+    def dsn(self, way: str) -> str:
+        return self.server.dsn(USER, PASSWORD, DATABASE, port=self.ways[way].port)
+
+    def _start(self, name: str, argv: list[str], port: int, as_user: bool) -> None:
+        options: dict[str, Any] = {}
+        if as_user and os.getuid() == 0:
+            account = pwd.getpwnam("nobody")
+            options = {"user": account.pw_uid, "group": account.pw_gid}
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+        self._stack.callback(_end, process)
+        wait_for(lambda: port_is_taken(port), f"{name} to listen: {self.directory / (name + '.log')}")
+        self.ways[name] = Way(name, port, [process.pid])
+
+    def _pgbouncer(self) -> tuple[list[str], int, bool]:
+        port = free_port()
+        users = self.directory / "users.txt"
+        users.write_text(f'"{USER}" "{PASSWORD}"\n', encoding="ascii")
+        users.chmod(0o644)
+        settings = self.directory / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self.server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {users}\n"
+            "pool_mode = session\nmax_client_conn = 1000\ndefault_pool_size = 200\nserver_reset_query =\n"
+            "log_connections = 0\nlog_disconnections = 0\nlog_stats = 0\nignore_startup_parameters = extra_float_digits\n",
+            encoding="ascii",
+        )
+        return [program("pgbouncer"), str(settings)], port, True
+
+    def _haproxy(self) -> tuple[list[str], int, bool]:
+        port = free_port()
+        settings = self.directory / "haproxy.cfg"
+        settings.write_text(
+            "global\n  nbthread 1\n  maxconn 2000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n"
+            f"  timeout server 1h\nlisten pg\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{self.server.port}\n",
+            encoding="ascii",
+        )
+        return [program("haproxy"), "-db", "-f", str(settings)], port, False
+
+    def start_sidecar(self, patient_columns: list[str]) -> None:
+        """Relay and shipper, observing, patients by origin, publishing. The tables must be there."""
+        port = free_port()
+        catalog = psycopg.conninfo.make_conninfo(self.server.admin_dsn, dbname=DATABASE)
+        self.config = config(
+            self.data_dir, self.broker.bootstrap, port, f"127.0.0.1:{self.server.port}", patient_columns, catalog
+        )
+        self.ways["sidecar"] = Way("sidecar", port, self._stack.enter_context(sidecar(self.config)))
+        wait_for(lambda: (self.data_dir / "columns.json").is_file(), "the patient columns to be resolved")
+
+    def settled(self) -> None:
+        """Everything the relay recorded is in Kafka."""
+        wait_for(lambda: spooled(self.data_dir) == published(self.data_dir), "the spool to be published", 30.0)
+
+
+def config(
+    data_dir: Path, bootstrap: str, port: int, upstream: str, columns: list[str], catalog: str = "", **listener: Any
+) -> Config:
+    return Config(
+        tenant="bench",
+        data_dir=str(data_dir),
+        kafka=KafkaConfig(bootstrap=bootstrap, fetch_wait_ms=FETCH_WAIT_MS),
+        sidecar=SidecarConfig(id="bench"),
+        listener=[
+            ListenerConfig(
+                name="bench", listen=f"127.0.0.1:{port}", upstream=upstream, patient_columns=columns,
+                catalog_dsn=catalog, **listener,
+            )
+        ],
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def sidecar(settings: Config) -> Iterator[list[int]]:
+    """Its processes' ids, the relay's first."""
+    directory = Path(settings.data_dir)
+    path = directory / "resolved.toml"
+    write_resolved(settings, path)
+    parts = [Part(n, own_command(n, "--config", str(path)), directory / f"{n}.log") for n in ("relay", "shipper")]
+    try:
+        for part in parts:
+            part.start()
+        wait_for(lambda: all(read_all(directory).get(name) for name in ("relay-0", "shipper")), "the sidecar")
+        yield [part.pid for part in parts]
+    finally:
+        for part in parts:
+            if part.process is not None:
+                _end(part.process)
+
+
+def spooled(data_dir: Path) -> int:
+    return int(total(data_dir, "events_spooled_total"))
+
+
+def published(data_dir: Path) -> int:
+    return int(total(data_dir, "events_published_total"))
+
+
+def program(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        raise SystemExit(f"error: {name} is not installed; on Debian/Ubuntu: apt install {name}")
+    return found
+
+
+def wait_for(what: Callable[[], Any], message: str, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"error: waited {seconds:.0f} s for {message}")
+        time.sleep(0.02)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,7 +1,7 @@
 """Compiled parts. All metadata is in pyproject.toml; this file only lists the extensions.
 
-Each extension is optional at install time (a machine without a C compiler runs the same source, interpreted);
-the tests and CI fail when a compiled part was expected and not loaded.
+Each extension is optional at install time: without a C compiler the wire readers run the same source, interpreted, and the
+detector's windows say that they need one. The tests and CI fail when a compiled part was expected and not loaded.
 """
 
 from pathlib import Path
@@ -10,14 +10,20 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 SOURCES = {
-    "exfilguard.windows._core": "exfilguard/windows/_core.py",
+    "exfilguard.windows._core": "exfilguard/windows/_core.pyx",
     "exfilguard.wire.postgres._scan": "exfilguard/wire/postgres/_scan.py",
     "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
 }
 
 extensions = [
-    Extension(name, [source], optional=True, extra_compile_args=["-O3"])
+    Extension(
+        name,
+        [source],
+        depends=[str(header) for header in Path(source).parent.glob("*.h")],
+        optional=True,
+        extra_compile_args=["-O3"],
+    )
     for name, source in SOURCES.items()
     if Path(source).exists()
 ]

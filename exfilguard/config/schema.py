@@ -196,7 +196,14 @@ class DetectorConfig:
     policy: str = setting("Policy file (TOML); empty for the built-in one.", "")
     snapshot_ms: int = setting("How often changed accounts are checkpointed.", 1_000, unit="duration_ms")
     max_patients: int = setting(
-        "Distinct patients counted exactly per account; beyond, over-counted and flagged.", 1_000_000
+        "Distinct patients counted exactly per account (about 20 bytes each); beyond, by a sliding HyperLogLog (1.3 MB, "
+        "standard error 0.6 %).",
+        65_536,
+    )
+    max_accounts: int = setting(
+        "Accounts of one partition that are told apart; what further names do is counted together, as the account "
+        "`(others)`, and raises `accounts_refused_total`.",
+        2_000_000,
     )
 
 

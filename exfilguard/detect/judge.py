@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ..events.verdict import Level, Scope, Verdict, severity
@@ -64,6 +65,7 @@ class Judge:
         self.tenant_surplus: Finding | None = None
         """Set while the tenant's own rate of distinct patients drifts."""
         self._classes: dict[str, tuple[str, Class]] = {}
+        self._ladders: dict[str, tuple[tuple[tuple[int, ...], ...], ...]] = {}
         self._crossed: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
 
     @property
@@ -75,20 +77,24 @@ class Judge:
 
     def thresholds(
         self, principal: str, now_ms: int, profile: bytes | None = None
-    ) -> tuple[tuple[int, int, int, int], ...]:
-        """Per window (rows, patients, bytes, queries): a total beyond one of them is worth a call of `judge`; 0: never.
+    ) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """Per window, per unit (rows, patients, bytes, queries): the totals beyond which a call of `judge` is worth it.
 
-        Allowances change with the time of day, so the strictest of what may apply counts: a call too many does no harm.
+        Allowances change with the time of day, so what may apply at any time counts: a call too many does no harm.
         """
-        _, rules = self._of(principal)
-        least = [[0, 0, 0, 0] for _ in WINDOWS_MS]
-        for limit in rules.limits:
-            if limit.steps:
-                unit = UNITS.index(limit.unit)
-                value = max(1, limit.steps[0][1])
-                found = least[limit.window][unit]
-                least[limit.window][unit] = min(found, value) if found else value
-        return tuple((w[0], w[1], w[2], w[3]) for w in least)
+        name, rules = self._of(principal)
+        own = [a for a in self.policy.allowances if fnmatchcase(principal, a.account)]
+        if not own and name in self._ladders:
+            return self._ladders[name]
+        found: list[list[set[int]]] = [[set() for _ in UNITS] for _ in WINDOWS_MS]
+        every = [rules, *(self.policy.classes[a.use_class] for a in own if a.use_class)]
+        for limit in (limit for one in every for limit in one.limits):
+            for multiply in {1, *(a.multiply for a in own)}:
+                found[limit.window][UNITS.index(limit.unit)] |= {value * multiply for _, value in limit.steps}
+        ladders = tuple(tuple(tuple(sorted(steps)) for steps in window) for window in found)
+        if not own:
+            self._ladders[name] = ladders
+        return ladders
 
     def judge(
         self, principal: str, totals: Sequence[Totals], now_ms: int, previous: Verdict | None, crossed_ms: int

@@ -8,6 +8,7 @@ field and never its value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, get_args
@@ -90,6 +91,11 @@ def _count(obj: dict[str, Any], name: str, what: str) -> int:
 _KINDS = frozenset(KINDS)
 _COUNTS = ("rows", "hidden_rows", "bytes", "patients_estimated", "statement", "duration_us")
 _REQUIRED_TEXT = ("listener", "session", "principal")
+_FURTHER_TEXT = tuple(
+    f.name for f in fields(QueryEvent) if f.name not in (*_REQUIRED_TEXT, *_COUNTS, "time_ms", "kind")
+    and not isinstance(_DEFAULTS.get(f.name), tuple)
+)  # fmt: skip
+_DIGEST = re.compile(r"[0-9a-fA-F]{16}", re.ASCII).fullmatch
 
 
 def check_event(event: object) -> dict[str, Any]:
@@ -106,10 +112,13 @@ def check_event(event: object) -> dict[str, Any]:
             _count(event, name, "event")
     for name in _REQUIRED_TEXT:
         _text(event, name, "event")
+    for name in _FURTHER_TEXT:
+        if name in event:
+            _text(event, name, "event", empty=True)
     for name in ("patients", "asked"):
         digests = event.get(name, ())
-        if not isinstance(digests, list | tuple) or not all(isinstance(p, str) and len(p) == 16 for p in digests):
-            raise CodecError(f"event: {name} is not a list of 16-digit digests")
+        if not isinstance(digests, list | tuple) or not all(isinstance(p, str) and _DIGEST(p) for p in digests):
+            raise CodecError(f"event: {name} is not a list of digests of 16 hex digits")
     for name in ("flags", "columns"):
         texts = event.get(name, ())
         if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):

@@ -48,6 +48,17 @@ METRICS: dict[str, Metric] = {
     "frames_gap_total": Metric("counter", (), "Frames missing in a sidecar's sequence."),
     "frames_duplicate_total": Metric("counter", (), "Frames that came again and were dropped."),
     "deadletters_total": Metric("counter", (), "Records that could not be read, kept on the deadletter topic."),
+    "frames_unusual_total": Metric("counter", (), "Frames that only the slow decoder could read."),
+    "events_late_total": Metric("counter", (), "Events older than the longest window: counted in none."),
+    "events_future_total": Metric(
+        "counter", (), "Events dated more than 5 minutes ahead, counted as of their arrival."
+    ),
+    "clock_jumps_total": Metric("counter", (), "Times that a sidecar's clock was set back by more than a minute."),
+    "window_accounts": Metric("gauge", (), "Accounts in the windows."),
+    "accounts_refused_total": Metric(
+        "counter", (), "Events of accounts beyond detector.max_accounts, counted together as (others)."
+    ),
+    "policy_refused_total": Metric("counter", (), "Policy files that changed and were refused; the old one stays."),
     "events_processed_total": Metric("counter", (), "Events added to the windows."),
     "consumer_lag_records": Metric("gauge", (), "Kafka records the detector has not read yet."),
     "event_to_verdict_seconds": Metric(

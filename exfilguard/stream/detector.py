@@ -16,6 +16,7 @@ import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -24,7 +25,7 @@ from faust.types import TP
 from ..config.schema import Config
 from ..detect.judge import Judge
 from ..detect.policy import WINDOW_NAMES, policy_at
-from ..errors import BrokerError, CodecError
+from ..errors import BrokerError, CodecError, ConfigError
 from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
@@ -35,7 +36,8 @@ from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
 from ..windows import COMPILED
 from .app import Producer, follow, make_app, new_loop, read_partition, run_app, wait_for_topics
-from .engine import Engine, Fed, Restore
+from .checkpoint import Restore
+from .engine import Engine, Fed
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,19 @@ RETRY_S = 0.2
 EVICT_S = 60.0
 SNAPSHOT_BYTES_PER_S = 20_000_000
 """A large checkpoint puts the next one off, so that snapshots never take more than this."""
+
+
+COUNTERS = {
+    "events": "events_processed_total",
+    "gaps": "frames_gap_total",
+    "duplicates": "frames_duplicate_total",
+    "unusual_frames": "frames_unusual_total",
+    "late_events": "events_late_total",
+    "future_events": "events_future_total",
+    "clock_jumps": "clock_jumps_total",
+    "refused_accounts": "accounts_refused_total",
+}
+"""What each engine counts, and the metric it adds to."""
 
 
 @dataclass(slots=True)
@@ -65,6 +80,8 @@ class Detector:
         self.watch = watch
         self.topics = Topics(config.kafka.prefix)
         self.policy = policy_at(config.detector.policy)
+        self._policy_changed = Path(config.detector.policy).stat().st_mtime_ns if config.detector.policy else 0
+        self.policy_refused = 0
         self.standing: dict[str, Verdict] = {}
         self.held: dict[int, Held] = {}
         self.parked: dict[int, Engine] = {}
@@ -78,7 +95,7 @@ class Detector:
         self._producer = Producer(config)
         self._chain = ChainWriter(f"detector:{worker}", secrets.token_hex(8))
         self._known = asyncio.Event()
-        self._retired = [0, 0, 0]  # events, gaps, duplicates of engines that are gone
+        self._retired: dict[str, int] = dict.fromkeys(COUNTERS, 0)  # of engines that are gone
         self._largest: list[tuple[str, list[Any]]] = []
         self._lag = 0
         self.app: Any = None
@@ -92,7 +109,13 @@ class Detector:
         return judge
 
     def new_engine(self) -> Engine:
-        return Engine(self.judge_of, self.standing, self.config.detector.max_patients)
+        return Engine(
+            self.judge_of,
+            self.standing,
+            self.config.detector.max_patients,
+            max_accounts=self.config.detector.max_accounts,
+            seed=secrets.randbits(64),  # names that collide cannot be prepared
+        )
 
     async def assigned(self, partitions: set[int]) -> None:
         """Faust gave us these; returns at once, the restore runs in the background and frames wait for it."""
@@ -142,8 +165,8 @@ class Detector:
         return engine
 
     def _retire(self, engine: Engine) -> None:
-        for i, value in enumerate((engine.events, engine.gaps, engine.duplicates)):
-            self._retired[i] += value
+        for name in COUNTERS:
+            self._retired[name] += getattr(engine, name)
 
     async def _read_on(self, partition: int, engine: Engine, until: int | None) -> None:
         """Read the partition ourselves, from where the engine stands."""
@@ -253,19 +276,29 @@ class Detector:
 
     async def _checkpoint(self, partition: int, held: Held) -> int:
         async with held.lock:
-            checkpoint = held.engine.make_checkpoint()
+            checkpoint = held.engine.begin_checkpoint()
         if checkpoint is None:
             return 0
         try:
             producer = await self._producer.ready()
-            sent = [
-                await producer.send(self.topics.snapshots, key=key, value=value, partition=partition)
-                for key, value in checkpoint.accounts
-            ]
+            sent = []
+            while True:
+                # Between two portions frames have their turn; never between a frame and its verdicts.
+                async with held.lock:
+                    records = held.engine.next_records(checkpoint)
+                if not records:
+                    break
+                sent += [
+                    await producer.send(self.topics.snapshots, key=key, value=value, partition=partition)
+                    for key, value in records
+                ]
+                await asyncio.sleep(0)
             if sent:
                 await asyncio.gather(*sent)
             key, value = checkpoint.marker
             await producer.send_and_wait(self.topics.snapshots, key=key, value=value, partition=partition)
+            for needless, _ in held.engine.written(checkpoint):
+                await producer.send(self.topics.snapshots, key=needless, value=None, partition=partition)
         except (KafkaError, OSError) as error:
             held.engine.unwritten(checkpoint)
             log.warning("partition %d: a checkpoint was not written (%s)", partition, type(error).__name__)
@@ -285,10 +318,33 @@ class Detector:
             ranked.sort(key=lambda item: -item[1][3].rows)
             self._largest = ranked[:count]
             self._lag = self._measure_lag()
+            self._reload_policy()
             if time.monotonic() - evicted > EVICT_S:
-                evicted = time.monotonic()
-                for held in self.held.values():
-                    held.engine.evict(now)
+                # A part of the accounts each second until all were looked at.
+                looked = [held.engine.evict(now) for held in self.held.values()]
+                evicted = time.monotonic() if all(looked) else evicted
+
+    def _reload_policy(self) -> None:
+        """A policy file that changed is used from the next event on; one with mistakes is refused, and the old one stays."""
+        path = self.config.detector.policy
+        try:
+            changed = Path(path).stat().st_mtime_ns if path else 0
+        except OSError:
+            return  # between two versions of itself, or gone: the old one stays
+        if changed == self._policy_changed:
+            return
+        self._policy_changed = changed
+        try:
+            policy = policy_at(path)
+        except ConfigError as error:
+            log.error("the policy was not reloaded, version %s stays: %s", self.policy.version, error)
+            self.policy_refused += 1
+            return
+        log.info("policy %s is in force, instead of %s", policy.version, self.policy.version)
+        self.policy = policy
+        self._judges.clear()
+        for engine in [held.engine for held in self.held.values()] + list(self.parked.values()):
+            engine.refresh()
 
     def _measure_lag(self) -> int:
         lag = 0
@@ -317,17 +373,15 @@ class Detector:
 
     def snapshot(self) -> Snapshot:
         engines = [held.engine for held in list(self.held.values())] + list(self.parked.values())
-        events, gaps, duplicates = (
-            self._retired[0] + sum(e.events for e in engines),
-            self._retired[1] + sum(e.gaps for e in engines),
-            self._retired[2] + sum(e.duplicates for e in engines),
-        )
         out = Snapshot(role="detector", instance=self.worker)
         out.values = [
-            ("events_processed_total", {}, events),
-            ("frames_gap_total", {}, gaps),
-            ("frames_duplicate_total", {}, duplicates),
+            *(
+                (metric, {}, self._retired[name] + sum(getattr(e, name) for e in engines))
+                for name, metric in COUNTERS.items()
+            ),
             ("deadletters_total", {}, self.deadletters),
+            ("policy_refused_total", {}, self.policy_refused),
+            ("window_accounts", {}, sum(len(e.store) for e in engines)),
             ("consumer_lag_records", {}, self._lag),
         ]
         out.values += [("verdicts_total", {"level": level}, count) for level, count in list(self.verdicts.items())]

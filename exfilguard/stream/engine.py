@@ -1,16 +1,24 @@
 """One partition's windows and where they stand in the stream. Pure: bytes and offsets in, verdicts out.
 
+The events of a frame go from its bytes into the compiled windows without becoming Python objects; what comes back is short: new
+accounts (whose limits are asked of the judge), hours that closed, accounts over a limit, single events that matter by themselves.
+A frame of an unusual form is decoded by events/codec.py and counted by the same loop.
+
 Exactness rests on three marks, each carried inside the state it describes:
 - `(sidecar, epoch, seq)` says which frames are in: a frame that comes twice is dropped, one that is missing is remembered and
   counted as a gap when it has not come after `GAP_GRACE_MS`.
 - `next_offset` says how far the partition was read: a jump means that records were skipped, and the shell reads them itself.
-- each account's `applied` offset, after a restore: a checkpoint that was interrupted leaves some accounts newer than the
-  marker, and their events must not be added again.
+- each account's `applied` offset, after a restore: an account may be newer than the checkpoint's marker (checkpoint.py), and its
+  events must not be added again.
+
+Time. An event belongs to the slice of its own time, however late it comes; what is older than the longest window is counted in
+`late_events`. An event dated more than `AHEAD_MS` ahead of now counts as of now, and in `future_events`: it would else push every
+window of its account into the future. A sidecar's clock that is set back by more than `BACK_MS` goes on from where it stood, and
+`clock_jumps` says so: its events would else be in no short window.
 """
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,22 +28,30 @@ import orjson
 
 from ..detect.judge import Judge
 from ..detect.policy import WINDOWS_MS
-from ..errors import CodecError, SnapshotError
+from ..errors import CodecError
 from ..events.codec import decode_frame
 from ..events.verdict import Verdict
-from ..windows import Totals, WindowStore
+from ..windows import SLICES, WHY, FrameCounter, Totals, WindowStore
+from .checkpoint import Checkpoint, Checkpoints
 
 GAP_GRACE_MS = 10_000
 """Frames may be out of order after a broker that forgot; what is missing longer is a gap."""
-SOURCE_KEPT_MS = 26 * 3_600_000
+SOURCE_KEPT_MS = 32 * 86_400_000
 """A sidecar's epoch that was silent for longer than every window is forgotten."""
+MAX_SOURCES = 20_000
 MAX_MISSING = 1_000
-PART_BYTES = 800_000
-"""An account's snapshot is split at this size: brokers refuse records beyond 1 MB by default."""
-MARKER_VERSION = 1
-
-_ACCOUNT = struct.Struct("<BQQHH")  # version, checkpoint, applied offset, part, parts
-_COUNTED = frozenset(("query", "progress"))
+AHEAD_MS = 300_000
+BACK_MS = 60_000
+MAX_ACCOUNTS = 2_000_000
+"""Accounts of one partition; further names are counted together, and `accounts_refused_total` rises."""
+MAX_VALUES = 100_000
+"""Sources, and query shapes, of one partition."""
+DIMENSION_EXACT = 4_096
+DIMENSION_PRECISION = 13
+"""Sums over accounts: distinct patients exact up to so many, then HyperLogLog with a standard error of 1.15 %."""
+DIMENSIONS = ("source", "shape", "tenant")
+EVICT_ACCOUNTS = 50_000
+"""Accounts looked at in one call of `evict`."""
 
 
 @dataclass(slots=True)
@@ -46,6 +62,10 @@ class Source:
     missing: list[list[int]] = field(default_factory=list)
     """[first, behind the last, noticed ms, counted as gap 0/1], oldest first; bounded."""
     seen_ms: int = 0
+    newest_ms: int = 0
+    """Time of its newest event, as counted."""
+    shift_ms: int = 0
+    """Added to its times since its clock was set back."""
 
     def accept(self, seq: int, now_ms: int, *, known: bool) -> bool:
         """True when this frame was not counted before."""
@@ -77,17 +97,8 @@ class Fed:
     duplicate: bool = False
 
 
-@dataclass(slots=True)
-class Checkpoint:
-    """Records for the snapshots topic: all of `accounts` acknowledged before `marker` is written."""
-
-    number: int
-    accounts: list[tuple[bytes, bytes | None]]
-    marker: tuple[bytes, bytes]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(len(value) for _, value in self.accounts if value is not None)
+_NOTHING = Fed()
+_DUPLICATE = Fed(duplicate=True)
 
 
 class Engine:
@@ -98,26 +109,36 @@ class Engine:
         judge_of: Callable[[str], Judge],
         standing: Mapping[str, Verdict],
         max_patients: int,
-        slices: int = 60,
+        slices: int = SLICES,
+        *,
+        windows_ms: tuple[int, ...] = WINDOWS_MS,
+        max_accounts: int = MAX_ACCOUNTS,
+        seed: int = 0,
     ) -> None:
         self._judge_of = judge_of
         self._standing = standing
-        self.store = WindowStore(WINDOWS_MS, slices, max_patients)
+        self.store = WindowStore(windows_ms, slices, max_patients, max_accounts=max_accounts, seed=seed)
+        self.dimensions = {
+            name: WindowStore(
+                windows_ms, slices, min(max_patients, DIMENSION_EXACT), DIMENSION_PRECISION, MAX_VALUES, seed
+            )
+            for name in DIMENSIONS
+        }
+        source, shape, tenant = self.dimensions.values()
+        self._counter = FrameCounter(self.store, source, shape, tenant, AHEAD_MS, BACK_MS)
+        self._tokens: frozenset[str] = frozenset()
+        self.checkpoints = Checkpoints({"": self.store, **self.dimensions})
         self.sources: dict[tuple[str, str, str], Source] = {}
         self.next_offset = 0
-        self.checkpoint = 0
-        """Number of the last checkpoint that was begun."""
         self.events = 0
         self.frames = 0
+        self.unusual_frames = 0
+        """Frames that only the decoder could read: right, and several times slower."""
         self.duplicates = 0
         self.gaps = 0
         self.recent: deque[str] = deque(maxlen=2_000)
-        """Accounts judged lately: the candidates for the largest."""
-        self._applied: dict[str, int] = {}
-        self._dirty: set[str] = set()
-        self._gone: list[str] = []
-        self._parts: dict[str, int] = {}
-        self._moved = False
+        """Accounts seen lately: the candidates for the largest."""
+        self._evict_at = 0
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
@@ -125,15 +146,23 @@ class Engine:
         """One record of the partition. `skip_gap`: the records before it were asked for, and are no more."""
         if offset > self.next_offset and not skip_gap:
             return Fed(read_first=self.next_offset)
-        try:
-            frame = decode_frame(value)
-        except CodecError as error:
-            self._passed(offset)
-            return Fed(reason=str(error))
-        key = (frame.tenant, frame.sidecar, frame.epoch)
-        known = key in self.sources
-        source = self.sources.setdefault(key, Source())
-        fresh = source.accept(frame.seq, now_ms, known=known)
+        counter = self._counter
+        if not counter.read(value):
+            try:
+                frame = decode_frame(value)
+            except CodecError as error:
+                self._passed(offset)
+                return Fed(reason=str(error))
+            counter.take(frame.tenant, frame.sidecar, frame.epoch, frame.seq, frame.events)
+            self.unusual_frames += 1
+        tenant = counter.tenant
+        key = (tenant, counter.sidecar, counter.epoch)
+        source = self.sources.get(key)
+        known = source is not None
+        if source is None:
+            source = self.sources[key] = Source()
+        in_order = counter.seq >= source.next
+        fresh = source.accept(counter.seq, now_ms, known=known)
         if fresh and offset < self.next_offset:
             # A new frame at an old offset: the broker has forgotten its log and begun a new one.
             self.forgotten()
@@ -141,54 +170,119 @@ class Engine:
         self._passed(offset)
         if not fresh:
             self.duplicates += 1
-            return Fed(duplicate=True)
+            return _DUPLICATE
         self.frames += 1
-        return Fed(self._count(frame.tenant, frame.events, offset, now_ms))
+        verdicts = self._count(tenant, source, offset, now_ms, in_order=in_order)
+        return Fed(verdicts) if verdicts else _NOTHING
 
     def _passed(self, offset: int) -> None:
-        self._moved = True
+        self.checkpoints.moved = True
         if offset >= self.next_offset:
             self.next_offset = offset + 1
 
-    def _count(self, tenant: str, events: list[dict[str, Any]], offset: int, now_ms: int) -> list[Verdict]:
-        store, applied = self.store, self._applied
-        touched: dict[str, int] = {}
-        for event in events:
-            if event["kind"] not in _COUNTED:
-                continue
-            account = f"{tenant}/{event['principal']}"
-            if applied and offset < applied.get(account, 0):
-                continue
-            time_ms = event["time_ms"]
-            store.add(
-                account,
-                time_ms,
-                event.get("rows", 0) + event.get("hidden_rows", 0),
-                event.get("bytes", 0),
-                1 if event["kind"] == "query" else 0,
-                event.get("patients", ()),
-                event.get("patients_estimated", 0),
-            )
-            touched.setdefault(account, time_ms)
-        self.events += len(events)
-        verdicts = []
+    def _count(self, tenant: str, source: Source, offset: int, now_ms: int, *, in_order: bool) -> list[Verdict]:
+        counter = self._counter
         judge = self._judge_of(tenant)
-        for account, crossed_ms in touched.items():
-            self._dirty.add(account)
-            self.recent.append(account)
-            verdict = judge.judge(
-                account.partition("/")[2], store.totals(account), now_ms, self._standing.get(account), crossed_ms
-            )
+        if judge.honeytokens != self._tokens:
+            # Tokens of every tenant of this partition: digests of one key, so none is another's patient.
+            self._tokens |= judge.honeytokens
+            counter.set_honeytokens(self._tokens)
+        # A frame out of order is old by nature: its times say nothing of the sidecar's clock.
+        newest_ms, source.shift_ms, fresh, hours, over, single = counter.count(
+            offset, now_ms, source.newest_ms if in_order else 0, source.shift_ms
+        )
+        source.newest_ms = max(source.newest_ms, newest_ms)
+        self.events += counter.events
+        self.recent.extend(f"{tenant}/{principal}" for principal in counter.touched(2))
+        if not (fresh or hours or over or single):
+            return []
+        return self._surfaced(judge, tenant, now_ms, fresh, hours, over, single)
+
+    def _surfaced(
+        self,
+        judge: Judge,
+        tenant: str,
+        now_ms: int,
+        fresh: Any,
+        hours: Any,
+        over: Any,
+        single: Any,
+    ) -> list[Verdict]:
+        """What the core did not settle by itself."""
+        store, counter = self.store, self._counter
+        verdicts: list[Verdict] = []
+        newest: dict[str, Verdict] = {}
+
+        def previous(account: str) -> Verdict | None:
+            return newest.get(account) or self._standing.get(account)
+
+        def say(verdict: Verdict | None) -> None:
             if verdict is not None:
                 verdicts.append(verdict)
+                newest[verdict.key] = verdict
+
+        crossed = {number: counter.time_ms(event) for number, event in over}
+        for number, hour, totals in hours:
+            account = store.key(number)
+            profile, verdict = judge.hour(
+                account.partition("/")[2], store.profile(number), hour, totals, now_ms, previous(account)
+            )
+            store.set_profile(number, profile)
+            say(verdict)
+        for number in {*fresh, *(number for number, _, _ in hours)}:
+            account = store.key(number)
+            ladders = judge.thresholds(account.partition("/")[2], now_ms, store.profile(number))
+            if store.set_limits(number, ladders, now_ms):
+                crossed.setdefault(number, store.newest_ms(account))
+        for number, event, bits in single:
+            account = store.key(number) if number is not None else f"{tenant}/{counter.principal(event)}"
+            found = counter.event(event)
+            found = orjson.loads(found) if isinstance(found, bytes) else found
+            for why in {name for bit, name in WHY.items() if bits & bit}:
+                say(judge.notable(account.partition("/")[2], found, why, now_ms, previous(account)))
+        for number, crossed_ms in crossed.items():
+            account = store.key(number)
+            say(judge.judge(account.partition("/")[2], store.totals_of(number), now_ms, previous(account), crossed_ms))
         return verdicts
+
+    def refresh(self) -> None:
+        """The policy changed: limits and honeytokens are asked for again."""
+        self.store.forget_limits()
+        self._tokens = frozenset()
 
     def forgotten(self) -> None:
         """The broker lost its topics: offsets begin anew, and every account must be checkpointed again."""
         self.next_offset = 0
-        self._applied.clear()
-        self._dirty.update(self.store)
-        self._moved = True
+        for store in (self.store, *self.dimensions.values()):
+            store.forget_applied()
+        self.checkpoints.forgotten()
+
+    # -- figures ----------------------------------------------------------------------------------------------------
+
+    @property
+    def late_events(self) -> int:
+        return self.store.late_events
+
+    @property
+    def future_events(self) -> int:
+        return self._counter.future_events
+
+    @property
+    def clock_jumps(self) -> int:
+        return self._counter.clock_jumps
+
+    @property
+    def refused_accounts(self) -> int:
+        """Events of accounts beyond the bound."""
+        return self.store.refused_accounts
+
+    def largest(self, count: int, now_ms: int) -> list[tuple[str, list[Totals]]]:
+        """The accounts with most records in the hour, among those seen lately."""
+        ranked = [
+            (account, self.store.totals(account, now_ms)) for account in set(self.recent) if account in self.store
+        ]
+        ranked.sort(key=lambda item: -item[1][3].rows)
+        return ranked[:count]
 
     # -- upkeep -----------------------------------------------------------------------------------------------------
 
@@ -201,159 +295,49 @@ class Engine:
                     self.gaps += entry[1] - entry[0]
         for key in [k for k, s in self.sources.items() if now_ms - s.seen_ms > SOURCE_KEPT_MS]:
             del self.sources[key]
+        if len(self.sources) > MAX_SOURCES:
+            oldest = sorted(self.sources, key=lambda k: self.sources[k].seen_ms)
+            for key in oldest[: len(self.sources) - MAX_SOURCES]:
+                del self.sources[key]
 
-    def evict(self, now_ms: int) -> None:
-        """Every minute or so: accounts that no window reaches any more."""
-        gone = self.store.evict(now_ms)
-        self._gone += gone
-        self._dirty.difference_update(gone)
-        for account in gone:
-            self._applied.pop(account, None)
-
-    def largest(self, count: int, now_ms: int) -> list[tuple[str, list[Totals]]]:
-        """The accounts with most records in the hour, among those seen lately."""
-        ranked = [
-            (account, self.store.totals(account, now_ms)) for account in set(self.recent) if account in self.store
-        ]
-        ranked.sort(key=lambda item: -item[1][3].rows)
-        return ranked[:count]
+    def evict(self, now_ms: int) -> bool:
+        """Accounts that no window reaches any more, a part of them in each call. True when all were looked at."""
+        gone, segments, self._evict_at = self.store.evict(now_ms, self._evict_at, EVICT_ACCOUNTS)
+        if gone:
+            self.checkpoints.left(segments)
+        if not self._evict_at:
+            for store in self.dimensions.values():
+                self.checkpoints.left(store.evict(now_ms)[1])
+        return not self._evict_at
 
     # -- snapshots --------------------------------------------------------------------------------------------------
 
-    def make_checkpoint(self) -> Checkpoint | None:
-        """Everything that changed since the last one, as of now; None when nothing did."""
-        if not (self._dirty or self._gone or self._moved):
-            return None
-        self.checkpoint += 1
-        records: list[tuple[bytes, bytes | None]] = []
-        for account in self._dirty:
-            records += self._account_records(account)
-        for account in self._gone:
-            records += [(key, None) for key in _account_keys(account, self._parts.pop(account, 1))]
-        self._dirty.clear()
-        self._gone.clear()
-        self._moved = False
-        sources = [
-            [tenant, sidecar, epoch, s.next, s.missing, s.seen_ms]
-            for (tenant, sidecar, epoch), s in self.sources.items()
-        ]
-        marker = {"v": MARKER_VERSION, "checkpoint": self.checkpoint, "offset": self.next_offset, "sources": sources}
-        return Checkpoint(self.checkpoint, records, (b"m", orjson.dumps(marker)))
+    @property
+    def checkpoint(self) -> int:
+        """Number of the last checkpoint that was begun."""
+        return self.checkpoints.number
+
+    def begin_checkpoint(self) -> Checkpoint | None:
+        """Everything that changed since the last one; None when nothing did. Its records are made one by one, while frames go on
+        being fed in between: see checkpoint.py."""
+        sources = (
+            [
+                [tenant, sidecar, epoch, s.next, [list(m) for m in s.missing], s.seen_ms, s.newest_ms, s.shift_ms]
+                for (tenant, sidecar, epoch), s in self.sources.items()
+            ]
+            if self.checkpoints.due
+            else []
+        )
+        return self.checkpoints.begin(self.next_offset, sources)
+
+    def next_records(self, checkpoint: Checkpoint) -> list[tuple[bytes, bytes]]:
+        """The next records of a checkpoint, to be written before its marker; empty when there are no more."""
+        return self.checkpoints.next_records(checkpoint, self.next_offset)
+
+    def written(self, checkpoint: Checkpoint) -> list[tuple[bytes, None]]:
+        """The marker is acknowledged: keys that nothing needs any more, to be deleted (whenever; a loss does no harm)."""
+        return self.checkpoints.written(checkpoint)
 
     def unwritten(self, checkpoint: Checkpoint) -> None:
         """A checkpoint could not be written: its accounts belong to the next one."""
-        for key, value in checkpoint.accounts:
-            account = _account_of(key)
-            if value is not None and account in self.store:
-                self._dirty.add(account)
-        self._moved = True
-
-    def _account_records(self, account: str) -> list[tuple[bytes, bytes | None]]:
-        data = self.store.dump(account)
-        parts = max(1, -(-len(data) // PART_BYTES))
-        self._parts[account] = max(parts, self._parts.get(account, 1))
-        out: list[tuple[bytes, bytes | None]] = []
-        for part in range(parts):
-            head = _ACCOUNT.pack(MARKER_VERSION, self.checkpoint, self.next_offset, part, parts)
-            # Several parts alternate between two sets of keys: an interrupted write leaves the set before it whole.
-            slot = 0 if parts == 1 else 1 + self.checkpoint % 2
-            out.append((_account_key(account, slot, part), head + data[part * PART_BYTES : (part + 1) * PART_BYTES]))
-        return out
-
-
-def _account_key(account: str, slot: int, part: int) -> bytes:
-    return f"a\0{account}\0{slot}\0{part}".encode()
-
-
-def _account_keys(account: str, parts: int) -> list[bytes]:
-    single = [_account_key(account, 0, 0)]
-    return single if parts == 1 else single + [_account_key(account, s, p) for s in (1, 2) for p in range(parts)]
-
-
-def _account_of(key: bytes) -> str:
-    return key.split(b"\0")[1].decode()
-
-
-class Restore:
-    """Collects a snapshots partition's records, in any order and with superseded ones, and fills an engine."""
-
-    def __init__(self) -> None:
-        self._marker: dict[str, Any] | None = None
-        self._accounts: dict[str, dict[int, tuple[int, dict[int, bytes]]]] = {}
-        """account -> checkpoint -> (parts, part -> record)"""
-        self._at: dict[bytes, tuple[str, int, int]] = {}
-        self.damaged = 0
-
-    @property
-    def checkpoint(self) -> int:
-        """Number of the newest whole checkpoint; 0 when there is none."""
-        return int(self._marker["checkpoint"]) if self._marker is not None else 0
-
-    def add(self, key: bytes, value: bytes | None) -> None:
-        """One record, in the topic's order."""
-        if key == b"m":
-            if value is not None:
-                self._add_marker(value)
-            return
-        if key in self._at:  # superseded
-            account, number, part = self._at.pop(key)
-            held = self._accounts.get(account, {}).get(number)
-            if value is None or (held is not None and _ACCOUNT.unpack_from(value)[1] >= number):
-                if held is not None:
-                    held[1].pop(part, None)
-                    if not held[1]:
-                        del self._accounts[account][number]
-            else:
-                self._at[key] = (account, number, part)
-                return  # an older owner's late write
-        if value is None:
-            return
-        try:
-            version, number, _, part, parts = _ACCOUNT.unpack_from(value)
-        except struct.error:
-            version = 0
-        if version != MARKER_VERSION:
-            self.damaged += 1
-            return
-        account = _account_of(key)
-        self._accounts.setdefault(account, {}).setdefault(number, (parts, {}))[1][part] = value
-        self._at[key] = (account, number, part)
-
-    def _add_marker(self, value: bytes) -> None:
-        try:
-            marker = orjson.loads(value)
-            newer = marker["v"] == MARKER_VERSION and marker["checkpoint"] >= self.checkpoint
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            self.damaged += 1
-            return
-        if newer:
-            self._marker = marker
-
-    def fill(self, engine: Engine) -> None:
-        """Without a marker the engine stays as it is, and the partition is read from its beginning."""
-        marker = self._marker
-        if marker is None:
-            return
-        engine.next_offset = marker["offset"]
-        highest = engine.checkpoint = marker["checkpoint"]
-        for tenant, sidecar, epoch, following, missing, seen_ms in marker["sources"]:
-            engine.sources[(tenant, sidecar, epoch)] = Source(following, missing, seen_ms)
-        for account, versions in self._accounts.items():
-            for number in sorted(versions, reverse=True):
-                parts, held = versions[number]
-                if len(held) != parts:
-                    continue
-                try:
-                    engine.store.load(account, b"".join(held[p][_ACCOUNT.size :] for p in range(parts)))
-                except SnapshotError:
-                    self.damaged += 1
-                    continue
-                applied = _ACCOUNT.unpack_from(held[0])[2]
-                if applied > engine.next_offset:
-                    engine._applied[account] = applied
-                if parts > 1:
-                    engine._parts[account] = parts
-                highest = max(highest, number)
-                break
-        # Far ahead of any owner that does not know yet that it lost this partition.
-        engine.checkpoint = highest + 1_000
+        self.checkpoints.unwritten(checkpoint)

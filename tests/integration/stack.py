@@ -26,7 +26,8 @@ from exfilguard.events.topics import Topics
 from exfilguard.runtime.process import Part, own_command
 from exfilguard.runtime.stats import Snapshot, read_all, total
 from exfilguard.stream.app import read_partition
-from exfilguard.stream.engine import Engine, Restore
+from exfilguard.stream.checkpoint import Restore
+from exfilguard.stream.engine import Engine
 
 PASSWORD = "correct horse"
 DATABASE = "dpi"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from exfilguard.detect.judge import Judge
 from exfilguard.detect.policy import WINDOWS_MS, default_policy
 from exfilguard.events.verdict import Verdict
-from exfilguard.stream import engine as module
-from exfilguard.stream.engine import GAP_GRACE_MS, Engine, Restore
+from exfilguard.stream import checkpoint as module
+from exfilguard.stream.checkpoint import Restore
+from exfilguard.stream.engine import GAP_GRACE_MS, Engine
 
 NOW = 1_795_000_000_000
 POLICY = default_policy()
@@ -85,12 +86,19 @@ def deliver(engine: Engine, log: list[bytes], offset: int) -> None:
 
 def snapshot(engine: Engine, topic: list[tuple[bytes, bytes | None]], keep: int | None = None) -> None:
     """Write a checkpoint; `keep`: only so many of its records, as when the process dies in between."""
-    checkpoint = engine.make_checkpoint()
+    checkpoint = engine.begin_checkpoint()
     if checkpoint is None:
         return
-    topic += checkpoint.accounts[:keep]
+    written = 0
+    while records := engine.next_records(checkpoint):
+        for record in records:
+            if keep is not None and written == keep:
+                return
+            topic.append(record)
+            written += 1
     if keep is None:
         topic.append(checkpoint.marker)
+        topic += engine.written(checkpoint)
 
 
 def restored(topic: list[tuple[bytes, bytes | None]], *, compacted: bool) -> Engine:

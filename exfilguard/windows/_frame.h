@@ -1,0 +1,480 @@
+/* A strict scanner for one frame of the queries topic (docs/EVENTS.md), and the loop that counts its events.
+
+It reads exactly what sidecars write: the head in its order, events with known fields, each at most once, in any order, no
+white space, strings without escapes, whole numbers. Whatever else comes (and everything wrong) is left to the decoder in
+events/codec.py, which accepts it or names the fault: this one never refuses, it only says that it cannot. What it accepts the
+decoder accepts too, with the same result (tests/windows/test_frame.py).
+
+Nothing is counted before the whole frame was read. */
+#ifndef EXFILGUARD_FRAME_H
+#define EXFILGUARD_FRAME_H
+
+#include "_store.h"
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#define COUNT_END ((int64_t)1 << 53)
+#define HASH_SEED 0x45F1D9E2B35C7A19ull /* of sources and applications: kept in snapshots, so it must not change */
+
+enum { K_QUERY, K_PROGRESS, K_FINDING, K_OTHER };
+enum { WHY_OVER = 1, WHY_HONEYTOKEN = 2, WHY_ASKED = 4, WHY_FLAGS = 8, WHY_FINDING = 16, WHY_SOURCE = 32, WHY_APPLICATION = 64 };
+
+typedef struct { const char *at; uint32_t length; } Text;
+
+typedef struct {
+    int64_t time_ms, rows, hidden, bytes, estimated;
+    Text principal, source, application, fingerprint;
+    uint32_t patients, patient_count, asked, asked_count; /* into Frame.digests */
+    const char *start;
+    uint32_t length;
+    uint8_t kind, flagged;
+} Event;
+
+typedef struct {
+    Text tenant, sidecar, epoch;
+    int64_t seq;
+    Event *events;
+    uint32_t count, capacity;
+    uint64_t *digests;
+    uint32_t digest_count, digest_capacity;
+    const char *p, *end;
+    unsigned char high; /* bits of every byte of every string: 0x80 set means that UTF-8 must be checked */
+} Frame;
+
+typedef struct { uint32_t account, event; uint8_t why; } Report;
+typedef struct { uint32_t account; int64_t hour, totals[MAX_WINDOWS * UNITS]; } Hour; /* the windows at its end */
+
+typedef struct {
+    Report *reports, *single; /* accounts over a limit, once a frame; events that matter by themselves */
+    uint32_t *fresh;          /* accounts whose limits must be asked for */
+    Hour *hours;
+    uint32_t report_count, single_count, fresh_count, hour_count, capacity, single_capacity;
+    uint64_t future, jumped, counted, overflowed;
+} Outcome;
+
+typedef struct { int64_t newest_ms, shift_ms; } SourceClock;
+
+typedef struct { uint64_t *digests; uint32_t mask; } Tokens; /* open addressing; mask 0: none */
+
+/* -- reading -------------------------------------------------------------------------------------------------------- */
+
+/* A string's end (its closing quote), from behind the opening one; NULL when it is not simple. */
+static inline const char *string_end(Frame *f, const char *p) {
+#ifdef __SSE2__
+    const __m128i quote = _mm_set1_epi8('"'), back = _mm_set1_epi8('\\'), space = _mm_set1_epi8(0x1F);
+    while (p + 16 <= f->end) {
+        __m128i v = _mm_loadu_si128((const __m128i *)p);
+        __m128i odd = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(v, quote), _mm_cmpeq_epi8(v, back)), _mm_cmpeq_epi8(_mm_min_epu8(v, space), v));
+        int found = _mm_movemask_epi8(odd), high = _mm_movemask_epi8(v);
+        if (found) {
+            int i = __builtin_ctz((unsigned)found);
+            if (high & ((1 << i) - 1)) f->high = 0x80;
+            return p[i] == '"' ? p + i : NULL;
+        }
+        if (high) f->high = 0x80;
+        p += 16;
+    }
+#endif
+    for (; p < f->end; p++) {
+        unsigned char c = (unsigned char)*p;
+        if (c == '"') return p;
+        if (c == '\\' || c < 0x20) return NULL;
+        f->high |= c & 0x80;
+    }
+    return NULL;
+}
+
+static inline int text(Frame *f, Text *out) {
+    if (f->p >= f->end || *f->p != '"') return -1;
+    const char *end = string_end(f, f->p + 1);
+    if (!end) return -1;
+    *out = (Text){f->p + 1, (uint32_t)(end - f->p - 1)};
+    f->p = end + 1;
+    return 0;
+}
+
+static inline int literal(Frame *f, const char *what, size_t length) {
+    if ((size_t)(f->end - f->p) < length || memcmp(f->p, what, length)) return -1;
+    f->p += length;
+    return 0;
+}
+#define LITERAL(f, what) literal(f, what, sizeof(what) - 1)
+
+static inline int number(Frame *f, int64_t *out) {
+    const char *p = f->p, *start = p;
+    int64_t value = 0;
+    while (p < f->end && (unsigned char)(*p - '0') < 10) {
+        if (p - start > 16) return -1;
+        value = value * 10 + (*p++ - '0');
+    }
+    if (p == start || (*start == '0' && p - start > 1) || value >= COUNT_END) return -1;
+    if (p >= f->end || (*p != ',' && *p != '}')) return -1; /* a fraction, an exponent .. */
+    f->p = p;
+    *out = value;
+    return 0;
+}
+
+/* 16 hex digits. Eight at a time: a digit's low nibble, and 9 more for a letter. */
+static inline int hex8(const char *p, uint64_t *out) {
+    uint64_t x, letter, low;
+    memcpy(&x, p, 8);
+    const uint64_t ones = 0x0101010101010101ull;
+    if (x & (0x80 * ones)) return -1;
+    uint64_t lower = x | (0x20 * ones); /* digits are not changed by this, except 0x10..0x19, excluded below */
+    uint64_t digit_ok = ((x + (0x80 - '0') * ones) & ~(x + (0x80 - '9' - 1) * ones)) & (0x80 * ones);
+    letter = ((lower + (0x80 - 'a') * ones) & ~(lower + (0x80 - 'f' - 1) * ones)) & (x << 1) & (0x80 * ones);
+    if ((digit_ok | letter) != 0x80 * ones) return -1;
+    low = (x & (0x0F * ones)) + (letter >> 7) * 9;
+    low = __builtin_bswap64(low);
+    low = (low & 0x000F000F000F000Full) | ((low & 0x0F000F000F000F00ull) >> 4);
+    low = (low & 0x000000FF000000FFull) | ((low & 0x00FF000000FF0000ull) >> 8);
+    *out = (low & 0xFFFF) | ((low >> 16) & 0xFFFF0000ull);
+    return 0;
+}
+
+static inline int hex16(const char *p, uint64_t *out) {
+    uint64_t high, low;
+    if (hex8(p, &high) || hex8(p + 8, &low)) return -1;
+    *out = high << 32 | low;
+    return 0;
+}
+
+static inline int room_for_digest(Frame *f) {
+    if (f->digest_count < f->digest_capacity) return 0;
+    uint32_t capacity = f->digest_capacity ? f->digest_capacity * 2 : 1024;
+    uint64_t *grown = realloc(f->digests, capacity * sizeof *grown);
+    if (!grown) return -1;
+    f->digests = grown;
+    f->digest_capacity = capacity;
+    return 0;
+}
+
+static int digests(Frame *f, uint32_t *first, uint32_t *count) {
+    if (LITERAL(f, "[")) return -1;
+    *first = f->digest_count;
+    if (f->p < f->end && *f->p == ']') {
+        f->p++;
+        return 0;
+    }
+    do {
+        if (f->end - f->p < 19 || f->p[0] != '"' || f->p[17] != '"' || room_for_digest(f)) return -1;
+        if (hex16(f->p + 1, f->digests + f->digest_count)) return -1;
+        f->digest_count++;
+        f->p += 19;
+    } while (f->p[-1] == ',');
+    *count = f->digest_count - *first;
+    return f->p[-1] == ']' ? 0 : -1;
+}
+
+static int texts(Frame *f, uint8_t *any) {
+    Text ignored;
+    if (LITERAL(f, "[")) return -1;
+    if (f->p < f->end && *f->p == ']') {
+        f->p++;
+        return 0;
+    }
+    do {
+        if (text(f, &ignored) || f->p >= f->end) return -1;
+        f->p++;
+    } while (f->p[-1] == ',');
+    *any = 1;
+    return f->p[-1] == ']' ? 0 : -1;
+}
+
+static inline int same(const Text *t, const char *what, size_t length) { return t->length == length && !memcmp(t->at, what, length); }
+#define SAME(t, what) same(t, what, sizeof(what) - 1)
+#define FIELD(length, first) ((length) << 8 | (first))
+/* A field's name was recognised by its length and first letter; the rest must agree, and it must be the first of its name. */
+#define IS(what, bit) if (memcmp(name, what, sizeof(what) - 1) || (seen & (1u << (bit)))) return -1; seen |= 1u << (bit)
+
+static int kind_of(const Text *t) {
+    if (SAME(t, "query")) return K_QUERY;
+    if (SAME(t, "progress")) return K_PROGRESS;
+    if (SAME(t, "finding")) return K_FINDING;
+    if (SAME(t, "login") || SAME(t, "login_failed") || SAME(t, "logout") || SAME(t, "refused") || SAME(t, "desynced") || SAME(t, "gap")) return K_OTHER;
+    return -1;
+}
+
+static int event(Frame *f, Event *e) {
+    memset(e, 0, sizeof *e);
+    e->start = f->p;
+    if (LITERAL(f, "{")) return -1;
+    uint32_t seen = 0;
+    Text value;
+    int64_t count;
+    uint8_t ignored = 0;
+    do {
+        if (f->p >= f->end || *f->p != '"') return -1;
+        const char *name = ++f->p;
+        while (f->p < f->end && *f->p != '"') f->p++;
+        size_t length = (size_t)(f->p - name);
+        if (f->end - f->p < 3 || f->p[1] != ':' || length > 18) return -1;
+        f->p += 2;
+        switch (FIELD(length, name[0])) {
+        case FIELD(7, 't'): IS("time_ms", 0); if (number(f, &e->time_ms)) return -1; break;
+        case FIELD(4, 'k'): {
+            IS("kind", 1);
+            if (text(f, &value)) return -1;
+            int kind = kind_of(&value);
+            if (kind < 0) return -1;
+            e->kind = (uint8_t)kind;
+            break;
+        }
+        case FIELD(8, 'l'): IS("listener", 2); if (text(f, &value) || !value.length) return -1; break;
+        case FIELD(7, 's'): IS("session", 3); if (text(f, &value) || !value.length) return -1; break;
+        case FIELD(9, 'p'): IS("principal", 4); if (text(f, &e->principal) || !e->principal.length) return -1; break;
+        case FIELD(8, 'e'): IS("evidence", 5); if (text(f, &value)) return -1; break;
+        case FIELD(6, 'e'): IS("engine", 6); if (text(f, &value)) return -1; break;
+        case FIELD(5, 'l'): IS("login", 7); if (text(f, &value)) return -1; break;
+        case FIELD(8, 'd'): IS("database", 8); if (text(f, &value)) return -1; break;
+        case FIELD(6, 's'): IS("source", 9); if (text(f, &e->source)) return -1; break;
+        case FIELD(11, 'a'): IS("application", 10); if (text(f, &e->application)) return -1; break;
+        case FIELD(9, 's'): IS("statement", 11); if (number(f, &count)) return -1; break;
+        case FIELD(11, 'f'): IS("fingerprint", 12); if (text(f, &e->fingerprint)) return -1; break;
+        case FIELD(5, 'q'): IS("query", 13); if (text(f, &value)) return -1; break;
+        case FIELD(7, 'c'): IS("columns", 14); if (texts(f, &ignored)) return -1; break;
+        case FIELD(4, 'r'): IS("rows", 15); if (number(f, &e->rows)) return -1; break;
+        case FIELD(11, 'h'): IS("hidden_rows", 16); if (number(f, &e->hidden)) return -1; break;
+        case FIELD(5, 'b'): IS("bytes", 17); if (number(f, &e->bytes)) return -1; break;
+        case FIELD(8, 'p'): IS("patients", 18); if (digests(f, &e->patients, &e->patient_count)) return -1; break;
+        case FIELD(18, 'p'): IS("patients_estimated", 19); if (number(f, &e->estimated)) return -1; break;
+        case FIELD(11, 'p'): IS("patients_by", 20); if (text(f, &value)) return -1; break;
+        case FIELD(5, 'a'): IS("asked", 21); if (digests(f, &e->asked, &e->asked_count)) return -1; break;
+        case FIELD(5, 'f'): IS("flags", 22); if (texts(f, &e->flagged)) return -1; break;
+        case FIELD(11, 'd'): IS("duration_us", 23); if (number(f, &count)) return -1; break;
+        case FIELD(5, 'e'): IS("error", 24); if (text(f, &value)) return -1; break;
+        case FIELD(6, 'd'): IS("detail", 25); if (text(f, &value)) return -1; break;
+        default: return -1;
+        }
+        if (f->p >= f->end) return -1;
+    } while (*f->p++ == ',');
+    if (f->p[-1] != '}' || (seen & 31) != 31) return -1;
+    e->length = (uint32_t)(f->p - e->start);
+    return 0;
+}
+
+/* Unicode 15, table 3-7: no overlong forms, no surrogates, nothing beyond U+10FFFF. */
+static int valid_utf8(const unsigned char *p, const unsigned char *end) {
+    while (p < end) {
+        unsigned char c = *p++;
+        if (c < 0x80) continue;
+        int more = c >= 0xF0 ? 3 : c >= 0xE0 ? 2 : 1;
+        if (c < 0xC2 || c > 0xF4 || end - p < more) return 0;
+        if ((c == 0xE0 && p[0] < 0xA0) || (c == 0xED && p[0] > 0x9F) || (c == 0xF0 && p[0] < 0x90) || (c == 0xF4 && p[0] > 0x8F)) return 0;
+        for (; more; more--, p++)
+            if ((*p & 0xC0) != 0x80) return 0;
+    }
+    return 1;
+}
+
+static Event *next_event(Frame *f) {
+    if (f->count == f->capacity) {
+        uint32_t capacity = f->capacity ? f->capacity * 2 : 512;
+        Event *grown = realloc(f->events, capacity * sizeof *grown);
+        if (!grown) return NULL;
+        f->events = grown;
+        f->capacity = capacity;
+    }
+    return f->events + f->count;
+}
+
+/* 0 when the frame was read, -1 when it must go to the decoder. */
+static int read_frame(Frame *f, const char *data, size_t length) {
+    f->p = data;
+    f->end = data + length;
+    f->count = f->digest_count = 0;
+    f->high = 0;
+    if (LITERAL(f, "{\"v\":1,\"tenant\":") || text(f, &f->tenant) || LITERAL(f, ",\"sidecar\":") || text(f, &f->sidecar) ||
+        LITERAL(f, ",\"epoch\":") || text(f, &f->epoch) || LITERAL(f, ",\"seq\":") || number(f, &f->seq) || LITERAL(f, ",\"events\":["))
+        return -1;
+    if (!f->tenant.length || !f->sidecar.length || !f->epoch.length) return -1;
+    if (f->p < f->end && *f->p == ']') f->p++;
+    else
+        do {
+            Event *e = next_event(f);
+            if (!e || event(f, e) || f->p >= f->end) return -1;
+            f->count++;
+        } while (*f->p++ == ',');
+    if (f->p[-1] != ']' || f->end - f->p != 1 || *f->p != '}') return -1;
+    if (f->high && !valid_utf8((const unsigned char *)data, (const unsigned char *)f->end)) return -1;
+    return 0;
+}
+
+/* -- counting ------------------------------------------------------------------------------------------------------- */
+
+static int room_for_outcome(Outcome *o, uint32_t events) {
+    if (o->capacity < events) {
+        uint32_t capacity = events + 512;
+        void *a = realloc(o->reports, capacity * sizeof *o->reports), *b, *c, *d;
+        if (a) o->reports = a;
+        if ((b = realloc(o->fresh, capacity * sizeof *o->fresh))) o->fresh = b;
+        if ((c = realloc(o->hours, capacity * sizeof *o->hours))) o->hours = c;
+        if ((d = realloc(o->single, capacity * sizeof *o->single))) o->single = d;
+        if (!a || !b || !c || !d) return -1;
+        o->capacity = capacity;
+    }
+    o->report_count = o->single_count = o->fresh_count = o->hour_count = 0;
+    return 0;
+}
+
+static inline int is_token(const Tokens *t, uint64_t digest) {
+    if (!digest) digest = ZERO_DIGEST;
+    uint32_t at = (uint32_t)mix64(digest) & t->mask;
+    for (; t->digests[at]; at = (at + 1) & t->mask)
+        if (t->digests[at] == digest) return 1;
+    return 0;
+}
+
+/* A sidecar's clock. An event further ahead than `ahead_ms` is counted as of now: it must not wipe the windows. A clock that
+   was set back by more than `back_ms` goes on from where it stood: its events would else be in no short window. */
+static inline int64_t corrected(SourceClock *c, Outcome *o, int64_t t, int64_t now, int64_t ahead_ms, int64_t back_ms) {
+    int64_t at = t + c->shift_ms;
+    if (at > now + ahead_ms && c->shift_ms > 0) {
+        c->shift_ms = 0;
+        at = t;
+    }
+    if (at > now + ahead_ms) {
+        o->future++;
+        return now;
+    }
+    if (at < c->newest_ms - back_ms) {
+        o->jumped++;
+        c->shift_ms += c->newest_ms - at;
+        at = c->newest_ms;
+    }
+    if (at > c->newest_ms) c->newest_ms = at;
+    return at;
+}
+
+static inline int64_t limited(int64_t value) { return value > DELTA_MAX ? DELTA_MAX : value; }
+
+typedef struct {
+    char *at;
+    size_t capacity;
+} KeyBuffer;
+
+static uint32_t account_of(Store *s, KeyBuffer *b, const Text *tenant, const Text *name, Outcome *o, int *made) {
+    size_t length = (size_t)tenant->length + 1 + name->length;
+    if (length > b->capacity) {
+        char *grown = realloc(b->at, length * 2);
+        if (!grown) {
+            s->failed = 1;
+            return UINT32_MAX;
+        }
+        b->at = grown;
+        b->capacity = length * 2;
+    }
+    memcpy(b->at, tenant->at, tenant->length);
+    b->at[tenant->length] = '/';
+    if (name->length) memcpy(b->at + tenant->length + 1, name->at, name->length);
+    uint64_t hash = hash_bytes(b->at, (uint32_t)length, s->seed);
+    uint32_t i = find_account(s, b->at, (uint32_t)length, hash);
+    if (i != UINT32_MAX) return i;
+    if (s->accounts >= s->max_accounts) { /* a flood of names: counted together, and alarmed */
+        static const Text others = {"(others)", 8};
+        s->refused++;
+        if (o) o->overflowed++;
+        if (!same(name, others.at, others.length)) {
+            s->max_accounts++; /* room for this one */
+            i = account_of(s, b, tenant, &others, NULL, made);
+            s->max_accounts--;
+            return i;
+        }
+    }
+    *made = 1;
+    return make_account(s, b->at, (uint32_t)length, hash);
+}
+
+static void close_hour(Store *s, Account *a, uint32_t i, int64_t hour, Outcome *o, uint8_t *scratch) {
+    if (a->hour >= 0) {
+        Hour *h = o->hours + o->hour_count++;
+        h->account = i;
+        h->hour = a->hour;
+        for (int w = 0; w < s->windows; w++) window_totals(s, a, w, (a->hour + 1) * HOUR_MS - 1, h->totals + w * UNITS, scratch);
+    }
+    a->hour = hour;
+}
+
+typedef struct {
+    Store *accounts, *sources, *shapes, *tenants; /* the last three may be NULL */
+    KeyBuffer key;
+    Tokens tokens;
+    Outcome out;
+    uint8_t *scratch; /* 2^precision */
+    int64_t ahead_ms, back_ms;
+} Counter;
+
+static void count_dimension(Counter *c, Store *s, const Text *tenant, const Text *value, uint32_t account, int64_t offset, int64_t t, const int64_t *delta, const uint64_t *seen, uint32_t count) {
+    int made = 0;
+    uint32_t i = account_of(s, &c->key, tenant, value, NULL, &made);
+    if (i == UINT32_MAX) return;
+    Account *a = account_at(s, i);
+    if (offset < a->applied) return;
+    int64_t hour = t / HOUR_MS;
+    if (hour > a->hour) { /* contributors of today weigh more than those of yesterday */
+        if (a->contributors)
+            for (int k = 0; k < CONTRIBUTORS; k++) a->contributors[k].count >>= hour - a->hour > 31 ? 31 : hour - a->hour;
+        a->hour = hour;
+    }
+    account_add(s, a, t, delta, seen, count);
+    int64_t patients = delta[PATIENTS] + count;
+    contributed(s, a, account, (uint32_t)(account_at(c->accounts, account)->hash >> 32), patients > 0xFFFF ? 0xFFFF : (uint32_t)patients);
+    mark_dirty(s, a, i);
+}
+
+/* Counts a frame that was read. `offset`: of its record. 0, or -1 without memory. */
+static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, SourceClock *clock) {
+    Store *s = c->accounts;
+    Outcome *o = &c->out;
+    if (room_for_outcome(o, f->count)) return -1;
+    for (uint32_t n = 0; n < f->count; n++) {
+        Event *e = f->events + n;
+        uint8_t why = (e->kind == K_FINDING ? WHY_FINDING : 0) | (e->flagged ? WHY_FLAGS : 0);
+        const uint64_t *seen = f->digests + e->patients;
+        if (c->tokens.mask) {
+            for (uint32_t i = 0; i < e->patient_count; i++) why |= is_token(&c->tokens, seen[i]) ? WHY_HONEYTOKEN : 0;
+            for (uint32_t i = 0; i < e->asked_count; i++) why |= is_token(&c->tokens, f->digests[e->asked + i]) ? WHY_ASKED : 0;
+        }
+        int64_t t = corrected(clock, o, e->time_ms, now, c->ahead_ms, c->back_ms);
+        if (e->kind > K_PROGRESS) {
+            if (why) o->single[o->single_count++] = (Report){UINT32_MAX, n, why};
+            continue;
+        }
+        int made = 0;
+        uint32_t i = account_of(s, &c->key, &f->tenant, &e->principal, o, &made);
+        if (i == UINT32_MAX) return -1;
+        Account *a = account_at(s, i);
+        const int64_t delta[UNITS] = {limited(limited(e->rows) + limited(e->hidden)), limited(e->estimated), limited(e->bytes), e->kind == K_QUERY};
+        if (offset >= a->applied) { /* else it is in here already, by an interrupted checkpoint */
+            o->counted++;
+            if (a->generation != s->generation) {
+                a->generation = s->generation;
+                o->fresh[o->fresh_count++] = i;
+            }
+            int64_t hour = t / HOUR_MS;
+            if (hour > a->hour) close_hour(s, a, i, hour, o, c->scratch);
+            int used = account_add(s, a, t, delta, seen, e->patient_count);
+            mark_dirty(s, a, i);
+            if (used > 0 || ((a->flags & OVER) && now >= a->recheck_ms)) {
+                if (check_limits(s, a, now, c->scratch) && !(a->flags & REPORTED)) {
+                    a->flags |= REPORTED;
+                    o->reports[o->report_count++] = (Report){i, n, WHY_OVER};
+                }
+            }
+            if (e->source.length && first_seen(s, a, (uint32_t)hash_bytes(e->source.at, e->source.length, HASH_SEED), 0)) why |= WHY_SOURCE;
+            if (e->application.length && first_seen(s, a, (uint32_t)hash_bytes(e->application.at, e->application.length, HASH_SEED), 1)) why |= WHY_APPLICATION;
+            if (why) o->single[o->single_count++] = (Report){i, n, why};
+        }
+        if (c->sources && e->source.length) count_dimension(c, c->sources, &f->tenant, &e->source, i, offset, t, delta, seen, e->patient_count);
+        if (c->shapes && e->fingerprint.length) count_dimension(c, c->shapes, &f->tenant, &e->fingerprint, i, offset, t, delta, seen, e->patient_count);
+        if (c->tenants) {
+            static const Text none = {"", 0};
+            count_dimension(c, c->tenants, &f->tenant, &none, i, offset, t, delta, seen, e->patient_count);
+        }
+    }
+    for (uint32_t r = 0; r < o->report_count; r++) account_at(s, o->reports[r].account)->flags &= (uint8_t)~REPORTED;
+    return s->failed || (c->sources && c->sources->failed) || (c->shapes && c->shapes->failed) || (c->tenants && c->tenants->failed) ? -1 : 0;
+}
+
+#endif

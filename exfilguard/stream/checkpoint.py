@@ -269,11 +269,12 @@ class Restore:
         from .engine import Source
 
         marker, checkpoints = self._marker, engine.checkpoints
-        checkpoints._unneeded += [key for r in self._records.values() if marker is None for key, _ in r.values.values()]
+        # Far ahead of any owner that does not know yet that it lost this partition, and of every key that is in use.
+        checkpoints.number = OWNER_STEP + max([self.checkpoint, *(r.checkpoint for r in self._records.values())])
         if marker is None:
+            checkpoints._unneeded += [key for r in self._records.values() for key, _ in r.values.values()]
             return
         engine.next_offset = marker["offset"]
-        highest = marker["checkpoint"]
         for tenant, sidecar, epoch, *rest in marker["sources"]:
             engine.sources[(tenant, sidecar, epoch)] = Source(*rest)
         # Newest first: an account that is there already is not replaced by an older version of itself. The accounts' own
@@ -282,7 +283,6 @@ class Restore:
         torn = [r for r in self._records.values() if len(r.values) != r.parts]
         whole.sort(key=lambda r: (_store_of(r), -r.version, -r.checkpoint))
         for record in whole:
-            highest = max(highest, record.checkpoint)
             applied = record.applied if record.applied > engine.next_offset else 0
             if record.version == 1:
                 self._fill_version_1(record, applied, engine)
@@ -290,8 +290,6 @@ class Restore:
                 self._fill(record, applied, checkpoints)
         checkpoints._unneeded += [key for r in torn for key, _ in r.values.values()]
         self._records.clear()
-        # Far ahead of any owner that does not know yet that it lost this partition.
-        checkpoints.number = highest + OWNER_STEP
 
     def _fill(self, record: _Record, applied: int, checkpoints: Checkpoints) -> None:
         keys = [record.values[p][0] for p in range(record.parts)]

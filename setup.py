@@ -14,6 +14,7 @@ SOURCES = {
     "exfilguard.wire.postgres._scan": "exfilguard/wire/postgres/_scan.py",
     "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
+    "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
 }
 
 extensions = [

@@ -14,6 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+try:
+    from ._hot import may_be_list
+except ImportError:  # no C compiler at installation
+
+    def may_be_list(cell: bytes) -> bool:
+        return True
+
+
 PATIENT_BYTES = 128
 """A long row of expressions is one patient per so many bytes: an identity with a date of birth and an address is longer."""
 MIN_LIST = 3
@@ -26,7 +34,7 @@ _ITEM = re.compile(rb"[0-9a-fA-F-]{1,36}")
 
 def listed(cell: bytes) -> list[bytes]:
     """The identifiers of a cell that is a plain list of them; empty when it is not."""
-    if len(cell) < 2 * MIN_LIST - 1 or _LIST.fullmatch(cell) is None:
+    if len(cell) < 2 * MIN_LIST - 1 or not may_be_list(cell) or _LIST.fullmatch(cell) is None:
         return []
     items = _ITEM.findall(cell)
     return items if len(items) >= MIN_LIST else []

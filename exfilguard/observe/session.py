@@ -34,7 +34,7 @@ from .contexts import Contexts
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Rules, Script
 from .patients import Digester, PatientColumns, canonical
-from .statement import normalise
+from .statement import normalise_bytes
 
 MAX_PENDING = 100_000
 MAX_STATEMENTS = 10_000
@@ -688,7 +688,7 @@ class SessionObserver:
         """Fingerprint and normalised text, without a final comment: it differs each time."""
         script = statement.script
         sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
-        return normalise(sql.decode("utf-8", "replace"), self._backslashes)
+        return normalise_bytes(sql, self._backslashes)
 
     def _event(self, kind: Kind, **values: object) -> QueryEvent:
         return QueryEvent(

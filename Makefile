@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # python-ldap is built from source: only where OpenLDAP's headers are.
 LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 
-.PHONY: demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-relay chaos clean
+.PHONY: dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-relay chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -58,6 +58,9 @@ fuzz-atheris: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python -m exfilguard.config.reference > docs/CONFIGURATION.md
 	@$(BIN)/python -m exfilguard.exporter.catalogue > docs/METRICS.md
+
+dashboards: $(STAMP)
+	@$(BIN)/python -m grafana.boards
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -216,6 +216,34 @@ class ExporterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleConfig:
+    """`[console]`: the on-call operator's pages."""
+
+    listen: str = setting("Address of the pages, `host:port`.", "127.0.0.1:9188")
+    public_url: str = setting("Address under which browsers reach it, such as `https://guard.clinic.example`.", "")
+    tls_cert: str = setting(
+        "Certificate chain (PEM); needed to listen beyond this machine, unless a proxy does TLS.", ""
+    )
+    tls_key: str = setting("Private key (PEM).", "")
+    idle_ms: int = setting("A login ends after this time without a click.", 1_800_000, unit="duration_ms")
+    session_ms: int = setting("A login ends after this time in any case.", 43_200_000, unit="duration_ms")
+    oidc_issuer: str = setting(
+        "OpenID Connect issuer, such as `https://sso.clinic.example/realms/clinic`; empty: local users only.", ""
+    )
+    oidc_client_id: str = setting(
+        "Client id at the issuer; its redirect address is `public_url` + `/oidc/callback`.", ""
+    )
+    oidc_client_secret: str = setting("Client secret; better `oidc_client_secret_file`.", "", secret=True)
+    oidc_ca_file: str = setting("CA bundle that signed the issuer's certificate.", "")
+    oidc_role_claim: str = setting(
+        "Claim of the ID token that holds the user's roles or groups, a dotted path.", "groups"
+    )
+    oidc_roles: list[str] = setting(
+        "What a value of that claim may do here, `value=role` with the roles viewer, operator, dpo and admin.", []
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The whole of `exfilguard.toml`."""
 
@@ -231,6 +259,7 @@ class Config:
     detector: DetectorConfig = setting("", DetectorConfig())
     responder: ResponderConfig = setting("", ResponderConfig())
     exporter: ExporterConfig = setting("", ExporterConfig())
+    console: ConsoleConfig = setting("", ConsoleConfig())
 
     @property
     def sidecar_id(self) -> str:

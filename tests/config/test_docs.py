@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from exfilguard.exporter.catalogue import METRICS, PREFIX, render
+from grafana.boards import BOARDS, build
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "exfilguard").rglob("*.py"))
@@ -33,16 +35,20 @@ def test_every_metric_a_process_reports_is_in_the_catalogue_and_the_other_way_ro
     assert counted <= METRICS.keys(), counted - METRICS.keys()
 
 
-def test_the_dashboard_shows_only_metrics_that_exist() -> None:
-    dashboard = (ROOT / "grafana" / "dashboards" / "exfilguard.json").read_text(encoding="utf-8")
-    used = set(re.findall(PREFIX + r"([a-z_]+)", dashboard))
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_dashboard_is_generated_and_shows_only_metrics_that_exist(name: str) -> None:
+    text = (ROOT / "grafana" / "dashboards" / f"{name}.json").read_text(encoding="utf-8")
+    assert text == build(name), "run: make dashboards"
+    used = set(re.findall(PREFIX + r"([a-z_]+)", text))
     known = set(METRICS) | {
         f"{n}_{s}" for n, m in METRICS.items() if m.kind == "histogram" for s in ("bucket", "count", "sum")
     }
     assert used
     assert used <= known, used - known
-    panels = json.loads(dashboard)["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+def test_no_dashboard_is_left_over() -> None:
+    assert {path.stem for path in (ROOT / "grafana" / "dashboards").glob("*.json")} == set(BOARDS)
 
 
 def test_the_runbook_names_only_metrics_that_exist() -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.child import Child, free_port
 from exfilguard.runtime.clock import now_ms
+from grafana.boards import BOARDS
 
 from .conftest import Hospital
 from .stack import connect, wait_for
@@ -53,52 +59,60 @@ class Telephone:
         self._server.shutdown()
 
 
-def test_an_attack_rings_within_fifteen_seconds(tmp_path: Path, hospital: Hospital, tansu: EmbeddedBroker) -> None:
+@dataclass
+class Watched:
+    """A guard under a real Prometheus and Alertmanager, after an attack."""
+
+    telephone: Telephone
+    prometheus: str
+    stopped_s: float
+
+    def ask(self, expression: str) -> list[Any]:
+        """The result; raises when Prometheus calls the query an error."""
+        url = f"{self.prometheus}/api/v1/query?{urlencode({'query': expression})}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return list(json.load(answer)["data"]["result"])
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, hospital: Hospital, tansu: EmbeddedBroker) -> Iterator[Watched]:
     programs = {name: shutil.which(name) for name in ("prometheus", "prometheus-alertmanager")}
     if missing := [name for name, found in programs.items() if found is None]:
         pytest.skip(f"not installed: {', '.join(missing)}: apt install prometheus prometheus-alertmanager")
-    guard, telephone = Guard(tmp_path / "data", hospital, tansu), Telephone()
+    directory = tmp_path_factory.mktemp("watched")
+    guard, telephone = Guard(directory / "data", hospital, tansu), Telephone()
     alertmanager_port, prometheus_port = free_port(), free_port()
     routes = (DEPLOY / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8")
     for receiver in ("oncall", "daytime"):
         routes = routes.replace(f"url_file: /etc/alertmanager/{receiver}.url", f"url: {telephone.url}{receiver}")
     assert "url_file" not in routes
-    (tmp_path / "alertmanager.yml").write_text(routes, encoding="utf-8")
+    (directory / "alertmanager.yml").write_text(routes, encoding="utf-8")
     for name in ("alerts.yml", "recording.yml"):
-        shutil.copy(DEPLOY / "prometheus" / name, tmp_path)
+        shutil.copy(DEPLOY / "prometheus" / name, directory)
     shipped = (DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
-    (tmp_path / "prometheus.yml").write_text(
+    (directory / "prometheus.yml").write_text(
         shipped.replace("alertmanager:9093", f"127.0.0.1:{alertmanager_port}").replace(
             "exfilguard:9187", guard.config.exporter.listen
         ),
         encoding="utf-8",
     )
-    alertmanager = Child("Alertmanager", tmp_path / "alertmanager.log")
-    prometheus = Child("Prometheus", tmp_path / "prometheus.log")
+    alertmanager = Child("Alertmanager", directory / "alertmanager.log")
+    prometheus = Child("Prometheus", directory / "prometheus.log")
     try:
         alertmanager.start([
-            str(programs["prometheus-alertmanager"]), f"--config.file={tmp_path / 'alertmanager.yml'}",
-            f"--storage.path={tmp_path / 'am'}", f"--web.listen-address=127.0.0.1:{alertmanager_port}",
+            str(programs["prometheus-alertmanager"]), f"--config.file={directory / 'alertmanager.yml'}",
+            f"--storage.path={directory / 'am'}", f"--web.listen-address=127.0.0.1:{alertmanager_port}",
             "--cluster.listen-address=",
         ])  # fmt: skip
         prometheus.start([
-            str(programs["prometheus"]), f"--config.file={tmp_path / 'prometheus.yml'}",
-            f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{prometheus_port}",
+            str(programs["prometheus"]), f"--config.file={directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={directory / 'tsdb'}", f"--web.listen-address=127.0.0.1:{prometheus_port}",
         ])  # fmt: skip
         guard.start()
         time.sleep(6)  # one scrape of the peace before
         assert not telephone.rang
-        loot = patiently(guard.dsn("dpi_export"))
-        assert loot.message, "the thief was not stopped"
-        stopped_s = now_ms() / 1000
-        at, alert = wait_for(lambda: telephone.first("ExtractionInProgress"), 40, "no page came")
-        assert at - stopped_s < RINGS_WITHIN_S
-        assert alert["labels"]["severity"] == "page"
-        assert "1 account(s)" in alert["annotations"]["summary"]
-        wait_for(lambda: telephone.first("AccountLocked"), 40, "the lock did not page")
-        assert "dpi_export" not in json.dumps([a for _, a in telephone.rang]), (
-            "accounts are for the console, not for pages"
-        )
+        assert patiently(guard.dsn("dpi_export")).message, "the thief was not stopped"
+        yield Watched(telephone, f"http://127.0.0.1:{prometheus_port}", now_ms() / 1000)
     finally:
         prometheus.stop()
         alertmanager.stop()
@@ -106,3 +120,26 @@ def test_an_attack_rings_within_fifteen_seconds(tmp_path: Path, hospital: Hospit
         telephone.close()
         with connect(hospital.admin_dsn) as admin:
             admin.execute("ALTER ROLE dpi_export LOGIN")
+
+
+def test_an_attack_rings_within_fifteen_seconds(watched: Watched) -> None:
+    telephone = watched.telephone
+    at, alert = wait_for(lambda: telephone.first("ExtractionInProgress"), 40, "no page came")
+    assert at - watched.stopped_s < RINGS_WITHIN_S
+    assert alert["labels"]["severity"] == "page"
+    assert "1 account(s)" in alert["annotations"]["summary"]
+    wait_for(lambda: telephone.first("AccountLocked"), 40, "the lock did not page")
+    assert "dpi_export" not in json.dumps([a for _, a in telephone.rang]), "accounts are for the console, not for pages"
+
+
+def test_every_panel_of_every_dashboard_shows_something(watched: Watched) -> None:
+    empty = []
+    for name, (_, _, panels) in BOARDS.items():
+        for panel in panels:
+            for expression, _ in panel.queries:
+                asked = re.sub(r"\$(tenant|listener|account)", ".*", expression)
+                try:
+                    wait_for(lambda query=asked: watched.ask(query), 20)
+                except AssertionError:
+                    empty.append(f"{name}: {panel.title}: {asked}")
+    assert empty == []

@@ -17,7 +17,13 @@ DEFAULT_CONFIG = "exfilguard.toml"
 RESOLVED = "resolved.toml"
 """Below the data directory: the configuration as it runs, with the embedded broker's address."""
 
-_PATHS = {"kafka": ("ca_file",), "detector": ("policy",), "listener": ("tls_cert", "tls_key", "upstream_ca")}
+_PATHS = {
+    "kafka": ("ca_file",),
+    "detector": ("policy",),
+    "archive": ("dir", "checkpoint_dir"),
+    "siem": ("ca_file",),
+    "listener": ("tls_cert", "tls_key", "upstream_ca"),
+}
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +61,8 @@ def with_absolute_paths(config: Config, base: Path) -> Config:
         responder=replace(config.responder, **responder),
         kafka=absolute(config.kafka, _PATHS["kafka"]),
         detector=absolute(config.detector, _PATHS["detector"]),
+        archive=absolute(config.archive, _PATHS["archive"]),
+        siem=absolute(config.siem, _PATHS["siem"]),
         listener=[absolute(listener, _PATHS["listener"]) for listener in config.listener],
     )
 

@@ -89,7 +89,9 @@ class Installation:
             parts.append(Part("broker", self._broker.argv, self.log_dir / "broker.log"))
             self.supervisor.start()
             self._wait_for_broker()
-        for name in ("sidecar", "detector", "responder", "exporter"):
+        # The archive is started first, so that it is stopped last: what the sidecar still publishes is in it.
+        names = [*(["archive"] if self.config.archive.enabled else []), "sidecar", "detector", "responder", "exporter"]
+        for name in names:
             parts.append(Part(name, own_command(name, "--config", str(self.path)), self.log_dir / f"{name}.log"))
         self.supervisor.start()
         deadline = time.monotonic() + READY_S

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ConfigError, ExfilGuardError
-from . import check_config, demo, operate, parts, status, up
+from . import archive, audit, check_config, demo, operate, parts, status, up
 
-COMMANDS = (up, demo, parts, status, operate, check_config)
+COMMANDS = (up, demo, parts, archive, status, operate, audit, check_config)
 
 
 def build_parser() -> argparse.ArgumentParser:

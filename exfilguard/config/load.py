@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from ..errors import ConfigError
 from .check_responder import check_responder
+from .evidence import check_evidence
 from .schema import Config
 
 ENV_PREFIX = "EXFILGUARD_"
@@ -289,6 +290,7 @@ def _check(config: Config, reader: _Reader) -> None:
     if config.responder is not None:
         check_responder(config.responder, problem, reader.base)
     _address(problem, "exporter.listen", config.exporter.listen)
+    check_evidence(config.archive, config.siem, config.report, problem)
     names: set[str] = set()
     addresses: set[str] = set()
     for i, listener in enumerate(config.listener):

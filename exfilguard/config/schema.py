@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .evidence import ArchiveConfig as ArchiveConfig
+from .evidence import ReportConfig as ReportConfig
+from .evidence import SiemConfig as SiemConfig
 from .responder import PostgresHookConfig as PostgresHookConfig
 from .responder import ResponderConfig as ResponderConfig
 from .setting import setting
@@ -260,6 +263,13 @@ class Config:
     responder: ResponderConfig = setting("", ResponderConfig())
     exporter: ExporterConfig = setting("", ExporterConfig())
     console: ConsoleConfig = setting("", ConsoleConfig())
+    archive: ArchiveConfig = setting("", ArchiveConfig())
+    siem: SiemConfig = setting("", SiemConfig())
+    report: ReportConfig = setting("", ReportConfig())
+
+    @property
+    def archive_dir(self) -> str:
+        return self.archive.dir or f"{self.data_dir}/archive"
 
     @property
     def sidecar_id(self) -> str:

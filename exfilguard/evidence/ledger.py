@@ -1,9 +1,11 @@
 """The ledger: every verdict and action in the order it was archived, one line each, each line holding the hash of the last.
 
     {"n":0,"prev":"","time_ms":..,"type":"genesis","ledger":ID,"key":KEY ID}
-    {"n":1,"prev":SHA-256 of line 0,"time_ms":..,"type":"verdict","from":[TOPIC,PARTITION,OFFSET],"record":"{..}"}
+    {"n":1,"prev":SHA-256 of line 0,"time_ms":..,"type":"verdict","from":[TOPIC,PARTITION,OFFSET,TOPIC ID],
+     "record":"{..}"}
 
-`record` is the text as it lay on the topic, its writer's own chain in it (events/chain.py). A hash is of a line's bytes without
+Types: `genesis`, `verdict`, `action`, `gap` (offsets that were gone before they were read: compaction, retention, or somebody),
+`unreadable` (a record that is neither), `repair`. `record` is the text as it lay on the topic, its writer's own chain in it (events/chain.py). A hash is of a line's bytes without
 its newline. Files are `ledger-<first n>.jsonl`, a new one each month (UTC) or beyond MAX_FILE_BYTES. A checkpoint, in
 `checkpoints.jsonl` and wherever else it is copied to, is a signed statement of how far the ledger was and what its last hash was.
 
@@ -19,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -31,8 +33,6 @@ MAX_FILE_BYTES = 64 << 20
 CHECKPOINTS = "checkpoints.jsonl"
 PUBLIC_KEY = "public-key.pem"
 ANCHOR = "anchor.json"
-
-EntryType = Literal["genesis", "verdict", "action", "gap", "repair", "archive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,10 @@ class Ledger:
         """Number of the next entry."""
         self.head = ""
         """Hash of the last one."""
-        self.positions: dict[tuple[str, int], int] = {}
-        """(topic, partition) -> next offset, as the entries say."""
+        self.positions: dict[tuple[str, int], tuple[str, int]] = {}
+        """(topic, partition) -> (topic id, next offset), as the entries say."""
+        self.revisions: dict[str, int] = {}
+        """tenant/principal -> newest verdict's revision: a standing verdict that is published again is known by it."""
         self.unreadable = 0
         """Lines found that are no entries: `exfilguard audit verify` says which."""
         self._seen: set[bytes] = set()
@@ -139,7 +141,7 @@ class Ledger:
                 self.entries += 1
                 try:
                     self._learn(orjson.loads(line.data))
-                except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+                except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
                     self.unreadable += 1
             for data in self._checkpoint_lines():
                 found = checkpoint_from(data)
@@ -158,11 +160,19 @@ class Ledger:
         self._month = month_of(entry["time_ms"])
         if entry["type"] == "genesis":
             self.id = entry["ledger"]
+        self._index(entry)
+
+    def _index(self, entry: dict[str, Any]) -> None:
         if "from" in entry:
-            topic, partition, offset = entry["from"]
-            self.positions[(topic, partition)] = offset + 1
-        if "record" in entry:
-            self._seen.add(bytes.fromhex(digest_of(entry["record"].encode())))
+            topic, partition, offset, topic_id = entry["from"]
+            self.positions[(topic, partition)] = (topic_id, offset + 1)
+        if "record" not in entry:
+            return
+        self._seen.add(bytes.fromhex(digest_of(entry["record"].encode())))
+        if entry["type"] == "verdict":
+            body = orjson.loads(entry["record"])
+            key = f"{body.get('tenant')}/{body.get('principal')}"
+            self.revisions[key] = max(self.revisions.get(key, 0), int(body.get("revision", 0)))
 
     def _drop_torn_line(self) -> int:
         files = files_of(self.directory)
@@ -205,11 +215,7 @@ class Ledger:
         finally:
             os.close(descriptor)
         for entry in entries:
-            if "from" in entry:
-                topic, partition, offset = entry["from"]
-                self.positions[(topic, partition)] = offset + 1
-            if "record" in entry:
-                self._seen.add(bytes.fromhex(digest_of(entry["record"].encode())))
+            self._index(entry)
         self._file, self._month = path, month_of(now_ms)
         self.entries, self.head = n, head
 

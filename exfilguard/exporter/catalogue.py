@@ -75,6 +75,14 @@ METRICS: dict[str, Metric] = {
     "account_window_records": Metric(
         "gauge", ("tenant", "account", "window"), "Records in the rolling window, for the largest accounts only.", "max"
     ),
+    "archive_events_total": Metric("counter", (), "Events written to the archive."),
+    "archive_bytes": Metric("gauge", (), "Size of the archive's files."),
+    "archive_lag_records": Metric("gauge", (), "Kafka records that the archive has not read yet."),
+    "archive_missing_records": Metric("gauge", (), "Frames that a sidecar has numbered and the archive has not got."),
+    "archive_damaged_files": Metric("gauge", (), "Files of the archive that were found damaged and are left out."),
+    "ledger_entries_total": Metric("counter", (), "Entries in the ledger of verdicts and actions."),
+    "ledger_checkpoint_age_seconds": Metric("gauge", (), "Age of the ledger's newest signed checkpoint.", "max"),
+    "siem_messages_total": Metric("counter", ("outcome",), "Messages to the SIEM: sent, or dropped while it was away."),
     "process_up": Metric("gauge", ("process",), "1 when the process answered this scrape, 0 when it did not."),
 }
 

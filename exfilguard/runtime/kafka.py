@@ -153,6 +153,11 @@ class TopicWatch:
         self.generation = 0
         """Changes when the broker forgot its topics."""
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """Topic -> id: another one than before means that its offsets count anew."""
+        return self._ids
+
     def _load(self) -> dict[str, str]:
         if self._state is None:
             return {}

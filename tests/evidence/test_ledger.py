@@ -30,7 +30,7 @@ def record(writer: ChainWriter, n: int) -> bytes:
 
 
 def entry(data: bytes, offset: int, partition: int = 0) -> dict[str, Any]:
-    return {"type": "verdict", "from": [TOPIC, partition, offset], "record": data.decode()}
+    return {"type": "verdict", "from": [TOPIC, partition, offset, "id1"], "record": data.decode()}
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,8 @@ def test_it_goes_on_where_it_was_and_knows_what_it_has(tmp_path: Path) -> None:
     made.append([entry(first, 17, 3)], NOW)
     again = Ledger(tmp_path / "ledger", signer, NOW)
     assert (again.entries, again.head, again.id) == (made.entries, made.head, made.id)
-    assert again.positions == {(TOPIC, 3): 18}
+    assert again.positions == {(TOPIC, 3): ("id1", 18)}
+    assert again.revisions == {"clinic/acc1": 1}
     assert again.knows(first)
     assert not again.knows(record(writer, 2))
     assert again.checkpoint(NOW) is not None

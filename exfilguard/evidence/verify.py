@@ -11,7 +11,7 @@ A finding names the first and the last entry it may concern. Where one entry was
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -92,7 +92,8 @@ def verify(directory: Path, verifier: Verifier, kept: Iterable[bytes] = ()) -> V
     checkpoints = _checkpoints(result, [*own, *kept], own, verifier, ledger_id)
     start, prev = _anchor(result, directory, verifier)
     result.first_entry = start
-    _chain(result, seen, start, prev)
+    vouched = {one.prev for one in seen if one.n is not None} | {checkpoint.hash for checkpoint in checkpoints}
+    _chain(result, seen, start, prev, vouched)
     _against(result, seen, checkpoints, start)
     _writers(result, seen, pruned=start > 0)
     whole = [s for s in seen if s.line.whole]
@@ -173,26 +174,28 @@ def _anchor(result: Verification, directory: Path, verifier: Verifier) -> tuple[
     return found.n + 1, found.hash
 
 
-def _chain(result: Verification, seen: Sequence[_Seen], start: int, prev: str) -> None:
+def _chain(result: Verification, seen: Sequence[_Seen], start: int, prev: str, vouched: Container[str]) -> None:
     expected, before = start, prev
     for i, one in enumerate(seen):
         where = one.where
+        # Nobody holds the hash of the line before a break: that line may be the altered one.
+        doubtful = i > 0 and seen[i - 1].n is not None and seen[i - 1].hash not in vouched
+        from_here = expected - 1 if doubtful else expected
         if not one.line.whole:
-            result.add(
-                "torn", expected, expected, where, "the last line has no end: a crash while writing, or it was cut"
-            )
+            text = "the last line has no end: a crash while writing, or it was cut"
+            result.add("torn", from_here, expected, where, text)
             continue
         if one.n is None:
-            result.add("altered", expected, expected, where, f"entry {expected} cannot be read")
+            result.add("altered", from_here, expected, where, f"entry {expected} cannot be read")
             expected, before = expected + 1, one.hash
             continue
         if one.n > expected:
             last = one.n - 1
             text = f"entries {expected} to {last} are missing" if last > expected else f"entry {expected} is missing"
-            result.add("removed", expected, last, where, text)
+            result.add("removed", from_here, last, where, text)
         elif one.n < expected:
             text = f"entry {one.n} stands where entry {expected} should be: reordered, inserted or repeated"
-            result.add("reordered", min(one.n, expected), expected, where, text)
+            result.add("reordered", min(one.n, from_here), expected, where, text)
         elif one.prev != before:
             first, last = _blame(seen, i, expected)
             which = f"entry {first} was altered" if first == last else f"entry {first} or {last} was altered"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from exfilguard.errors import EvidenceError
@@ -23,6 +24,7 @@ from exfilguard.evidence.verify import Verification, verify
 
 NOW = 1_764_000_000_000
 TOPIC = "exfilguard.verdicts"
+EXAMPLES = int(os.environ.get("EXFILGUARD_EXAMPLES", "300"))
 
 
 def record(writer: ChainWriter, n: int) -> bytes:
@@ -114,7 +116,8 @@ def changed(data: list[bytes], change: Change) -> list[bytes]:
     return data
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(changes=[("edit", 0, 0), ("forge", 0, 0)])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=CHANGES)
 def test_any_change_is_found_and_located(original: Path, tmp_path: Path, changes: list[Change]) -> None:
     before = lines(original)

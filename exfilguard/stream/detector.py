@@ -94,6 +94,7 @@ class Detector:
         self._judges: dict[str, Judge] = {}
         self._producer = Producer(config)
         self._chain = ChainWriter(f"detector:{worker}", secrets.token_hex(8))
+        self._sealing = asyncio.Lock()
         self._known = asyncio.Event()
         self._retired: dict[str, int] = dict.fromkeys(COUNTERS, 0)  # of engines that are gone
         self._largest: list[tuple[str, list[Any]]] = []
@@ -217,13 +218,9 @@ class Detector:
             await self._insist(self._publish, self.topics.deadletter, None, value, headers)
         for verdict in fed.verdicts:
             self.standing[verdict.key] = verdict
-            await self._insist(
-                self._publish,
-                self.topics.verdicts,
-                verdict.key.encode(),
-                self._chain.seal(encode_verdict(verdict)),
-                None,
-            )
+            async with self._sealing:  # the next link only once this one is on the topic: a kill leaves no hole
+                record = self._chain.seal(encode_verdict(verdict))
+                await self._insist(self._publish, self.topics.verdicts, verdict.key.encode(), record, None)
             self.verdicts[verdict.level] += 1
             self.latency.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
             log.warning("%s: %s", verdict.level, verdict.reason)

@@ -49,6 +49,7 @@ class Responder:
         """partition -> keys of its accounts"""
         self._producer = Producer(config)
         self._chain = ChainWriter("responder", secrets.token_hex(8))
+        self._sealing = asyncio.Lock()
 
     async def assigned(self, partitions: set[int]) -> None:
         for gone in self.keys.keys() - partitions:
@@ -100,15 +101,16 @@ class Responder:
             self.reconciler.tick()
 
     async def _record(self, action: Action) -> None:
-        record = self._chain.seal(encode_action(action))
-        while True:
-            try:
-                producer = await self._producer.ready()
-                await producer.send_and_wait(self.topics.actions, key=action.key.encode(), value=record)
-                return
-            except (KafkaError, OSError) as error:
-                log.warning("an action was not recorded yet (%s): trying again", type(error).__name__)
-                await asyncio.sleep(KAFKA_RETRY_S)
+        async with self._sealing:  # the next link only once this one is on the topic: a kill leaves no hole
+            record = self._chain.seal(encode_action(action))
+            while True:
+                try:
+                    producer = await self._producer.ready()
+                    await producer.send_and_wait(self.topics.actions, key=action.key.encode(), value=record)
+                    return
+                except (KafkaError, OSError) as error:
+                    log.warning("an action was not recorded yet (%s): trying again", type(error).__name__)
+                    await asyncio.sleep(KAFKA_RETRY_S)
 
     def snapshot(self) -> Snapshot:
         out, reconciler = Snapshot(role="responder", instance="0"), self.reconciler

@@ -13,6 +13,9 @@ SOURCES = {
     "exfilguard.windows._core": "exfilguard/windows/_core.pyx",
     "exfilguard.wire.postgres._scan": "exfilguard/wire/postgres/_scan.py",
     "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
+    "exfilguard.wire.postgres.backend": "exfilguard/wire/postgres/backend.py",
+    "exfilguard.wire.postgres.frontend": "exfilguard/wire/postgres/frontend.py",
+    "exfilguard.observe.session": "exfilguard/observe/session.py",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
 }

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """One session: pairs what the server answers with what the client asked, and says what left the database.
 
 Strategy: one queue of pending requests. The client's messages append to it, the server's messages work on its head:
@@ -27,7 +28,7 @@ from ..errors import ProtocolError
 from ..events.query import Evidence, Kind, PatientsBy, QueryEvent
 from ..wire.postgres import messages
 from ..wire.postgres._scan import row_values
-from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader
+from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader, Sink
 from ..wire.postgres.frontend import FrontendReader
 from ..wire.postgres.messages import Field
 from .contexts import Contexts
@@ -65,43 +66,49 @@ class Result:
     """Forward this behind the cut: the part of what was cut there that may still pass."""
 
 
-@dataclass(slots=True)
 class _Statement:
     """A prepared statement, or the text of a simple Query."""
 
-    sql: bytes
-    fields: list[Field] | None = None
-    """From Describe; None when nobody asked."""
-    script: Script | None = None
-    """What the text says of who is charged; None for most."""
+    __slots__ = ("fields", "script", "sql")
+
+    def __init__(self, sql: bytes) -> None:
+        self.sql = sql
+        self.fields: list[Field] | None = None
+        """From Describe; None when nobody asked."""
+        self.script: Script | None = None
+        """What the text says of who is charged; None for most."""
 
 
-@dataclass(slots=True)
 class _Portal:
-    statement: _Statement
-    formats: tuple[int, ...] | None = None
-    fields: list[Field] | None = None
-    script: Script | None = None
-    parameters: list[str | None] | None = None
-    """Kept only where the identity depends on them."""
+    __slots__ = ("fields", "formats", "parameters", "script", "statement")
+
+    def __init__(self, statement: _Statement, formats: tuple[int, ...] | None) -> None:
+        self.statement = statement
+        self.formats = formats
+        self.fields: list[Field] | None = None
+        self.script: Script | None = None
+        self.parameters: list[str | None] | None = None
+        """Kept only where the identity depends on them."""
 
 
-@dataclass(slots=True)
 class _Pending:
     """One request that awaits its answer. `kind` is the frontend type byte; `*` is the start-up."""
 
-    kind: str
-    statement: _Statement | None = None
-    portal: _Portal | None = None
-    asked_ms: int = 0
-    script: Script | None = None
-    done: int = 0
-    """Statements of a Query that have completed."""
-    undo: tuple[dict[bytes, Any], bytes, Any] | None = None
-    """(table, name, what stood there before): a Parse, Bind or Close that the server refuses did not happen."""
+    __slots__ = ("asked_ms", "done", "kind", "portal", "script", "statement", "undo")
+
+    def __init__(self, kind: str, asked_ms: int = 0) -> None:
+        self.kind = kind
+        self.asked_ms = asked_ms
+        self.statement: _Statement | None = None
+        self.portal: _Portal | None = None
+        self.script: Script | None = None
+        self.done = 0
+        """Statements of a Query that have completed."""
+        self.undo: tuple[dict[bytes, Any], bytes, Any] | None = None
+        """(table, name, what stood there before): a Parse, Bind or Close that the server refuses did not happen."""
 
 
-class SessionObserver:
+class SessionObserver(Sink):
     """Feed it both directions' bytes; it returns QueryEvents. Times are milliseconds since the Unix epoch."""
 
     reads_first = False
@@ -138,7 +145,7 @@ class SessionObserver:
         self._logged_in = False
         self._backslashes = False
         self._lost = False  # the stream itself can no longer be cut into messages
-        self._frontend = FrontendReader()
+        self._frontend = FrontendReader(self)
         self._backend = BackendReader(self)
         self._pending: deque[_Pending] = deque([_Pending("*")])
         self._skip_to_sync = False
@@ -204,8 +211,7 @@ class SessionObserver:
         if not self._lost:
             self._now = now_ms
             try:
-                for kind, body, whole in self._frontend.feed(data):
-                    self._request(chr(kind), body, whole)
+                self._frontend.feed(data)
             except ProtocolError as error:
                 self._lose(str(error))
         return self._events
@@ -260,7 +266,8 @@ class SessionObserver:
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    def _request(self, kind: str, body: bytes, whole: bool) -> None:
+    def request(self, kind_byte: int, body: bytes, whole: bool) -> None:
+        kind = chr(kind_byte)
         if kind in "dHX" or kind == "p":
             return
         if kind in "cf":
@@ -275,7 +282,7 @@ class SessionObserver:
             self._skip_to_sync = False
         if len(self._pending) >= MAX_PENDING:
             raise ProtocolError("too many requests without an answer")
-        pending = _Pending(kind, asked_ms=self._now)
+        pending = _Pending(kind, self._now)
         if kind == "Q":
             pending.statement = self._read(body.rstrip(b"\0"), whole)
             pending.script = pending.statement.script
@@ -367,7 +374,7 @@ class SessionObserver:
         self._estimated += count
         self._portion_estimated += count
 
-    def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
+    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
         if self._copy == "out" and whole and _no_tuple(data, start, end):
             # Not a tuple: taken back here, counted by `rows` next.
             self._uncount()

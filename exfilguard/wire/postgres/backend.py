@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """The server's stream, cut into messages.
 
 Strategy: one loop over the bytes at hand. Rows (DataRow, CopyData) are by far the most and the largest messages: complete
@@ -9,9 +10,6 @@ A row is counted at its type byte: when the allowance is spent, the next row's f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 from ...errors import ProtocolError
 from ._scan import column_values, skip_rows
 from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
@@ -21,8 +19,8 @@ MAX_KEPT_BYTES = 256 << 10
 _DATA_ROW, _COPY_DATA = b"Dd"
 
 
-class Sink(Protocol):
-    """Who receives the messages."""
+class Sink:
+    """Who receives the messages of both directions."""
 
     wants_rows: bool
     """True while the bodies of rows must be shown."""
@@ -31,25 +29,46 @@ class Sink(Protocol):
 
     def rows(self, kind: int, count: int, size: int) -> None:
         """`count` rows of `size` bytes went by; size arrives with the header, so once with count 0 for a split header."""
+        raise NotImplementedError
 
-    def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
+    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
         """The body of one row, before `rows` counts it. False: do not let it pass."""
+        raise NotImplementedError
 
     def column(self, values: list[bytes | None]) -> None:
         """That column's values of rows that pass, before `rows` counts them."""
+        raise NotImplementedError
 
     def message(self, kind: int, body: bytes) -> None:
-        """Any other message."""
+        """Any other message of the server."""
+        raise NotImplementedError
+
+    def request(self, kind: int, body: bytes, whole: bool) -> None:
+        """A message of the client: its body or the beginning of it, True when that is whole."""
+        raise NotImplementedError
 
 
-@dataclass(slots=True)
 class Scan:
     """Where the forwarding of the scanned bytes must stop. None: nowhere."""
 
-    cut_at: int | None = None
-    """The row that starts here exceeds the allowance."""
-    hold_at: int | None = None
-    """The row that starts here is not complete: show these bytes again, with more behind them."""
+    __slots__ = ("cut_at", "hold_at")
+
+    def __init__(self, cut_at: int | None = None, hold_at: int | None = None) -> None:
+        self.cut_at = cut_at
+        """The row that starts here exceeds the allowance."""
+        self.hold_at = hold_at
+        """The row that starts here is not complete: show these bytes again, with more behind them."""
+
+
+NOWHERE = Scan()
+
+
+def length_at(data: bytes, at: int) -> int:
+    """The int32 there, unsigned."""
+    length = data[at]
+    length = length * 256 + data[at + 1]
+    length = length * 256 + data[at + 2]
+    return length * 256 + data[at + 3]
 
 
 class BackendReader:
@@ -107,10 +126,10 @@ class BackendReader:
                             left -= count
                             pos = pos_after
                             continue
-                    length = int.from_bytes(data[pos + 1 : pos + 5], "big") if pos + 5 <= end else 0
+                    length = length_at(data, pos + 1) if pos + 5 <= end else 0
                     if length and pos + 1 + length <= end:
                         _check(kind, length)
-                        if not sink.row(data, pos + 5, pos + 1 + length, whole=True):
+                        if not sink.row(data, pos + 5, pos + 1 + length, True):
                             return Scan(cut_at=pos)
                         sink.rows(kind, 1, length - 4)
                         left -= 1
@@ -120,7 +139,7 @@ class BackendReader:
                         return Scan(hold_at=pos)
                     if hold:  # too long to be held back: judged by its beginning
                         _check(kind, length)
-                        if not sink.row(data, pos + 5, end, whole=False):
+                        if not sink.row(data, pos + 5, end, False):
                             return Scan(cut_at=pos)
                         sink.rows(kind, 1, length - 4)
                         left -= 1
@@ -130,7 +149,7 @@ class BackendReader:
                     left -= 1
                     self._counted = True
             elif pos + 5 <= end:
-                length = int.from_bytes(data[pos + 1 : pos + 5], "big")
+                length = length_at(data, pos + 1)
                 _check(kind, length)
                 if pos + 1 + length <= end:
                     sink.message(kind, data[pos + 5 : pos + 1 + length])
@@ -139,7 +158,7 @@ class BackendReader:
             elif kind not in BACKEND_TYPES:
                 raise ProtocolError("unknown backend message type")
             pos = self._continue(data, pos, end)
-        return Scan()
+        return NOWHERE
 
     def _continue(self, data: bytes, pos: int, end: int) -> int:
         """Go on with the message whose beginning is in _carry (or begins at `pos`)."""
@@ -167,7 +186,7 @@ class BackendReader:
             kind, body = carry[0], bytes(carry[5:])
             self._drop(1 + length - kept)
             if kind in (_DATA_ROW, _COPY_DATA):
-                self.sink.row(body, 0, len(body), whole=kept == 1 + length)
+                self.sink.row(body, 0, len(body), kept == 1 + length)
             else:
                 self.sink.message(kind, body)
         return pos

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """The client's stream, cut into messages.
 
 Bodies are kept up to MAX_KEPT_BYTES: enough for a statement's shape and a Bind's names. The rest of a longer one, and the
@@ -6,9 +7,8 @@ bodies of CopyData and of password messages, are skipped: no secret is ever kept
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ...errors import ProtocolError
+from .backend import Sink, length_at
 from .messages import FRONTEND_TYPES, MAX_MESSAGE_BYTES
 
 MAX_KEPT_BYTES = 64 << 10
@@ -19,17 +19,16 @@ _NOT_KEPT = frozenset(b"dpfX")
 class FrontendReader:
     """Push parser: `feed` any portion of the stream, after the start-up packet."""
 
-    __slots__ = ("_carry", "_skip")
+    __slots__ = ("_carry", "_skip", "sink")
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
         self._carry = bytearray()
         self._skip = 0
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes, bool]]:
-        """Messages that `data` completes: (type byte, body or its beginning, True when the body is whole).
-
-        Raises ProtocolError.
-        """
+    def feed(self, data: bytes) -> None:
+        """The sink's `request` is told of each message that `data` completes. Raises ProtocolError."""
+        sink = self.sink
         pos, end = 0, len(data)
         while pos < end:
             if self._skip:
@@ -39,11 +38,12 @@ class FrontendReader:
                 continue
             carry = self._carry
             if not carry and pos + 5 <= end:
-                kind, length = data[pos], int.from_bytes(data[pos + 1 : pos + 5], "big")
+                kind, length = data[pos], length_at(data, pos + 1)
                 _check(kind, length)
                 if pos + 1 + length <= end and length < MAX_KEPT_BYTES:
-                    yield kind, data[pos + 5 : pos + 1 + length] if kind not in _NOT_KEPT else b"", True
+                    body = data[pos + 5 : pos + 1 + length] if kind not in _NOT_KEPT else b""
                     pos += 1 + length
+                    sink.request(kind, body, True)
                     continue
             if len(carry) < 5:
                 taken = min(5 - len(carry), end - pos)
@@ -63,7 +63,7 @@ class FrontendReader:
                 body = bytes(carry[5:])
                 carry.clear()
                 self._skip = 1 + length - kept
-                yield kind, body, self._skip == 0 or kind in _NOT_KEPT
+                sink.request(kind, body, self._skip == 0 or kind in _NOT_KEPT)
 
 
 def _check(kind: int, length: int) -> None:

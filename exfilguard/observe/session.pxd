@@ -1,0 +1,55 @@
+cimport cython
+
+from ..wire.postgres.backend cimport BackendReader, Scan, Sink
+from ..wire.postgres.frontend cimport FrontendReader
+
+
+cdef class _Statement:
+    cdef public bytes sql
+    cdef public list fields
+    cdef public object script
+
+
+cdef class _Portal:
+    cdef public _Statement statement
+    cdef public tuple formats
+    cdef public list fields
+    cdef public object script
+    cdef public list parameters
+
+
+cdef class _Pending:
+    cdef public str kind
+    cdef public long long asked_ms
+    cdef public _Statement statement
+    cdef public _Portal portal
+    cdef public object script
+    cdef public long done
+    cdef public tuple undo
+
+
+cdef class SessionObserver(Sink):
+    cdef dict __dict__  # what is not named here works too, only slower
+    cdef public str listener, session_id, source, principal, evidence
+    cdef public bint authenticated, desynced
+    cdef public bytes backend_key
+    cdef public object _columns, _digester, _identity, _pending
+    cdef public long long _progress_rows, _progress_ms
+    cdef public bint _charged, _logged_in, _backslashes, _lost, _skip_to_sync, _copied_in, _expressions
+    cdef public str _login, _database, _application, _copy, _patients_by
+    cdef public FrontendReader _frontend
+    cdef public BackendReader _backend
+    cdef public dict _statements, _portals, _patients, _portion_patients
+    cdef public tuple _positions, _formats
+    cdef public list _fields, _events
+    cdef public Py_ssize_t _last_position
+    cdef public long long _delivered, _ordinal, _rows, _bytes, _estimated, _reported_ms, _now
+    cdef public long long _portion_rows, _portion_estimated, _portion_new
+    cdef public object _allowed_patients, _known_patients
+
+    cpdef request(self, int kind_byte, bytes body, bint whole)
+    cpdef rows(self, int kind, long long count, long long size)
+    cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
+    cpdef column(self, list values)
+    cpdef message(self, int kind, bytes body)
+    cdef _estimate(self, long long count)

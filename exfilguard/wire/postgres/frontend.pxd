@@ -1,0 +1,15 @@
+cimport cython
+
+from .backend cimport Sink, length_at
+
+
+cdef class FrontendReader:
+    cdef public Sink sink
+    cdef public bytearray _carry
+    cdef public long long _skip
+
+    @cython.locals(pos=Py_ssize_t, end=Py_ssize_t, taken=Py_ssize_t, kept=Py_ssize_t, kind=int, length=cython.longlong, sink=Sink)
+    cpdef feed(self, bytes data)
+
+
+cdef _check(int kind, long long length)

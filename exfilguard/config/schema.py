@@ -91,6 +91,11 @@ class ListenerConfig:
         "Accounts (patterns) that the local budgets leave alone, such as a nightly batch; the policy judges them still.",
         [],
     )
+    on_cut: Literal["close", "error"] = setting(
+        "After a cut by the local budget: `close` the session, or give the statement an `error` and go on with the session, "
+        "in step. A verdict always closes.",
+        "close",
+    )
     on_desync: Literal["forward", "close"] = setting(
         "When the protocol can no longer be followed: `forward` uncounted (counted and alerted), or `close`.",
         "forward",
@@ -139,6 +144,11 @@ class ListenerConfig:
     tls: Literal["refuse", "terminate"] = setting("Answer to a client's TLS request.", "refuse")
     tls_cert: str = setting("Certificate chain (PEM) for `terminate`.", "")
     tls_key: str = setting("Private key (PEM) for `terminate`.", "")
+    tls_client_ca: str = setting(
+        "CA bundle (PEM): a client on TLS must show a certificate that it signed, and its common name must be the account it "
+        "logs in with. The database does not see the certificate. Clients without TLS are refused.",
+        "",
+    )
     upstream_tls: Literal["disable", "require", "verify-full"] = setting("TLS towards the database.", "disable")
     upstream_ca: str = setting("CA bundle for `verify-full`.", "")
     kill_dsn: str = setting(
@@ -148,10 +158,27 @@ class ListenerConfig:
         "",
         secret=True,
     )
-    allow_replication: bool = setting(
-        "MySQL and MariaDB: let binlog dumps and other replication commands pass, uncounted.", False
+    upstream_cert: str = setting("Certificate (PEM) that the sidecar shows to the database, for mutual TLS.", "")
+    upstream_key: str = setting("Its private key (PEM).", "")
+    allow_replication: list[str] = setting(
+        "Accounts (patterns) that may start replication through this listener; PostgreSQL's stream is counted and "
+        "flagged, MySQL's passes uncounted. Others are refused.",
+        [],
+    )
+    proxy_protocol_in: list[str] = setting(
+        "Addresses or networks (CIDR) of load balancers in front: their connections begin with a PROXY header (version 1 or 2) "
+        "that names the real client. Nobody else's header is believed.",
+        [],
+    )
+    proxy_protocol_out: Literal["off", "v1", "v2"] = setting(
+        "Tell the database's side the client's address by a PROXY header, when something there reads it (a load balancer, a "
+        "pooler); PostgreSQL itself does not.",
+        "off",
     )
     max_sessions: int = setting("Sessions at once; one more is refused with a clear error.", 5_000)
+    idle_timeout_ms: int = setting(
+        "A session in which nothing was said for so long is closed; 0 is never.", 0, unit="duration_ms"
+    )
     login_timeout_ms: int = setting("A client that has not logged in by then is closed.", 60_000, unit="duration_ms")
 
     @property
@@ -183,6 +210,11 @@ class SidecarConfig:
     """`[sidecar]`: the relay and the shipper on this host."""
 
     id: str = setting("Name of this sidecar in events; default the host's name.", "")
+    drain_ms: int = setting(
+        "On SIGTERM the relay takes no new session, ends idle ones at once, and gives those in a transaction so long.",
+        10_000,
+        unit="duration_ms",
+    )
     workers: int = setting("Relay processes on each port; `enforce` needs 1, so that its budget is exact.", 1)
     digest_key: str = setting(
         "Key of the patients' digests, at least 16 characters; the same on every sidecar. Better `digest_key_file`. Empty: "

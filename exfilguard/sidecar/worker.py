@@ -116,6 +116,10 @@ class Guard:
         """The local budget, for an account it applies to."""
         return None if any(fnmatchcase(principal, pattern) for pattern in self._exempt) else self.budget
 
+    def may_replicate(self, account: str) -> bool:
+        """True for an account that `allow_replication` names."""
+        return any(fnmatchcase(account, pattern) for pattern in self.listener.allow_replication)
+
     def opened(self, session: Session) -> None:
         self.sessions[session.principal].add(session)
         self.sessions_open += 1

@@ -15,6 +15,7 @@ from ..events.query import Evidence, QueryEvent
 from ..observe.session import Result
 
 if TYPE_CHECKING:
+    from .in_step import Discard
     from .relay import Session
 
 
@@ -92,6 +93,13 @@ class Front(Protocol):
 
     def refusal(self, why: Refusal, message: str) -> bytes:
         """The engine's own error packet."""
+
+    def statement_error(self, message: str) -> tuple[bytes, Discard] | None:
+        """The error packet that ends the running statement and not the session, and what finds the statement's end in the
+        server's bytes. None where the engine cannot go on after a cut: then the session is closed."""
+
+    def going_away(self) -> bytes:
+        """What an idle client is told when the guard is stopped and its session ends: the engine's words for a shutdown."""
 
     def cancel(self) -> Coroutine[Any, Any, None] | None:
         """What stops the backend's work, to be run in the background; None when nothing can."""

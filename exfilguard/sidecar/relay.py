@@ -31,6 +31,7 @@ from ..events.verdict import Verdict, severity
 from ..runtime.clock import now_ms
 from ..runtime.tasks import spawn
 from .engine import Front, Observer, Refusal
+from .in_step import InStep
 
 if TYPE_CHECKING:
     from .budget import LocalBudget
@@ -63,6 +64,7 @@ class Session:
         "guard",
         "held",
         "id",
+        "in_step",
         "listener",
         "login",
         "observer",
@@ -96,6 +98,8 @@ class Session:
         """Set while a result is being brought to its next message boundary."""
         self.closed = False
         self.started = False
+        self.in_step: InStep | None = None
+        """Set after a cut that the session survives, until the server is ready again."""
         self.held = b""
         """The beginning of a row that may not be forwarded before its patient is known; bounded by the wire reader."""
         self.early = b""
@@ -183,6 +187,9 @@ class Session:
         observer, guard, listener = self.observer, self.guard, self.listener
         if observer is None or self.closed:
             return
+        if self.in_step is not None:
+            self.in_step.from_server(data)
+            return
         now = now_ms()
         if self.ending is not None or listener.mode == "enforce":
             self._count_then_forward(data, now)
@@ -238,8 +245,30 @@ class Session:
             guard.counters.local_cuts += 1
             limit, unit = guard.local_limit_reached(rows_left)
             text = f"result stopped by the local budget of {limit} {unit} in {self.listener.budget_window_ms // 1000} s"
+            if self.listener.on_cut == "error" and self._stay(text, f"local budget: {unit}", data[cut_at:]):
+                return
             self.cancel_backend()
             self.refuse(Refusal.CUT, text, f"local budget: {unit}")
+
+    def _stay(self, message: str, detail: str, rest: bytes) -> bool:
+        """End the statement with an error and keep the session; False where its engine cannot."""
+        found = self.front.statement_error(f"ExfilGuard: {message}")
+        if found is None:
+            return False
+        packet, discard = found
+        self.deliver(packet)
+        self.guard.emit(self, [self._event("refused", f"{detail}; the session goes on")])
+        self.in_step = InStep(self, discard, self.front.cancel())
+        self.in_step.from_server(rest)
+        return True
+
+    def deliver(self, data: bytes) -> None:
+        """Whole messages that hold no row, to the client and the observer."""
+        observer = cast("Observer", self.observer)
+        self.client.write(data)
+        events = observer.server_data(data, now_ms()).events
+        if events:
+            self.guard.emit(self, events)
 
     def _account(self, rows: int, now: int) -> None:
         if not rows:

@@ -76,8 +76,8 @@ def node(environment: dict[str, str]) -> list[str]:
     return ["node", str(SCENARIOS / "node.js")]
 
 
-def jdbc(environment: dict[str, str]) -> list[str]:
-    needs("javac", "java", "mvn")
+def compiled(program: str) -> list[str]:
+    """The command line of a Java program of the scenarios, with pgjdbc."""
     pom = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>exfilguard</groupId><artifactId>driver</artifactId><version>1</version>
 <dependencies><dependency><groupId>org.postgresql</groupId><artifactId>postgresql</artifactId>
@@ -88,13 +88,18 @@ def jdbc(environment: dict[str, str]) -> list[str]:
         ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs", "-DincludeScope=runtime"],
         {"pom.xml": pom},
     )
-    source = SCENARIOS / "Jdbc.java"
+    source = SCENARIOS / f"{program}.java"
     classes = jars / "classes"
-    compiled = classes / "Jdbc.class"
-    if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
+    made = classes / f"{program}.class"
+    if not made.exists() or made.stat().st_mtime < source.stat().st_mtime:
         subprocess.run(["javac", "-cp", f"{jars}/libs/*", "-d", str(classes), str(source)], check=True, timeout=120)
     # As light as it goes: the machine is shared with the server and the guard.
-    return ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{classes}:{jars}/libs/*", "Jdbc"]
+    return ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{classes}:{jars}/libs/*", program]
+
+
+def jdbc(environment: dict[str, str]) -> list[str]:
+    needs("javac", "java", "mvn")
+    return compiled("Jdbc")
 
 
 def php(environment: dict[str, str]) -> list[str]:

@@ -15,9 +15,12 @@ from exfilguard.embedded.kafka import ApacheKafka, missing_programs
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.lab import patients
 
+from .guarded import relay
 from .stack import DATABASE, PASSWORD
 
 PATIENTS = 8_000
+
+__all__ = ["PATIENTS", "Hospital", "relay"]
 
 
 class Hospital:

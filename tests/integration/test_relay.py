@@ -8,79 +8,22 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
 from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SidecarConfig, SpoolConfig
 from exfilguard.embedded.child import free_port
-from exfilguard.events.codec import check_event, encode_verdict
+from exfilguard.events.codec import encode_verdict
 from exfilguard.events.verdict import Verdict
 from exfilguard.lab import attack
 from exfilguard.runtime.stats import short_path
-from exfilguard.sidecar.spool import SpoolReader
 from exfilguard.sidecar.verdict_table import VerdictTable
 
 from .conftest import PATIENTS, Hospital
+from .guarded import Relay
 from .stack import DATABASE, PASSWORD, Stack, Tap, clean_environment, connect, listener, port_of, rss_kib, wait_for
-
-Relay = Callable[..., "Guarded"]
-
-
-class Guarded:
-    """A running relay and how to reach it."""
-
-    def __init__(self, stack: Stack, hospital: Hospital) -> None:
-        self.stack = stack
-        self.hospital = hospital
-        self.port = port_of(stack.config.listener[0].listen)
-
-    def dsn(self, user: str = "dpi_export") -> str:
-        return self.hospital.dsn(user, self.port)
-
-    def events(self) -> list[dict[str, Any]]:
-        """What the relay has spooled so far."""
-        import orjson
-
-        reader = SpoolReader(self.stack.data_dir / "spool" / "0")
-        out: list[dict[str, Any]] = []
-        for _ in range(1000):
-            before = reader.position
-            part = reader.read(10_000, 1 << 24)
-            out += [check_event(orjson.loads(r.payload)) for r in part]
-            if not part and reader.position == before:
-                break
-        return out
-
-    def counted(self, principal: str = "dpi_export") -> int:
-        return sum(e.get("rows", 0) for e in self.events() if e["principal"] == principal)
-
-
-@pytest.fixture
-def relay(tmp_path: Path, hospital: Hospital) -> Iterator[Relay]:
-    started: list[Stack] = []
-
-    def start(spool: SpoolConfig | None = None, upstream: str = "", **changes: Any) -> Guarded:
-        config = Config(
-            tenant="clinic",
-            data_dir=str(tmp_path / "data"),
-            kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
-            spool=spool or SpoolConfig(),
-            listener=[listener(upstream or hospital.upstream, **changes)],
-        )
-        stack = Stack(config)
-        started.append(stack)
-        stack.start("relay")
-        stack.relay_ready()
-        return Guarded(stack, hospital)
-
-    yield start
-    for stack in started:
-        stack.stop()
-
 
 # -- the same as without it -------------------------------------------------------------------------------------------
 

@@ -106,6 +106,12 @@ class MysqlFront:
         number = observer.next_envelope
         return whole if number is None else envelope(number, whole)
 
+    def statement_error(self, message: str) -> None:
+        return None  # the session is closed: nothing stops a MySQL statement without ending its connection
+
+    def going_away(self) -> bytes:
+        return self.refusal(Refusal.UPSTREAM, "Server shutdown in progress")
+
     def cancel(self) -> Coroutine[Any, Any, None] | None:
         """With `kill_dsn` the server is told; without, the end of its connection stops it at its next write."""
         listener = self.session.listener
@@ -261,7 +267,7 @@ class MysqlFront:
             session.source,
             cast("OriginColumns", guard.columns),
             Identity(guard.rules, guard.contexts, session.id, session.source),
-            allow_replication=listener.allow_replication,
+            allow_replication=guard.may_replicate(found.user),
         )
         observer.startup(found)
         if found.plugin:

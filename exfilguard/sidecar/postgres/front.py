@@ -15,6 +15,7 @@ from ...observe.patients import PatientColumns
 from ...observe.session import SessionObserver
 from ...runtime.tasks import spawn
 from ...wire.postgres import startup
+from ...wire.postgres.discard import Discard
 from ..engine import Refusal
 from ..relay import CONNECT_TIMEOUT_S, ServerSide, Session
 
@@ -54,6 +55,13 @@ class PostgresFront:
 
     def refusal(self, why: Refusal, message: str) -> bytes:
         return startup.error_response("FATAL", SQLSTATES[why], message)
+
+    def statement_error(self, message: str) -> tuple[bytes, Discard] | None:
+        return startup.error_response("ERROR", SQLSTATES[Refusal.CUT], message), Discard()
+
+    def going_away(self) -> bytes:
+        text = "terminating connection due to administrator command"
+        return startup.error_response("FATAL", "57P01", text)  # admin_shutdown
 
     def cancel(self) -> Coroutine[Any, Any, None] | None:
         observer = cast("SessionObserver | None", self.session.observer)

@@ -121,7 +121,9 @@ class ListenerConfig:
         [],
     )
     identity_settings: list[str] = setting(
-        "Session settings that name the user, the first that is set; from `trusted_sources` only.", ["exfilguard.user"]
+        "Session settings that name the user, the first that is set; from `trusted_sources` only. PostgreSQL wants quotes where "
+        'the second part is its own word: `SET exfilguard."user" = ..`, or `SET exfilguard.end_user`, or set_config().',
+        ["exfilguard.user", "exfilguard.end_user"],
     )
     identity_variables: list[str] = setting(
         "MySQL user variables that name the user; from `trusted_sources` only.", ["@exfilguard_user"]

@@ -7,6 +7,7 @@ is charged on the strength of a value that may have been replaced.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
@@ -57,6 +58,19 @@ def may_matter(sql: bytes) -> bool:
         return True
     semicolon = sql.find(b";")
     return 0 <= semicolon < len(sql) - 1 or b"set_config" in sql.lower() or b"@" in sql
+
+
+_ONE_WITHOUT_ROWS = re.compile(
+    rb"\s*(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|set|reset|discard|deallocate|close|use)\b"
+    rb"[^;]*;?\s*",
+    re.IGNORECASE,
+)
+
+
+def returns_nothing(sql: bytes) -> bool:
+    """True for one statement that returns no rows and belongs to whoever has the connection next: a refused user's transaction
+    must come to its end, and another's settings must be made."""
+    return _ONE_WITHOUT_ROWS.fullmatch(sql) is not None
 
 
 def effects(sql: str, tracked: Collection[str], engine: Engine = "postgresql", *, backslashes: bool = False) -> Script:

@@ -54,7 +54,7 @@ class Rules:
     engine: Engine = "postgresql"
     trusted_sources: tuple[str, ...] = ()
     """Addresses, networks, `unix`, or `*`."""
-    settings: tuple[str, ...] = ("exfilguard.user",)
+    settings: tuple[str, ...] = ("exfilguard.user", "exfilguard.end_user")
     """Session settings (PostgreSQL) that name the user."""
     variables: tuple[str, ...] = ("@exfilguard_user",)
     """User variables (MySQL) that name the user."""
@@ -95,6 +95,14 @@ class Script:
     effects: _effects.Script = ()
     shape_end: int = 0
     """Where the statement's own text ends and the comment begins; 0: no comment was looked at."""
+
+    @property
+    def harmless(self) -> bool:
+        """True when it only changes settings or ends a transaction: no rows come of it."""
+        return bool(self.effects) and all(
+            statement and all(effect.verb not in ("drop", "distrust") for effect in statement)
+            for statement in self.effects
+        )
 
 
 @dataclass(slots=True)
@@ -303,16 +311,14 @@ class Identity:
 
     # -- ahead of the server ----------------------------------------------------------------------------------------
 
-    def expected(
-        self, script: Script | None, parameters: Parameters | None = None, *, in_step: bool
-    ) -> Collection[str]:
-        """Whom a request would be charged to if all goes well, before it is sent: one name, or several for several statements.
+    def settled(self) -> None:
+        """No request is waiting for its answer: what the server has is known."""
+        self._ahead = None
 
-        `in_step`: no request is waiting for its answer, so that what the server has is known.
-        """
-        ahead = self._claims if in_step else self._ahead or self._claims
+    def expected(self, script: Script | None, parameters: Parameters | None = None) -> Collection[str]:
+        """Whom a request would be charged to if all goes well, before it is sent: one name, or several for several statements."""
+        ahead = self._ahead or self._claims
         if script is None or not script.effects:
-            self._ahead = None if in_step else ahead
             return (self._whom(script, self._resolve(ahead))[0],)
         ahead = _Claims(ahead.settings, ahead.local, list(ahead.levels), ahead.distrusted)
         names = []

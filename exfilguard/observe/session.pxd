@@ -25,6 +25,7 @@ cdef class _Pending:
     cdef public _Portal portal
     cdef public object script
     cdef public long done
+    cdef public str refusal
     cdef public tuple undo
 
 
@@ -35,6 +36,10 @@ cdef class SessionObserver(Sink):
     cdef public bytes backend_key
     cdef public object _columns, _digester, _identity, _pending
     cdef public long long _progress_rows, _progress_ms
+    cdef public object _screener
+    cdef public list _patches
+    cdef public long refusals
+    cdef public bint _follow
     cdef public bint _charged, _logged_in, _backslashes, _lost, _skip_to_sync, _copied_in, _expressions
     cdef public str _login, _database, _application, _copy, _patients_by
     cdef public FrontendReader _frontend

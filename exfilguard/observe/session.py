@@ -31,10 +31,13 @@ from ..wire.postgres._scan import row_values
 from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader, Sink
 from ..wire.postgres.frontend import FrontendReader
 from ..wire.postgres.messages import Field
+from ..wire.postgres.startup import error_response
 from .contexts import Contexts
+from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
-from .identity import Identity, Rules, Script
+from .identity import Identity, Parameters, Rules, Script
 from .patients import Digester, PatientColumns, canonical
+from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
 
 MAX_PENDING = 100_000
@@ -64,6 +67,10 @@ class Result:
     """Keep the bytes from this offset back, and show them again with what comes next."""
     tail: bytes = b""
     """Forward this behind the cut: the part of what was cut there that may still pass."""
+    stop_at: int | None = None
+    """What follows this offset is charged to somebody else: show it again, with that principal's allowance."""
+    patches: list[tuple[int, int, bytes]] = field(default_factory=list)
+    """(from, to, bytes to forward instead), in order: the guard's own error in place of the server's."""
 
 
 class _Statement:
@@ -94,7 +101,7 @@ class _Portal:
 class _Pending:
     """One request that awaits its answer. `kind` is the frontend type byte; `*` is the start-up."""
 
-    __slots__ = ("asked_ms", "done", "kind", "portal", "script", "statement", "undo")
+    __slots__ = ("asked_ms", "done", "kind", "portal", "refusal", "script", "statement", "undo")
 
     def __init__(self, kind: str, asked_ms: int = 0) -> None:
         self.kind = kind
@@ -104,6 +111,8 @@ class _Pending:
         self.script: Script | None = None
         self.done = 0
         """Statements of a Query that have completed."""
+        self.refusal = ""
+        """The words of the guard's error: this request never reached the server (see screening.py)."""
         self.undo: tuple[dict[bytes, Any], bytes, Any] | None = None
         """(table, name, what stood there before): a Parse, Bind or Close that the server refuses did not happen."""
 
@@ -140,6 +149,13 @@ class SessionObserver(Sink):
         self._progress_rows = progress_rows
         self._progress_ms = progress_ms
         self._identity = identity or Identity(Rules(), Contexts({}), session_id, source)
+        self._screener = Screener(self)
+        self.refusals = 0
+        """Refused requests whose answer is still to come: until then use `server_data` before forwarding."""
+        self.stop = False
+        self.holds_errors = False
+        self._follow = False  # stop where another principal's answers begin
+        self._patches: list[tuple[int, int, bytes]] = []
         self._charged = False  # the principal is that of a statement's own evidence
         self._login = self._database = self._application = ""
         self._logged_in = False
@@ -211,10 +227,36 @@ class SessionObserver(Sink):
         if not self._lost:
             self._now = now_ms
             try:
-                self._frontend.feed(data)
+                self.requests(data)
             except ProtocolError as error:
                 self._lose(str(error))
         return self._events
+
+    @property
+    def holding(self) -> bool:
+        """True while the beginning of a request is held back: the next bytes go to `screen`."""
+        return bool(self._screener.held)
+
+    def screen(self, data: bytes, now_ms: int, judge: Judge) -> tuple[bytes, list[QueryEvent]]:
+        """Like `client_data`, while somebody must be refused: returns what to send to the server instead of `data`."""
+        self._events = []
+        data = self._screener.release() + data
+        if not self._lost:
+            self._now = now_ms
+            try:
+                data = self._screener.data(data, judge)
+            except ProtocolError as error:
+                self._lose(str(error))
+        return data, self._events
+
+    @property
+    def client_at_boundary(self) -> bool:
+        """True when the client's bytes so far are whole messages."""
+        return self._frontend.at_boundary
+
+    def requests(self, data: bytes) -> None:
+        """Bytes from the client that are sent to the server as they are. Raises ProtocolError."""
+        self._frontend.feed(data)
 
     def server_data(
         self,
@@ -223,8 +265,11 @@ class SessionObserver(Sink):
         allowed_rows: int | None = None,
         allowed_patients: int | None = None,
         known_patients: Container[str] | None = None,
+        *,
+        follow: bool = False,
     ) -> Result:
-        """Bytes from the server. With an allowance, reading stops where it is spent (see Result)."""
+        """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where somebody else's answers
+        begin (see Result)."""
         if self._lost:
             return Result()
         self._now = now_ms
@@ -234,15 +279,26 @@ class SessionObserver(Sink):
         self._portion_estimated = self._portion_new = 0
         self._allowed_patients = allowed_patients
         self._known_patients = known_patients if known_patients is not None else ()
-        cut_at = hold_at = None
+        self._patches = []
+        self.stop = False
+        self._follow = follow
+        cut_at = hold_at = stop_at = None
         try:
             scan = self._backend.feed(data, allowed_rows, hold=allowed_patients is not None)
-            cut_at, hold_at = scan.cut_at, scan.hold_at
+            cut_at, hold_at, stop_at = scan.cut_at, scan.hold_at, scan.stop_at
+            self._follow = False
         except ProtocolError as error:
             self._lose(str(error))
         self.tick(now_ms, self._events)
         return Result(
-            self._events, self._portion_rows, tuple(self._portion_patients), self._portion_estimated, cut_at, hold_at
+            self._events,
+            self._portion_rows,
+            tuple(self._portion_patients),
+            self._portion_estimated,
+            cut_at,
+            hold_at,
+            stop_at=stop_at,
+            patches=self._patches,
         )
 
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
@@ -318,6 +374,56 @@ class SessionObserver(Sink):
             table: dict[bytes, Any] = self._statements if body[:1] == b"S" else self._portals
             pending.undo = (table, name, table.pop(name, None))
         self._pending.append(pending)
+        if len(self._pending) == 1:
+            self._next_head()
+
+    def judge(self, kind: str, body: bytes, judge: Judge) -> str:
+        """Why this request must be refused; empty when it may pass. The signature of a text is used up here already: what the
+        screener lets pass is read once more, as the retry that it then is."""
+        if not self._pending:
+            self._identity.settled()
+        statement: _Statement | None = None
+        parameters = None
+        script: Script | None = None
+        if kind == "Q":
+            statement = self._read(body.rstrip(b"\0"), True)
+            script = statement.script
+        elif kind == "P":
+            _, pos = messages.cstring(body, 0)
+            statement = self._read(body[pos : body.find(0, pos)], True)
+            script = statement.script
+        elif kind == "B":
+            _, pos = messages.cstring(body, 0)
+            name, pos = messages.cstring(body, pos)
+            statement = self._statements.get(name)
+            script = statement.script if statement is not None else None
+            if script is not None:
+                script = self._identity.again(script, self._now)
+                values = messages.bind_texts(body, pos) if script.effects else None
+                parameters = _lookup(values)
+        elif kind == "E":
+            portal = self._portals.get(messages.cstring(body, 0)[0])
+            if portal is not None:
+                statement, script, parameters = portal.statement, portal.script, _lookup(portal.parameters)
+        text = statement.sql if statement is not None else b""
+        harmless = (script is not None and script.harmless) or returns_nothing(text)
+        if kind == "P" and (harmless or script is None or not script.principal):
+            return "" if harmless else judge((), text)  # whom it is charged to is known when it is bound
+        assume = script if kind in "QE" or script is None else replace(script, effects=())
+        names = self._identity.expected(assume, parameters)
+        return "" if harmless else judge(names, text)
+
+    def refused_request(self, kind: str, refusal: str) -> None:
+        """A request that is sent as one which the server must refuse (screening.py)."""
+        if len(self._pending) >= MAX_PENDING:
+            raise ProtocolError("too many requests without an answer")
+        if self._skip_to_sync:
+            return
+        pending = _Pending(kind, self._now)
+        pending.refusal = refusal
+        self._pending.append(pending)
+        self.refusals += 1
+        self.holds_errors = True
         if len(self._pending) == 1:
             self._next_head()
 
@@ -533,6 +639,8 @@ class SessionObserver(Sink):
         identity = self._identity
         identity.charge(script)
         self._charged = script is not None
+        if self._follow and identity.principal != self.principal:
+            self.stop = True
         self.principal, self.evidence = identity.principal, identity.evidence
 
     def _recharge(self) -> None:
@@ -546,7 +654,7 @@ class SessionObserver(Sink):
             self._identity.completed(
                 head.script,
                 head.done,
-                (lambda n: values[n - 1] if 0 < n <= len(values) else None) if values is not None else None,
+                _lookup(values),
                 rolled_back=tag == "ROLLBACK",
             )
             self._recharge()
@@ -597,6 +705,9 @@ class SessionObserver(Sink):
             self._pending.popleft()
             self._events.append(self._event("login_failed", error=state))
             return
+        if head.refusal:
+            self._answer_refusal(head)
+            state = SQLSTATE
         if head.kind in "QF":
             self._end_statement(head, error=state)
             return
@@ -607,6 +718,8 @@ class SessionObserver(Sink):
         while self._pending and self._pending[0].kind != "S":
             refused.append(self._pending.popleft())
         for pending in reversed(refused):
+            if pending.refusal and pending is not head:
+                self._forget_refusal()
             if pending.undo is not None:
                 table, name, before = pending.undo
                 if before is None:
@@ -615,6 +728,17 @@ class SessionObserver(Sink):
                     table[name] = before
         self._skip_to_sync = not self._pending
         self._forget_columns()
+
+    def _answer_refusal(self, head: _Pending) -> None:
+        """The server refused what was sent in place of the request: the client reads why the guard did."""
+        at = self._backend.message_at
+        if at >= 0:
+            self._patches.append((at, self._backend.message_end, error_response("ERROR", SQLSTATE, head.refusal)))
+        self._forget_refusal()
+
+    def _forget_refusal(self) -> None:
+        self.refusals -= 1
+        self.holds_errors = self.refusals > 0
 
     def _on_ready(self, body: bytes) -> None:
         head = self._head("QSF*")
@@ -741,6 +865,12 @@ def _no_tuple(data: bytes, start: int, end: int) -> bool:
     if data.startswith(_BINARY_COPY_HEADER, start):
         start += 19 + int.from_bytes(data[start + 15 : start + 19], "big")
     return start == end - 2
+
+
+def _lookup(values: list[str | None] | None) -> Parameters | None:
+    if values is None:
+        return None
+    return lambda number: values[number - 1] if 0 < number <= len(values) else None
 
 
 _SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events.query import Evidence, QueryEvent
+from ..observe.screening import Judge
 from ..observe.session import Result
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Observer(Protocol):
     evidence: Evidence
     authenticated: bool
     desynced: bool
+    refusals: int
+    """Requests that `screen` refused and whose answer is still to come: read first, forward (patched) then."""
     reads_first: bool
     """The client's bytes are shown to it before they are forwarded, in `observe` too,"""
     forbidden: str
@@ -65,6 +68,13 @@ class Observer(Protocol):
     def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
         """Bytes from the client, behind the login."""
 
+    @property
+    def holding(self) -> bool:
+        """True while `screen` holds the beginning of a request: the next bytes go there too."""
+
+    def screen(self, data: bytes, now_ms: int, judge: Judge) -> tuple[bytes, list[QueryEvent]]:
+        """Like `client_data`, with requests refused that `judge` refuses: the bytes to send to the server instead."""
+
     def server_data(
         self,
         data: bytes,
@@ -72,8 +82,11 @@ class Observer(Protocol):
         allowed_rows: int | None = None,
         allowed_patients: int | None = None,
         known_patients: Container[str] | None = None,
+        *,
+        follow: bool = False,
     ) -> Result:
-        """Bytes from the server. With an allowance, reading stops where it is spent."""
+        """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where another principal's
+        answers begin."""
 
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when it is time for one."""

@@ -21,7 +21,8 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from ..config.schema import ListenerConfig
@@ -48,6 +49,8 @@ _TURN = "others' turn"
 LINGER_S = 5.0
 """A refused client that does not read its error is dropped after this time."""
 CONNECT_TIMEOUT_S = 10.0
+_OF_THE_CONNECTION = ("login", "application_name", "connection_attribute")
+"""Evidence that does not change from statement to statement."""
 
 
 class Session:
@@ -162,14 +165,14 @@ class Session:
         if guard.refuse_statements and not self.ending:
             self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
-        forward_first = self.listener.mode == "observe" and not observer.reads_first
-        if forward_first:
-            server.write(data)
-        try:
+        forward_first = False
+        if guard.screens or observer.holding:
+            data, events = observer.screen(data, now_ms(), self._judge)
+        else:
+            forward_first = self.listener.mode == "observe" and not observer.reads_first
+            if forward_first:
+                server.write(data)
             events = observer.client_data(data, now_ms())
-        except ProtocolError:
-            self._desynced()
-            events = []
         if observer.forbidden:
             text = f"{observer.forbidden} is not allowed through this guard"
             self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
@@ -178,6 +181,8 @@ class Session:
             server.write(data)
         if events:
             guard.emit(self, events)
+        if observer.principal != self.principal:
+            self._follow()
         if observer.desynced:
             self._desynced()
         guard.added.observe(time.perf_counter() - began)
@@ -191,7 +196,7 @@ class Session:
             self.in_step.from_server(data)
             return
         now = now_ms()
-        if self.ending is not None or listener.mode == "enforce":
+        if self.ending is not None or listener.mode == "enforce" or observer.refusals:
             self._count_then_forward(data, now)
         else:
             self.client.write(data if observer.authenticated else self.front.login_reply(data))
@@ -210,11 +215,19 @@ class Session:
         guard.added.observe(time.perf_counter() - began)
 
     def _count_then_forward(self, data: bytes, now: int) -> None:
-        guard, observer = self.guard, cast("Observer", self.observer)
+        observer = cast("Observer", self.observer)
         if not observer.authenticated:
             data = self.front.login_reply(data)
         if self.held:
             data, self.held = self.held + data, b""
+        while data and not self.closed:
+            data = self._count_part(data, now)
+            if observer.principal != self.principal and not self.closed:
+                self._follow()
+
+    def _count_part(self, data: bytes, now: int) -> bytes:
+        """What one principal is charged for; returns the bytes behind it."""
+        guard, observer = self.guard, cast("Observer", self.observer)
         budget = self.budget
         if self.ending is not None:
             rows_left: int | None = 0
@@ -224,20 +237,25 @@ class Session:
             patients_left = budget.patients_left(self.principal, now) if budget else None
         known = budget.known_patients(self.principal, now) if budget and patients_left is not None else None
         result = observer.server_data(
-            data, now, allowed_rows=rows_left, allowed_patients=patients_left, known_patients=known
+            data, now, allowed_rows=rows_left, allowed_patients=patients_left, known_patients=known, follow=True
         )
         if budget is not None:
             budget.charge(self.principal, result.rows, result.new_patients, result.estimated, now)
         self._account(result.rows, now)
-        cut_at = result.cut_at
+        cut_at, rest = result.cut_at, b""
         if result.hold_at is not None:
             self.held = data[result.hold_at :]
             data = data[: result.hold_at]
-        self.client.write(data if cut_at is None else data[:cut_at] + result.tail)
+        elif result.stop_at is not None:
+            rest = data[result.stop_at :]
+            data = data[: result.stop_at]
+        elif cut_at is not None:
+            data = data[:cut_at] + result.tail
+        for start, end, instead in reversed(result.patches):
+            data = data[:start] + instead + data[end:]
+        self.client.write(data)
         if result.events:
             guard.emit(self, result.events)
-        if observer.principal != self.principal:
-            self._follow()
         if self.ending is not None:
             if cut_at is not None or observer.at_boundary:
                 self._finish_ending()
@@ -249,6 +267,7 @@ class Session:
                 return
             self.cancel_backend()
             self.refuse(Refusal.CUT, text, f"local budget: {unit}")
+        return rest
 
     def _stay(self, message: str, detail: str, rest: bytes) -> bool:
         """End the statement with an error and keep the session; False where its engine cannot."""
@@ -278,19 +297,28 @@ class Session:
         if rate and self.server is not None:
             self.server.pace(rows / rate)
 
+    # -- verdicts ---------------------------------------------------------------------------------------------------
+
     def _follow(self) -> None:
-        """The session is somebody else's from here on: another account's verdict and budget apply."""
-        observer = cast("Observer", self.observer)
-        self.guard.gone(self)
-        self.principal = observer.principal
-        self.guard.opened(self)
-        self.budget = self.guard.budget_of(self.principal)
+        """Another principal is charged now: its limits and its verdict hold."""
+        guard, observer = self.guard, cast("Observer", self.observer)
+        guard.moved(self, observer.principal)
+        self.budget = guard.budget_of(self.principal)
         self.session_limit = self.throttle_rows_per_s = 0
-        verdict = self.guard.verdict_for(self.principal)
-        if verdict is not None:
+        verdict = guard.verdict_for(self.principal)
+        if verdict is not None and not observer.refusals:
             self.apply(verdict)
 
-    # -- verdicts ---------------------------------------------------------------------------------------------------
+    def _judge(self, principals: Collection[str], text: bytes) -> str:
+        """Why a statement that would be charged to these may not pass; empty: it may (observe/screening.py)."""
+        for principal in principals:
+            verdict = self.guard.verdict_for(principal)
+            if verdict is not None and verdict.scope == "principal" and severity(verdict.level) >= severity("cut"):
+                event = self._event("refused", f"statement refused: verdict {verdict.level}")
+                self.guard.emit(self, [replace(event, principal=principal)])
+                self.guard.counters.refused += 1
+                return f"ExfilGuard: {refusal(verdict)}"
+        return ""
 
     def apply(self, verdict: Verdict) -> None:
         """A verdict on this session's principal came into force (or was lifted)."""
@@ -305,8 +333,14 @@ class Session:
                 self.session_limit = max(1, verdict.session_rows)
                 if self.rows_total >= self.session_limit:
                     self.end(verdict)
-            else:
+            elif self._must_end():
                 self.end(verdict)
+
+    def _must_end(self) -> bool:
+        """True when a cut or lock of the principal ends the connection. Where the principal is only a statement's or a setting's,
+        an idle connection is left to the next one: the locked one's statements are refused by themselves."""
+        observer = self.observer
+        return observer is None or observer.awaiting_reply or observer.evidence in _OF_THE_CONNECTION
 
     def _end_for_session_share(self) -> None:
         verdict = self.guard.verdict_for(self.principal)

@@ -30,7 +30,7 @@ from ..errors import CodecError, ConfigError, SpoolFull
 from ..events.codec import decode_verdict, encode_event
 from ..events.query import QueryEvent
 from ..events.topics import principal_hash
-from ..events.verdict import Verdict
+from ..events.verdict import Verdict, severity
 from ..observe.contexts import Contexts
 from ..observe.identity import Rules
 from ..observe.mysql.patients import OriginColumns
@@ -99,6 +99,8 @@ class Guard:
         self._exempt = tuple(listener.budget_exempt)
         self.sessions: dict[str, set[Session]] = defaultdict(set)
         self.sessions_open = 0
+        self.screens = False
+        """Requests are looked at before they are sent."""
         self.unreported: set[Session] = set()
         """Sessions with rows that no event has told yet: a result that stalls is still reported in time."""
         self.tls = _server_context(listener) if listener.tls == "terminate" else None
@@ -123,6 +125,16 @@ class Guard:
     def opened(self, session: Session) -> None:
         self.sessions[session.principal].add(session)
         self.sessions_open += 1
+
+    def moved(self, session: Session, principal: str) -> None:
+        """Another principal is charged for this session now."""
+        held = self.sessions.get(session.principal)
+        if held is not None:
+            held.discard(session)
+            if not held:
+                del self.sessions[session.principal]
+        session.principal = principal
+        self.sessions[principal].add(session)
 
     def gone(self, session: Session) -> None:
         held = self.sessions.get(session.principal)
@@ -330,8 +342,19 @@ class Worker:
         if verdict.tenant != self.config.tenant or (known is not None and known.revision >= verdict.revision):
             return
         self.verdicts[verdict.key] = verdict
+        self._set_screens()
         for guard in self.guards.values():
             guard.apply(verdict)
+
+    def _set_screens(self) -> None:
+        """While an account is cut or locked, every request is looked at before it is sent."""
+        now = now_ms()
+        blocked = any(
+            v.scope == "principal" and severity(v.level) >= severity("cut") and v.in_force(now)
+            for v in self.verdicts.values()
+        )
+        for guard in self.guards.values():
+            guard.screens = blocked
 
     def _set_columns(self, message: object) -> None:
         if not isinstance(message, dict):
@@ -347,6 +370,7 @@ class Worker:
         """What stood before this process started."""
         for verdict in VerdictTable(self.data_dir / "verdicts.json").verdicts():
             self.verdicts[verdict.key] = verdict
+        self._set_screens()
         try:
             for message in orjson.loads((self.data_dir / "columns.json").read_bytes()):
                 self._set_columns(message)
@@ -403,6 +427,7 @@ class Worker:
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), STALLED_S)
+            self._set_screens()  # a verdict may have run out
             for guard in self.guards.values():
                 guard.report_stalled()
         await self._drain()

@@ -92,9 +92,9 @@ BEGIN = ask("BEGIN", done("BEGIN"), IN_TX)
 COMMIT = ask("COMMIT", done("COMMIT"))
 ROLLBACK = ask("ROLLBACK", done("ROLLBACK"))
 SELECT, SELECT_IN_TX = ask("SELECT 1"), ask("SELECT 1", status=IN_TX)
-LOCAL = setting("SET LOCAL exfilguard.user = 'alice'", IN_TX)
-STICKY = setting("SET exfilguard.user TO 'alice'")
-STICKY_IN_TX = setting("SET exfilguard.user TO 'alice'", IN_TX)
+LOCAL = setting("SET LOCAL exfilguard.end_user = 'alice'", IN_TX)
+STICKY = setting("SET exfilguard.end_user TO 'alice'")
+STICKY_IN_TX = setting("SET exfilguard.end_user TO 'alice'", IN_TX)
 ERROR = [(">", b.query("SELECT boom")), ("<", b.error() + FAILED_TX)]
 
 TRANSCRIPTS: dict[str, tuple[list[Step], list[tuple[str, str, int]]]] = {
@@ -107,46 +107,46 @@ TRANSCRIPTS: dict[str, tuple[list[Step], list[tuple[str, str, int]]]] = {
     "COMMIT of a failed transaction undoes": (
         [*BEGIN, *STICKY_IN_TX, *ERROR, *ask("COMMIT", done("ROLLBACK")), *SELECT], [None, None, None, None, APP]),
     "a savepoint keeps what was before it": (
-        [*STICKY, *BEGIN, *ask("SAVEPOINT a", done("SAVEPOINT"), IN_TX), *setting("SET exfilguard.user='bob'", IN_TX), *SELECT_IN_TX,
+        [*STICKY, *BEGIN, *ask("SAVEPOINT a", done("SAVEPOINT"), IN_TX), *setting("SET exfilguard.end_user='bob'", IN_TX), *SELECT_IN_TX,
             *ask("ROLLBACK TO a", done("ROLLBACK"), IN_TX), *SELECT_IN_TX, *COMMIT, *SELECT],
         [None, None, None, None, BOB, None, ALICE, None, ALICE]),
     "an error behind a savepoint is undone to it": (
-        [*BEGIN, *STICKY_IN_TX, *ask("SAVEPOINT a", done("SAVEPOINT"), IN_TX), *setting("SET exfilguard.user='bob'", IN_TX), *ERROR,
+        [*BEGIN, *STICKY_IN_TX, *ask("SAVEPOINT a", done("SAVEPOINT"), IN_TX), *setting("SET exfilguard.end_user='bob'", IN_TX), *ERROR,
             *ask("ROLLBACK TO SAVEPOINT a", done("ROLLBACK"), IN_TX), *SELECT_IN_TX, *COMMIT, *SELECT],
         [None, None, None, None, None, None, ALICE, None, ALICE]),
     "a released savepoint is part of the transaction": (
         [*BEGIN, *ask("SAVEPOINT a", done("SAVEPOINT"), IN_TX), *STICKY_IN_TX, *ask("RELEASE a", done("RELEASE"), IN_TX), *SELECT_IN_TX,
             *ROLLBACK, *SELECT],
         [None, None, None, None, ALICE, None, APP]),
-    "RESET": ([*STICKY, *SELECT, *ask("RESET exfilguard.user", done("RESET")), *SELECT], [None, ALICE, None, APP]),
-    "SET TO DEFAULT": ([*STICKY, *setting("SET exfilguard.user TO DEFAULT"), *SELECT], [None, None, APP]),
+    "RESET": ([*STICKY, *SELECT, *ask("RESET exfilguard.end_user", done("RESET")), *SELECT], [None, ALICE, None, APP]),
+    "SET TO DEFAULT": ([*STICKY, *setting("SET exfilguard.end_user TO DEFAULT"), *SELECT], [None, None, APP]),
     "RESET ALL": ([*STICKY, *ask("reset all", done("RESET")), *SELECT], [None, None, APP]),
     "DISCARD ALL": ([*STICKY, *ask("DISCARD ALL", done("DISCARD ALL")), *SELECT], [None, None, APP]),
-    "another SET": ([*STICKY, *setting("set session exfilguard.user = bob"), *SELECT], [None, None, BOB]),
+    "another SET": ([*STICKY, *setting("set session exfilguard.end_user = bob"), *SELECT], [None, None, BOB]),
     "a SET that fails changes nothing": (
-        [*STICKY, (">", b.query("SET exfilguard.user = 'bob'")), ("<", b.error() + OK), *SELECT], [None, None, ALICE]),
-    "set_config": ([*ask("SELECT set_config('exfilguard.user', 'alice', false)"), *SELECT], [APP, ALICE]),
+        [*STICKY, (">", b.query("SET exfilguard.end_user = 'bob'")), ("<", b.error() + OK), *SELECT], [None, None, ALICE]),
+    "set_config": ([*ask("SELECT set_config('exfilguard.end_user', 'alice', false)"), *SELECT], [APP, ALICE]),
     "set_config, local, outside of a transaction": (
-        [*ask("SELECT set_config('exfilguard.user', 'alice', true)"), *SELECT], [APP, APP]),
+        [*ask("SELECT set_config('exfilguard.end_user', 'alice', true)"), *SELECT], [APP, APP]),
     "set_config of another setting": ([*STICKY, *ask("SELECT set_config('work_mem', '1MB', false)"), *SELECT], [None, ALICE, ALICE]),
     "set_config of what is computed is nobody's": (
-        [*STICKY, *ask("SELECT set_config('exfilguard.user', name, false) FROM staff"), *SELECT], [None, ALICE, APP]),
+        [*STICKY, *ask("SELECT set_config('exfilguard.end_user', name, false) FROM staff"), *SELECT], [None, ALICE, APP]),
     "a DO block that names the setting is nobody's": (
-        [*STICKY, *ask("DO $$ BEGIN PERFORM set_config('exfilguard.user', 'x', false); END $$", done("DO")), *SELECT],
+        [*STICKY, *ask("DO $$ BEGIN PERFORM set_config('exfilguard.end_user', 'x', false); END $$", done("DO")), *SELECT],
         [None, None, APP]),
     "PREPARE of a set_config: the session's settings are believed no more": (
-        [*ask("PREPARE p AS SELECT set_config('exfilguard.user', $1, false)", done("PREPARE")), *STICKY, *SELECT], [None, None, APP]),
+        [*ask("PREPARE p AS SELECT set_config('exfilguard.end_user', $1, false)", done("PREPARE")), *STICKY, *SELECT], [None, None, APP]),
     "several statements in one Query": (
-        [(">", b.query("SET exfilguard.user = 'alice'; SELECT 1; RESET exfilguard.user; SELECT 1")),
+        [(">", b.query("SET exfilguard.end_user = 'alice'; SELECT 1; RESET exfilguard.end_user; SELECT 1")),
             ("<", done("SET") + ROWS + done("RESET") + ROWS + OK), *SELECT],
         [None, ALICE, None, APP, APP]),
     "an error in one Query undoes its SET": (
-        [(">", b.query("SET exfilguard.user = 'alice'; SELECT 1; SELECT boom")), ("<", done("SET") + ROWS + b.error() + OK), *SELECT],
+        [(">", b.query("SET exfilguard.end_user = 'alice'; SELECT 1; SELECT boom")), ("<", done("SET") + ROWS + b.error() + OK), *SELECT],
         [None, ALICE, None, APP]),
-    "in a literal it is only text": ([*ask("SELECT 'x; SET exfilguard.user = ''bob'' '"), *SELECT], [APP, APP]),
-    "behind comments": ([*setting("/* hi */ -- there\n SET /* x */ exfilguard.user = 'alice'"), *SELECT], [None, ALICE]),
-    "a name with control characters is none": ([*setting("SET exfilguard.user = E'a\\nb'"), *SELECT], [None, APP]),
-    "an empty name is none": ([*STICKY, *setting("SET exfilguard.user = ''"), *SELECT], [None, None, APP]),
+    "in a literal it is only text": ([*ask("SELECT 'x; SET exfilguard.end_user = ''bob'' '"), *SELECT], [APP, APP]),
+    "behind comments": ([*setting("/* hi */ -- there\n SET /* x */ exfilguard.end_user = 'alice'"), *SELECT], [None, ALICE]),
+    "a name with control characters is none": ([*setting("SET exfilguard.end_user = E'a\\nb'"), *SELECT], [None, APP]),
+    "an empty name is none": ([*STICKY, *setting("SET exfilguard.end_user = ''"), *SELECT], [None, None, APP]),
     "a comment at the end": (
         [*ask(f"SELECT 1 {signed('dr.martin')}"), *SELECT], [("dr.martin", "signed_context", 2), APP]),
     "a comment, then a semicolon": ([*ask(f"SELECT 1 {signed('dr.martin')} ; ")], [("dr.martin", "signed_context", 2)]),
@@ -178,7 +178,7 @@ def test_unsigned_words_of_an_untrusted_client_count_for_nothing() -> None:
     for steps in (
         STICKY,
         ask("SELECT 1 /*enduser_id='bob'*/"),
-        ask("SELECT set_config('exfilguard.user','bob',false)"),
+        ask("SELECT set_config('exfilguard.end_user','bob',false)"),
     ):
         events = play(
             [*steps, *SELECT],
@@ -222,8 +222,10 @@ def test_roles_that_stand_for_persons() -> None:
 
 def test_a_pipeline_changes_at_its_statement() -> None:
     """Everything is sent before anything is answered; an error in the middle takes back what came before it in its batch."""
-    one = b.parse("", "SET exfilguard.user='alice'") + b.bind("", "") + b.execute("") + b.SYNC
-    local = b.parse("", "SELECT set_config('exfilguard.user', $1, $2)") + b.bind("", "", (b"bob", b"f")) + b.execute("")
+    one = b.parse("", "SET exfilguard.end_user='alice'") + b.bind("", "") + b.execute("") + b.SYNC
+    local = (
+        b.parse("", "SELECT set_config('exfilguard.end_user', $1, $2)") + b.bind("", "", (b"bob", b"f")) + b.execute("")
+    )
     read = b.parse("", "SELECT 1") + b.bind("", "") + b.execute("")
     wrong = b.parse("", "SELECT boom") + b.bind("", "") + b.execute("")
     ok = b.PARSED + b.BOUND

@@ -36,11 +36,14 @@ from ...wire.mysql.frontend import FrontendReader
 from ...wire.mysql.messages import Column
 from ...wire.mysql.startup import Login, change_user
 from ..contexts import Contexts
+from ..effects import returns_nothing
 from ..estimate import PATIENT_BYTES, patients_in
 from ..identity import APPLICATION, Identity, Rules, Script
+from ..screening import Judge
 from ..session import QUERY_CANCELED, Result
 from ..tally import Setting, Tally
 from .patients import OriginColumns, canonical
+from .screening import Screener
 from .statement import normalise
 
 MAX_PENDING = 100_000
@@ -117,6 +120,10 @@ class MysqlObserver(Tally):
         """As agreed at login."""
         self._columns = columns
         self._identity = identity or Identity(Rules(engine="mysql"), Contexts({}), session_id, source)
+        self._screener = Screener(self)
+        self.stop = False
+        self._follow = False  # stop where another principal's answers begin
+        self.refusals = 0
         self._charged = False  # the principal is that of a statement's own evidence
         self._allow_replication = allow_replication
         self._backslashes = True
@@ -210,10 +217,58 @@ class MysqlObserver(Tally):
 
     def _read_client(self, data: bytes) -> None:
         try:
-            for command, body, whole in self._frontend.feed(data):
-                self._command(command, body, whole)
+            self.commands(data)
         except ProtocolError as error:
             self._desync(str(error))
+
+    def commands(self, data: bytes) -> None:
+        """Bytes that are sent to the server as they are. Raises ProtocolError."""
+        for command, body, whole in self._frontend.feed(data):
+            self._command(command, body, whole)
+
+    @property
+    def client_at_boundary(self) -> bool:
+        """True when the client's bytes so far are whole packets."""
+        return self._frontend.at_boundary and not self._frontend.infile
+
+    @property
+    def holding(self) -> bool:
+        """True while the beginning of a command is held back: the next bytes go to `screen`."""
+        return bool(self._screener.held)
+
+    def screen(self, data: bytes, now_ms: int, judge: Judge) -> tuple[bytes, list[QueryEvent]]:
+        """Like `client_data`, while somebody must be refused: returns what to send to the server instead of `data`."""
+        if self._inflate_client is not None or self._lost:
+            return data, self.client_data(data, now_ms)
+        self.events = []
+        self.now = now_ms
+        data = self._screener.release() + data
+        try:
+            data = self._screener.data(data, judge)
+        except ProtocolError as error:
+            self._desync(str(error))
+        return data, self.events
+
+    def judge(self, kind: int, body: bytes, judge: Judge) -> str:
+        """Why this command must be refused; empty when it may pass."""
+        if not self._pending:
+            self._identity.settled()
+        if kind == messages.COM_STMT_EXECUTE:
+            number = int.from_bytes(body[:4], "little")
+            statement = self._last_prepared if number == messages.LAST_PREPARED else self._statements.get(number)
+        elif kind == messages.COM_QUERY:
+            attributes = bool(self.capabilities & messages.CLIENT_QUERY_ATTRIBUTES)
+            statement = self._read(messages.query_text(body, attributes), True)
+        else:
+            statement = self._read(body, True)
+        if statement is None:
+            return ""
+        script = statement.script
+        harmless = (script is not None and script.harmless) or returns_nothing(statement.sql)
+        if kind == messages.COM_STMT_PREPARE and (harmless or script is None or not script.principal):
+            return "" if harmless else judge((), statement.sql)  # whom it is charged to is known when it is executed
+        names = self._identity.expected(script)
+        return "" if harmless else judge(names, statement.sql)
 
     def server_data(
         self,
@@ -222,19 +277,25 @@ class MysqlObserver(Tally):
         allowed_rows: int | None = None,
         allowed_patients: int | None = None,
         known_patients: Container[str] | None = None,
+        *,
+        follow: bool = False,
     ) -> Result:
-        """Bytes from the server. With an allowance, reading stops where it is spent (see Result)."""
+        """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where somebody else's answers
+        begin (see Result)."""
         self.begin_portion(now_ms, allowed_patients, known_patients)
         if self._lost:
             # Nothing can be told apart: charged by its length, too many rather than too few.
             self.count(len(data) // PATIENT_BYTES, len(data))
             self.tick(now_ms, self.events)
             return Result(self.events, self.portion_rows, cut_at=0 if allowed_rows == 0 else None)
-        cut_at = hold_at = None
+        cut_at = hold_at = stop_at = None
         tail = b""
+        self.stop = False
         if self._inflate_server is None:
+            self._follow = follow
             scan = self._backend.feed(data, allowed_rows, hold=allowed_patients is not None)
-            cut_at, hold_at = scan.cut_at, scan.hold_at
+            self._follow = False
+            cut_at, hold_at, stop_at = scan.cut_at, scan.hold_at, scan.stop_at
         else:
             try:
                 cut_at, hold_at, tail = self._inflated(self._inflate_server, data, allowed_rows)
@@ -242,7 +303,7 @@ class MysqlObserver(Tally):
                 self._lose(str(error))
         self.tick(now_ms, self.events)
         patients = tuple(self.portion_patients)
-        return Result(self.events, self.portion_rows, patients, self.portion_estimated, cut_at, hold_at, tail)
+        return Result(self.events, self.portion_rows, patients, self.portion_estimated, cut_at, hold_at, tail, stop_at)
 
     def _inflated(self, inflate: Inflater, data: bytes, allowed: int | None) -> tuple[int | None, int | None, bytes]:
         """A compressed session's bytes: (cut_at, hold_at, tail) of Result. An allowance is only ever that of a session that
@@ -372,6 +433,8 @@ class MysqlObserver(Tally):
         identity = self._identity
         identity.charge(script)
         self._charged = script is not None
+        if self._follow and identity.principal != self.principal:
+            self.stop = True
         self.principal, self.evidence = identity.principal, identity.evidence
 
     def _tell_finding(self, statement: _Statement) -> None:

@@ -31,6 +31,8 @@ class Sink(Protocol):
     """With `wants_rows`: the one column that is looked at, so that `column` may be called instead of `row`; -1 otherwise."""
     sizes: bytes
     """Of a binary result's columns (see _scan.binary_values); empty for a text result."""
+    stop: bool
+    """Set by `message`: what follows is another principal's and is not read in this call."""
 
     def rows(self, count: int, size: int) -> None:
         """`count` rows of `size` bytes went by; 0 rows for a further packet of a long one."""
@@ -53,6 +55,8 @@ class Scan:
     """The row that starts here exceeds the allowance."""
     hold_at: int | None = None
     """The packet that starts here is not complete: show these bytes again, with more behind them."""
+    stop_at: int | None = None
+    """The sink stopped before these bytes: show them again."""
 
 
 class BackendReader:
@@ -83,6 +87,8 @@ class BackendReader:
         limited = hold or allowed is not None
         left = UNLIMITED if allowed is None else allowed
         while pos < end:
+            if sink.stop:
+                return Scan(stop_at=pos)
             if self._skip:
                 taken = min(self._skip, end - pos)
                 self._skip -= taken

@@ -4,6 +4,7 @@ cimport cython
 cdef class Sink:
     cdef public bint wants_rows
     cdef public Py_ssize_t wants_column
+    cdef public bint stop, holds_errors
 
     cpdef rows(self, int kind, long long count, long long size)
     cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
@@ -14,6 +15,7 @@ cdef class Sink:
 cdef class Scan:
     cdef public object cut_at
     cdef public object hold_at
+    cdef public object stop_at
 
 
 @cython.locals(length=cython.longlong)
@@ -24,6 +26,7 @@ cdef class BackendReader:
     cdef public Sink sink
     cdef public bytearray _carry
     cdef public bint _counted
+    cdef public Py_ssize_t message_at, message_end
     cdef public long long _skip
 
     @cython.locals(pos=Py_ssize_t, end=Py_ssize_t, left=Py_ssize_t, length=cython.longlong, kind=int, count=Py_ssize_t, size=Py_ssize_t,

@@ -16,7 +16,7 @@ from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
 
 MAX_KEPT_BYTES = 256 << 10
 
-_DATA_ROW, _COPY_DATA = b"Dd"
+_DATA_ROW, _COPY_DATA, _ERROR = b"DdE"
 
 
 class Sink:
@@ -30,6 +30,11 @@ class Sink:
     def rows(self, kind: int, count: int, size: int) -> None:
         """`count` rows of `size` bytes went by; size arrives with the header, so once with count 0 for a split header."""
         raise NotImplementedError
+
+    stop: bool
+    """Set by `message`: what follows is another principal's and is not read in this call."""
+    holds_errors: bool
+    """True while an ErrorResponse must be shown whole, since it will be replaced."""
 
     def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
         """The body of one row, before `rows` counts it. False: do not let it pass."""
@@ -51,13 +56,15 @@ class Sink:
 class Scan:
     """Where the forwarding of the scanned bytes must stop. None: nowhere."""
 
-    __slots__ = ("cut_at", "hold_at")
+    __slots__ = ("cut_at", "hold_at", "stop_at")
 
-    def __init__(self, cut_at: int | None = None, hold_at: int | None = None) -> None:
+    def __init__(self, cut_at: int | None = None, hold_at: int | None = None, stop_at: int | None = None) -> None:
         self.cut_at = cut_at
         """The row that starts here exceeds the allowance."""
         self.hold_at = hold_at
         """The row that starts here is not complete: show these bytes again, with more behind them."""
+        self.stop_at = stop_at
+        """The sink stopped before these bytes: show them again."""
 
 
 NOWHERE = Scan()
@@ -74,13 +81,16 @@ def length_at(data: bytes, at: int) -> int:
 class BackendReader:
     """Push parser: `feed` any portion of the stream."""
 
-    __slots__ = ("_carry", "_counted", "_skip", "sink")
+    __slots__ = ("_carry", "_counted", "_skip", "message_at", "message_end", "sink")
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self._carry = bytearray()  # a message whose beginning is here
         self._counted = False  # the row in _carry was counted at its type byte
         self._skip = 0  # bytes of a body that nobody wants
+        self.message_at = -1
+        """Where the message that is being shown starts in the bytes being fed; -1: before them."""
+        self.message_end = -1
 
     @property
     def at_boundary(self) -> bool:
@@ -101,6 +111,8 @@ class BackendReader:
                 continue
             if self._carry:
                 pos = self._continue(data, pos, end)
+                if sink.stop:
+                    return Scan(stop_at=pos)
                 continue
             kind = data[pos]
             if kind in (_DATA_ROW, _COPY_DATA):
@@ -152,11 +164,18 @@ class BackendReader:
                 length = length_at(data, pos + 1)
                 _check(kind, length)
                 if pos + 1 + length <= end:
+                    self.message_at, self.message_end = pos, pos + 1 + length
                     sink.message(kind, data[pos + 5 : pos + 1 + length])
                     pos += 1 + length
+                    if sink.stop:
+                        return Scan(stop_at=pos)
                     continue
+                if kind == _ERROR and sink.holds_errors and length <= MAX_KEPT_BYTES:
+                    return Scan(hold_at=pos)
             elif kind not in BACKEND_TYPES:
                 raise ProtocolError("unknown backend message type")
+            elif kind == _ERROR and sink.holds_errors:
+                return Scan(hold_at=pos)
             pos = self._continue(data, pos, end)
         return NOWHERE
 
@@ -188,6 +207,7 @@ class BackendReader:
             if kind in (_DATA_ROW, _COPY_DATA):
                 self.sink.row(body, 0, len(body), kept == 1 + length)
             else:
+                self.message_at = -1
                 self.sink.message(kind, body)
         return pos
 

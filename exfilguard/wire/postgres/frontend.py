@@ -26,6 +26,11 @@ class FrontendReader:
         self._carry = bytearray()
         self._skip = 0
 
+    @property
+    def at_boundary(self) -> bool:
+        """True when all bytes fed so far are whole messages."""
+        return not self._skip and not self._carry
+
     def feed(self, data: bytes) -> None:
         """The sink's `request` is told of each message that `data` completes. Raises ProtocolError."""
         sink = self.sink

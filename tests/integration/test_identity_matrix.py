@@ -7,6 +7,7 @@ say who was charged for it. The bar: nobody is ever charged for what another did
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ import pytest
 
 from exfilguard.config.schema import Config, IdentityConfig, KafkaConfig
 from exfilguard.context import sign
-from exfilguard.events.codec import check_event
+from exfilguard.events.codec import check_event, encode_verdict
+from exfilguard.events.verdict import Verdict
+from exfilguard.runtime.stats import short_path
 from exfilguard.sidecar.spool import SpoolReader
 
 from .conftest import Hospital, enterable_directory
@@ -59,6 +62,25 @@ class Site:
         while part := reader.read(10_000, 1 << 24):
             out += [check_event(orjson.loads(r.payload)) for r in part]
         return out
+
+    def verdict(self, principal: str, level: Any, revision: int) -> None:
+        """As the shipper tells it."""
+        standing = Verdict(
+            tenant="clinic",
+            principal=principal,
+            level=level,
+            revision=revision,
+            issued_ms=1,
+            reason="r",
+            issuer="operator:x",
+        )
+        with (
+            socket.socket(socket.AF_UNIX) as control,
+            short_path(self.stack.data_dir / "run" / "relay-0.sock") as address,
+        ):
+            control.connect(address)
+            control.sendall(b'{"verdict":' + encode_verdict(standing) + b"}\n")
+        time.sleep(0.1)
 
     def marker(self, who: str) -> str:
         name = f"m{next(_markers)}"
@@ -197,8 +219,8 @@ def play(actor: Actor, failure: str) -> None:
             run("RESET ROLE")
         else:
             run("RESET exfilguard.end_user" if actor.mechanism == "set_local" else 'RESET exfilguard."user"')
-        if transactional:
-            actor.claimed = False
+        if transactional or (failure == "discard" and actor.mode == "session"):
+            actor.claimed = False  # the application's name was the pooler's setting; DISCARD ALL took it
     elif failure == "cancel":
         timer = threading.Timer(0.1, actor.connection.cancel)
         timer.start()
@@ -248,3 +270,68 @@ def test_nobody_is_charged_for_what_another_did(site: Site) -> None:
     details = {e["detail"] for e in site.events() if e["kind"] == "finding"}
     assert details == {"identity_forged", "identity_expired", "identity_replayed"}
     assert {e["principal"] for e in site.events() if e["kind"] == "finding"} == {LOGIN}
+
+
+def refused(run: Any, *arguments: Any, **options: Any) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="ExfilGuard: account is locked"):
+        run(*arguments, **options)
+
+
+def tagged(who: str) -> str:
+    return f"SELECT id FROM patient WHERE id < 4 {sign(who, '', KEY.encode(), key_id='now')}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_locked_users_statements_fail_and_the_connection_goes_on(site: Site, mode: str) -> None:
+    """Simple and extended protocol, in and out of transactions, in pipelines; another user goes on with the same connection."""
+    site.verdict(ALICE, "lock", revision=int(mode == "session") * 10 + int(mode == "transaction") * 20 + 1)
+    try:
+        with site.connect(mode) as connection:
+            pid = connection.info.backend_pid
+            for extended in ({}, {"prepare": True}, {"binary": True}):
+                refused(connection.execute, tagged(ALICE), **extended)
+                assert len(connection.execute(tagged(BOB), **extended).fetchall()) == 3
+            connection.execute("CREATE TEMP TABLE mine (a int)")
+            connection.execute("BEGIN")
+            connection.execute("INSERT INTO mine VALUES (1)")
+            refused(connection.execute, tagged(ALICE))
+            with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+                connection.execute(tagged(BOB))
+            connection.execute("ROLLBACK")
+            assert connection.execute("SELECT count(*) FROM mine").fetchone() == (0,)
+            # Nothing of a pipeline's part before Sync is kept, as after any other error; what follows the Sync goes on.
+            with connection.pipeline() as pipeline:
+                connection.execute("INSERT INTO mine VALUES (2)")
+                last = connection.execute("SELECT 1 AS fine")
+                pipeline.sync()
+                assert last.fetchone() == (1,)
+                connection.execute("INSERT INTO mine VALUES (3)")
+                wrong = connection.execute(tagged(ALICE))
+                connection.execute("INSERT INTO mine VALUES (4)")
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match="ExfilGuard"):
+                    pipeline.sync()
+                    wrong.fetchall()
+            assert [r[0] for r in connection.execute("SELECT a FROM mine")] == [2]
+            # As session settings say it: refused until somebody else is named.
+            connection.execute("BEGIN")
+            connection.execute(f"SET LOCAL exfilguard.end_user = '{ALICE}'")
+            refused(connection.execute, "SELECT id FROM patient WHERE id < 4")
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN")
+            connection.execute("SELECT set_config('exfilguard.end_user', %s, true)", (BOB,))
+            assert len(connection.execute("SELECT id FROM patient WHERE id < 4").fetchall()) == 3
+            connection.execute("COMMIT")
+            with pytest.raises(psycopg.Error), connection.pipeline():
+                connection.execute("BEGIN")
+                connection.execute("SELECT set_config('exfilguard.end_user', %s, true)", (ALICE,))
+                connection.execute("SELECT id FROM patient WHERE id < %s", (4,))
+            connection.execute("ROLLBACK")
+            assert connection.info.backend_pid == pid
+            connection.execute("DROP TABLE mine")
+    finally:
+        site.verdict(ALICE, "none", revision=int(mode == "session") * 10 + int(mode == "transaction") * 20 + 2)
+    with site.connect(mode) as connection:
+        assert len(connection.execute(tagged(ALICE)).fetchall()) == 3
+    events = [e for e in site.events() if e["kind"] == "refused"]
+    assert {e["principal"] for e in events} == {ALICE}
+    assert not [e for e in site.events() if e["kind"] == "desynced"]

@@ -1,13 +1,19 @@
-"""An account against its own past: unusual hours and days, and the sequential test for what is slow.
+"""An account against its own past: unusual hours and days, and the sequential tests for what is slow.
 
 Robust location and scale: median and 1.4826 MAD (Rousseeuw & Croux, "Alternatives to the median absolute deviation", JASA 88,
-1993). Days of work are skewed (an on-call day is not a clinic day), so the scale is never less than what the upper decile
-says, nor less than a Poisson count's.
+1993), never less than a Poisson count's. Days of work are skewed (an on-call day is not a clinic day): what a single day may be is
+measured with a wider scale, which the upper decile gives.
 
-Sequential test: the one-sided CUSUM of Page ("Continuous inspection schemes", Biometrika 41, 1954) on the distinct patients of
-each day, S = max(0, S + x - (median + slack * scale)). It is the quickest test for a known shift at a given rate of false alarms
-(Lorden 1971; Moustakides 1986), and its sum has a meaning that a person can check: patients beyond the habit. The baseline takes
-only winsorised days, so that a thief cannot raise it quickly. An account without a habit is measured by its class's typical day.
+Two one-sided CUSUMs (Page, "Continuous inspection schemes", Biometrika 41, 1954; the quickest tests for a shift at a given rate of
+false alarms: Lorden 1971, Moustakides 1986) run over the days of work, and both must speak:
+- `surplus`, S = max(0, S + x - reference): patients beyond the habit, a number that a person can check. The reference is the larger
+  of median and mean, plus slack, so that an account's rare heavy days are part of its habit.
+- `persistence`, the same of (x - median - scale) / scale cut to [-1, 1], as robust charts cut their scores (Huber's psi): how many
+  days in a row it went on. Two nights on call make a surplus; a slow extraction makes one every day.
+A surplus of SURE times its step needs no persistence.
+
+The baseline takes winsorised days only, so that a thief cannot raise it quickly. An account without a habit is measured by its class's
+typical day.
 """
 
 from __future__ import annotations
@@ -25,19 +31,26 @@ UPPER = 1.2816
 """The upper decile of a normal distribution, in deviations."""
 MIN_HOURS = 9
 """Fewer hours to compare with (three weeks): no hour is called unusual."""
-WINSOR = 3.0
-COLD_WINSOR = 2.0
+WINSOR, WINSOR_SPREADS = 3.0, 2.0
+"""A day is learnt as at most so many scales, or so many of the class's spreads, above the median."""
+SUSPECT, SUSPECT_SPREADS = 1.0, 0.5
+"""The same while the surplus is beyond its alert: the baseline neither follows a thief nor stays behind for ever."""
+PARDON_DAYS = 14
+"""After a person's pardon an account is learnt from as it is for so long: its work has changed, and somebody said so."""
+SURE = 3.0
+MOST_PERSISTENT = 15.0
 DRIFT_CAP = 1.25
 """The sum is kept below this multiple of the highest step, so that it comes down again when the cause has ended."""
 
 
-def robust(values: Sequence[float], floor: float = 3.0) -> tuple[float, float]:
-    """(median, scale) of a sample that is not empty."""
+def robust(values: Sequence[float], floor: float = 3.0) -> tuple[float, float, float]:
+    """(median, scale, wide scale) of a sample that is not empty."""
     ordered = sorted(values)
     middle = _median(ordered)
     mad = _median(sorted(abs(v - middle) for v in ordered))
     upper = ordered[min(len(ordered) - 1, int(0.9 * len(ordered)))]
-    return middle, max(NORMAL * mad, (upper - middle) / UPPER, 0.05 * middle, math.sqrt(middle), floor)
+    scale = max(NORMAL * mad, 0.05 * middle, math.sqrt(middle), floor)
+    return middle, scale, max(scale, (upper - middle) / UPPER)
 
 
 def _median(ordered: Sequence[float]) -> float:
@@ -51,12 +64,20 @@ class Usual:
 
     median: float
     scale: float
+    """Of most days."""
+    wide: float
+    """Of all days, the heavy ones too."""
+    mean: float
     days: int
     """Days of work that say so; 0: the class's typical day."""
 
     def reference(self, drift: Drift) -> float:
         """What a day may be before the sum grows."""
-        return self.median + self.scale * drift.slack / 100
+        return max(self.median, self.mean) + self.scale * drift.slack / 100
+
+    def step(self, patients: float) -> float:
+        """What a day adds to the persistence, -1 to 1."""
+        return max(-1.0, min(1.0, (patients - self.median - self.scale) / self.scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +88,7 @@ class Finding:
     day: int
     surplus: float
     since_hour: int
+    persistence: float = 0.0
     unusual_day: float = 0.0
     """The limit that the day exceeded; 0: it did not."""
     unusual_hour: float = 0.0
@@ -77,9 +99,11 @@ class Finding:
 def usual_day(profile: Profile, rules: Class, habit: Habit) -> Usual:
     """The cold-start rule: with fewer than `habit.days` days of work the class speaks."""
     if len(profile.days) < habit.days:
-        return Usual(float(rules.typical), float(rules.spread), 0)
-    median, scale = robust(profile.days)
-    return Usual(median, scale, len(profile.days))
+        typical, spread = float(rules.typical), float(rules.spread)
+        return Usual(typical, spread, spread, typical, 0)
+    like = profile.days_like(profile.day)
+    median, scale, wide = robust(like)
+    return Usual(median, scale, wide, sum(like) / len(like), len(like))
 
 
 def close_hour(
@@ -113,22 +137,25 @@ def close_hour(
         return Finding(usual, day_patients, 0.0, 0)
     if hour_patients:
         profile.day_patients = day_patients
-    surplus = profile.drift
+    surplus, persistence = profile.drift, profile.persistence
     if profile.day_patients:
         today = profile.day_patients * profile.share_of_today(hour)
         surplus = max(0.0, surplus, surplus + today - usual.reference(drift))
+        persistence += max(0.0, usual.step(today))
     since = profile.drift_hour or hour
     unusual_day = unusual_hour = hour_median = 0.0
     if usual.days:
-        limit = usual.median + habit.day_deviations * usual.scale
+        limit = usual.median + habit.day_deviations * usual.wide
         if day_patients > limit:
             unusual_day = limit
     if hour_patients > rules.hour_floor and len(before) >= MIN_HOURS:
-        hour_median, scale = robust(before)
-        limit = hour_median + habit.hour_deviations * scale
+        hour_median, _, wide = robust(before)
+        limit = hour_median + habit.hour_deviations * wide
         if hour_patients > limit:
             unusual_hour = limit
-    return Finding(usual, day_patients, surplus, since, unusual_day, unusual_hour, hour_patients, hour_median)
+    return Finding(
+        usual, day_patients, surplus, since, persistence, unusual_day, unusual_hour, hour_patients, hour_median
+    )
 
 
 def _close_day(profile: Profile, rules: Class, habit: Habit, drift: Drift) -> None:
@@ -138,8 +165,15 @@ def _close_day(profile: Profile, rules: Class, habit: Habit, drift: Drift) -> No
     patients = profile.day_patients
     total = max(0.0, profile.drift + patients - usual.reference(drift))
     _set_drift(profile, _capped(total, usual, rules, drift))
-    bound = usual.median + (WINSOR if usual.days else COLD_WINSOR) * usual.scale
-    profile.remember_day(min(patients, int(bound)))
+    profile.persistence = max(0.0, min(MOST_PERSISTENT, profile.persistence + usual.step(patients)))
+    if profile.pardon_ms and profile.day * 24 <= profile.pardon_ms // 3_600_000 + PARDON_DAYS * 24:
+        bound = math.inf
+    else:
+        steps = surplus_steps(rules, drift, usual, 100)
+        suspect = bool(steps) and total > steps[0][1] and profile.persistence >= drift.persistence
+        scales, spreads = (SUSPECT, SUSPECT_SPREADS) if suspect else (WINSOR, WINSOR_SPREADS)
+        bound = usual.median + max(scales * usual.scale, spreads * rules.spread)
+    profile.remember_day(int(min(patients, bound)))
 
 
 def _rest(profile: Profile, days: int, usual: Usual, drift: Drift) -> None:
@@ -161,10 +195,18 @@ def _set_drift(profile: Profile, total: float) -> None:
     profile.drift = total
 
 
+def step_reached(found: Finding, steps: list[tuple[Level, float]], drift: Drift) -> tuple[Level, float] | None:
+    """The highest (level, surplus) that is reached; a surplus without persistence counts from SURE times the step on."""
+    for level, limit in reversed(steps):
+        if found.surplus > limit and (found.persistence >= drift.persistence or found.surplus > SURE * limit):
+            return level, limit
+    return None
+
+
 def surplus_steps(rules: Class, drift: Drift, usual: Usual, percent: int) -> list[tuple[Level, float]]:
     """(level, surplus): a class's own number and the account's own spread must both be exceeded."""
     spread = dict(drift.deviations)
     return [
-        (level, max(value * percent / 100, spread.get(level, 0) * usual.scale * percent / 100))
+        (level, max(value * percent / 100, spread.get(level, 0) * usual.wide * percent / 100))
         for level, value in rules.surplus
     ]

@@ -16,19 +16,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from ..events.verdict import Level, Scope, Verdict, severity
 from ..windows import Totals
 from . import notable
-from .habit import Finding, close_hour, surplus_steps
+from .habit import Finding, close_hour, step_reached, surplus_steps
 from .policy import DAY, HOUR, UNITS, WINDOW_NAMES, WINDOWS_MS, Class, Limit, Policy
 from .profile import Profile
 
 MAX_CACHED = 200_000
 GROWTH = 1.5
 """A standing or recent alert is said again when its total has grown by this factor."""
+Ladders = tuple[tuple[tuple[int, ...], ...], ...]
+"""One row a window, one ladder of totals a unit."""
 TENANT = "tenant:"
 """Prefix of the name under which the tenant's own sums are judged; no account can have it, a colon ends a dimension."""
 
@@ -65,7 +66,7 @@ class Judge:
         self.tenant_surplus: Finding | None = None
         """Set while the tenant's own rate of distinct patients drifts."""
         self._classes: dict[str, tuple[str, Class]] = {}
-        self._ladders: dict[str, tuple[tuple[tuple[int, ...], ...], ...]] = {}
+        self._ladders: dict[int, Ladders] = {}
         self._crossed: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
 
     @property
@@ -75,26 +76,25 @@ class Judge:
 
     # -- budgets ----------------------------------------------------------------------------------------------------
 
-    def thresholds(
-        self, principal: str, now_ms: int, profile: bytes | None = None
-    ) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        """Per window, per unit (rows, patients, bytes, queries): the totals beyond which a call of `judge` is worth it.
+    def thresholds(self, principal: str, now_ms: int, profile: bytes | None = None) -> Ladders:
+        """Per window (rows, patients, bytes, queries): the totals beyond each of which a call of `judge` is due; (): never.
 
-        Allowances change with the time of day, so what may apply at any time counts: a call too many does no harm.
+        Allowances change with the time of day, so what always applies counts: a call too many does no harm.
         """
-        name, rules = self._of(principal)
-        own = [a for a in self.policy.allowances if fnmatchcase(principal, a.account)]
-        if not own and name in self._ladders:
-            return self._ladders[name]
-        found: list[list[set[int]]] = [[set() for _ in UNITS] for _ in WINDOWS_MS]
-        every = [rules, *(self.policy.classes[a.use_class] for a in own if a.use_class)]
-        for limit in (limit for one in every for limit in one.limits):
-            for multiply in {1, *(a.multiply for a in own)}:
-                found[limit.window][UNITS.index(limit.unit)] |= {value * multiply for _, value in limit.steps}
-        ladders = tuple(tuple(tuple(sorted(steps)) for steps in window) for window in found)
-        if not own:
-            self._ladders[name] = ladders
-        return ladders
+        _, rules = self._of(principal)
+        found = self._ladders.get(id(rules))
+        if found is None:
+            rows: list[list[tuple[int, ...]]] = [[() for _ in UNITS] for _ in WINDOWS_MS]
+            for limit in rules.limits:
+                rows[limit.window][UNITS.index(limit.unit)] = tuple(value for _, value in limit.steps)
+            found = self._ladders[id(rules)] = tuple(tuple(row) for row in rows)
+        return found
+
+    def cross_from(self, dimension: str) -> int:
+        """Distinct patients in any window below which a sum of this dimension is of no interest; 0: it never is."""
+        rule = self.policy.cross.get(dimension)
+        values = [limit.steps[0][1] for limit in rule.limits if limit.steps] if rule is not None else []
+        return max(1, min(values)) if values else 0
 
     def judge(
         self, principal: str, totals: Sequence[Totals], now_ms: int, previous: Verdict | None, crossed_ms: int
@@ -106,8 +106,9 @@ class Judge:
         """
         name, rules = self._of(principal)
         multiply = 1
+        at = crossed_ms or now_ms  # the hour of the work, not the hour in which a backlog is read
         for allowance in self.policy.allowances:
-            if allowance.holds(principal, now_ms):
+            if allowance.holds(principal, at):
                 multiply = max(multiply, allowance.multiply)
                 if allowance.use_class:
                     name, rules = allowance.use_class, self.policy.classes[allowance.use_class]
@@ -151,10 +152,11 @@ class Judge:
             and previous.issuer.startswith("operator:")
             and previous.issued_ms > past.pardon_ms
         ):
-            past.pardon_ms, past.drift, past.drift_hour = previous.issued_ms, 0.0, 0
+            past.pardon_ms = previous.issued_ms
+            past.drift, past.persistence, past.drift_hour = 0.0, 0.0, 0
         allowed = False
         for allowance in self.policy.allowances:
-            if allowance.covers(principal, now_ms):
+            if allowance.covers(principal, hour * 3_600_000):
                 allowed = allowed or allowance.multiply > 1
                 if allowance.use_class:  # another class, but a habit all the same
                     name, rules = allowance.use_class, self.policy.classes[allowance.use_class]
@@ -177,25 +179,23 @@ class Judge:
     def _habit(self, principal: str, name: str, rules: Class, found: Finding, hour: int) -> Iterable[Case]:
         usual, policy = found.usual, self.policy
         source = (
-            f"the median of its {usual.days} last days of work is {usual.median:,.0f}"
+            f"the median of its {usual.days} last such days is {usual.median:,.0f}"
             if usual.days
             else f"a typical day of class {name} is {usual.median:,.0f}, and it has no habit of its own yet"
         )
         raised = self.tenant_surplus
         percent = policy.drift.tenant_share if raised is not None else 100
-        for level, limit in reversed(surplus_steps(rules, policy.drift, usual, percent)):
-            if found.surplus > limit:
-                tenant = (
-                    f", while the whole tenant is {raised.surplus:,.0f} above its own" if raised is not None else ""
-                )
-                days = max(1, (hour - found.since_hour) // 24 + 1)
-                yield Case(
-                    "drift", level, f"{principal} took {found.surplus:,.0f} patients beyond its habit in {days} "
-                    f"day{'s' if days > 1 else ''}; {source}; the {level} step is {limit:,.0f}{tenant}",
-                    "patients", DAY, int(found.surplus), int(limit),
-                )  # fmt: skip
-                break
-        if found.unusual_day and found.day - usual.median > _first(rules.surplus) / 2:
+        reached = step_reached(found, surplus_steps(rules, policy.drift, usual, percent), policy.drift)
+        if reached is not None:
+            level, limit = reached
+            tenant = f", while the whole tenant is {raised.surplus:,.0f} above its own" if raised is not None else ""
+            days = max(1, (hour - found.since_hour) // 24 + 1)
+            yield Case(
+                "drift", level, f"{principal} took {found.surplus:,.0f} patients beyond its habit in {days} "
+                f"day{'s' if days > 1 else ''}; {source}; the {level} step is {limit:,.0f}{tenant}",
+                "patients", DAY, int(found.surplus), int(limit),
+            )  # fmt: skip
+        if found.unusual_day and found.day - usual.median > _first(rules.surplus):
             yield Case(
                 "habit", policy.habit.level, f"{principal} took {found.day:,} patients in 24h; {source}, and more than "
                 f"{found.unusual_day:,.0f} ({policy.habit.day_deviations} robust deviations) is unusual",
@@ -223,7 +223,7 @@ class Judge:
             drift,
             allowed=False,
         )
-        raised = found.usual.days and found.surplus > drift.tenant_deviations * found.usual.scale
+        raised = found.usual.days and found.surplus > drift.tenant_deviations * found.usual.wide
         self.tenant_surplus = found if raised else None
         return past.dump()
 
@@ -281,7 +281,7 @@ class Judge:
         _, rules = self._of(principal)
         allowed: set[str] = set()
         for allowance in self.policy.allowances:
-            if allowance.holds(principal, now_ms):
+            if allowance.holds(principal, int(event.get("time_ms", now_ms))):
                 allowed |= allowance.flags
         cases = [
             Case(f.detector, f.level, f.reason, f.unit, HOUR, f.total, f.limit)

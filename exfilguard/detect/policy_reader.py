@@ -25,6 +25,7 @@ from .policy import (
     Policy,
     Steps,
 )
+from .profile import DAYS
 
 LONGEST_ALLOWANCE_DAYS = 400
 MAX_HONEYTOKENS = 10_000
@@ -200,8 +201,8 @@ class _Reader:
         self.known(table, ("days", "day_deviations", "hour_deviations", "level"), "habit")
         base = Habit()
         days = self.number(table, "days", base.days, "habit")
-        if days > 28:
-            self.problem("habit.days", "must be at most 28: that many days are kept")
+        if days > DAYS:
+            self.problem("habit.days", f"must be at most {DAYS}: that many days are kept")
         return Habit(
             days,
             self.number(table, "day_deviations", base.day_deviations, "habit"),
@@ -210,7 +211,7 @@ class _Reader:
         )
 
     def drift(self, table: dict[str, Any]) -> Drift:
-        self.known(table, ("slack", "deviations", "tenant_deviations", "tenant_share"), "drift")
+        self.known(table, ("slack", "deviations", "persistence", "tenant_deviations", "tenant_share"), "drift")
         base = Drift()
         steps = self.steps("drift.deviations", self.table(table, "deviations", "drift"))
         share = self.number(table, "tenant_share", base.tenant_share, "drift")
@@ -219,6 +220,7 @@ class _Reader:
         return Drift(
             self.number(table, "slack", base.slack, "drift"),
             steps or base.deviations,
+            self.number(table, "persistence", base.persistence, "drift"),
             self.number(table, "tenant_deviations", base.tenant_deviations, "drift"),
             share,
         )

@@ -1,6 +1,6 @@
 """What an account's past looks like, in at most `MAX_BYTES`: opaque bytes to everybody but this file.
 
-    head | days of work, distinct patients each, newest last, u16 | zlib( hours[week % 6][hour of week], one byte each )
+    head | days of work, newest last: distinct patients u16, weekday u8 | zlib( hours[week % 6][hour of week], one byte each )
 
 A ring of six weeks by 168 hours holds the distinct patients of each hour on a logarithmic scale (a sixteenth of an octave: 4 %);
 so median and deviation of an hour of the week are exact order statistics of what was seen, not an approximation of them.
@@ -17,13 +17,17 @@ from dataclasses import dataclass, field
 WEEKS = 6
 HOURS_OF_WEEK = 168
 CELLS = WEEKS * HOURS_OF_WEEK
-DAYS = 28
+DAYS = 42
 """Days of work that are kept."""
 VERSION = 1
-MAX_BYTES = 1_300
+MAX_BYTES = 1_400
 
-_HEAD = struct.Struct("<BBIIIHfIQ")
-# version, days, first hour, last hour, day, day's patients, drift, drift's first hour, last pardon (ms)
+MIN_LIKE = 3
+ALIKE = 1.5
+"""Weekdays whose medians differ by less than this factor are one kind of day."""
+_DAY = struct.Struct("<HB")
+_HEAD = struct.Struct("<BBIIIHffIQ")
+# version, days, first hour, last hour, day, day's patients, drift, persistence, drift's first hour, last pardon (ms)
 _MONDAY = 96  # hour 0 of the epoch was a Thursday: 1970-01-05 00:00 was a Monday
 
 
@@ -53,11 +57,14 @@ class Profile:
     day_patients: int = 0
     drift: float = 0.0
     """The sequential test's sum: patients beyond the habit, as of the last day that is over."""
+    persistence: float = 0.0
+    """The second test's: for how many days it has gone on."""
     drift_hour: int = 0
     """When the sum last left zero; 0 while it is zero."""
     pardon_ms: int = 0
     """The newest operator's decision that reset the sum."""
-    days: list[int] = field(default_factory=list)
+    days: list[tuple[int, int]] = field(default_factory=list)
+    """(distinct patients, weekday from Monday = 0) of days of work."""
     cells: bytearray = field(default_factory=lambda: bytearray(CELLS))
 
     @classmethod
@@ -65,28 +72,28 @@ class Profile:
         """An empty profile for None, another version or damaged bytes."""
         if not data or len(data) < _HEAD.size or data[0] != VERSION:
             return cls()
-        _, count, first, last, day, patients, drift, drift_hour, pardon = _HEAD.unpack_from(data)
-        end = _HEAD.size + 2 * count
+        _, count, first, last, day, patients, drift, persistence, drift_hour, pardon = _HEAD.unpack_from(data)
+        end = _HEAD.size + _DAY.size * count
         try:
             cells = bytearray(zlib.decompressobj().decompress(data[end:], CELLS))
-            days = list(struct.unpack_from(f"<{count}H", data, _HEAD.size))
+            days = [(n, weekday) for n, weekday in _DAY.iter_unpack(data[_HEAD.size : end])]
         except (zlib.error, struct.error):
             return cls()
         if len(cells) != CELLS or count > DAYS:
             return cls()
-        return cls(first, last, day, patients, drift, drift_hour, pardon, days, cells)
+        return cls(first, last, day, patients, drift, persistence, drift_hour, pardon, days, cells)
 
     def dump(self) -> bytes:
         """At most MAX_BYTES; about 250 for an account of office hours."""
         head = _HEAD.pack(
             VERSION, len(self.days), self.first_hour, self.last_hour, self.day, min(self.day_patients, 0xFFFF),
-            self.drift, self.drift_hour, self.pardon_ms,
+            self.drift, self.persistence, self.drift_hour, self.pardon_ms,
         )  # fmt: skip
-        return head + struct.pack(f"<{len(self.days)}H", *self.days) + zlib.compress(bytes(self.cells), 1)
+        return head + b"".join(_DAY.pack(*day) for day in self.days) + zlib.compress(bytes(self.cells), 1)
 
     def remember_day(self, patients: int) -> None:
-        """A day of work is over."""
-        self.days.append(min(max(0, patients), 0xFFFF))
+        """The day of work `day` is over."""
+        self.days.append((min(max(0, patients), 0xFFFF), (self.day + 3) % 7))  # day 0 of the epoch was a Thursday
         del self.days[:-DAYS]
 
     def advance(self, hour: int) -> None:
@@ -98,6 +105,23 @@ class Profile:
             self.cells[cell_of(skipped)] = 0
         self.last_hour = hour
 
+    def days_like(self, day: int) -> list[int]:
+        """Distinct patients of the days of work to compare `day` with: of its weekday, and of the weekdays that are alike, for not
+        every account's weekend is on Saturday. Of all days where the weekday is not known yet."""
+        by: dict[int, list[int]] = {}
+        for patients, weekday in self.days:
+            by.setdefault(weekday, []).append(patients)
+        own = by.get((day + 3) % 7, [])
+        if len(own) < MIN_LIKE:
+            return [patients for patients, _ in self.days]
+        middle = sorted(own)[len(own) // 2]
+        out = []
+        for values in by.values():
+            other = sorted(values)[len(values) // 2]
+            if values is own or middle <= ALIKE * other <= ALIKE * ALIKE * middle:
+                out += values
+        return out
+
     def share_of_today(self, hour: int) -> float:
         """How much of the last 24 hours' work was done on the day that this hour belongs to."""
         today = hour % 24
@@ -108,7 +132,9 @@ class Profile:
     def hours_like(self, hour: int) -> list[float]:
         """Distinct patients in this hour of the week and its two neighbours, in the weeks before this one, as far as the
         profile reaches back."""
-        out = []
+        out: list[float] = []
+        if not self.first_hour:
+            return out
         for back in range(1, WEEKS):
             for near in (-1, 0, 1):
                 at = hour - back * HOURS_OF_WEEK + near

@@ -229,7 +229,7 @@ def send_now(producer: KafkaProducer, topic: str, key: bytes, value: bytes) -> N
         raise BrokerError(f"{topic} was not written ({type(error).__name__}): nothing has changed, try again") from None
 
 
-def _whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[int, bytes]]:
+def whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[int, bytes]]:
     """(partition, value) of every record of a topic from its beginning until it is silent. Raises BrokerError."""
     try:
         consumer = KafkaConsumer(
@@ -291,7 +291,7 @@ def follow(
 def read_verdicts(config: Config, quiet_s: float = 1.0) -> dict[str, Verdict]:
     """The newest verdict of every key. Raises BrokerError."""
     newest: dict[str, Verdict] = {}
-    for _, value in _whole_topic(config, Topics(config.kafka.prefix).verdicts, quiet_s):
+    for _, value in whole_topic(config, Topics(config.kafka.prefix).verdicts, quiet_s):
         with contextlib.suppress(CodecError):
             verdict = decode_verdict(value)
             known = newest.get(verdict.key)
@@ -313,7 +313,7 @@ def count_events(config: Config, quiet_s: float = 1.0) -> OnTopic:
     seen: set[tuple[int, str, str, int]] = set()
     events = 0
     rows: dict[str, int] = defaultdict(int)
-    for partition, value in _whole_topic(config, Topics(config.kafka.prefix).queries, quiet_s):
+    for partition, value in whole_topic(config, Topics(config.kafka.prefix).queries, quiet_s):
         with contextlib.suppress(CodecError):
             frame = decode_frame(value)
             key = (partition, frame.sidecar, frame.epoch, frame.seq)

@@ -1,0 +1,229 @@
+"""`exfilguard replay SOURCE`: what one or two policies would have alerted, cut and locked over recorded traffic."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ..config.schema import Config
+from ..detect.policy import policy_at
+from ..errors import ConfigError
+from ..events.verdict import LEVELS
+from ..stream.recorded import in_order, save
+from ..stream.replay import Account, Replay, replay
+from .common import DEFAULT_CONFIG, load
+from .recordings import KAFKA, recording_of
+from .svg import COLOURS, FAINT, INK, Drawing
+
+SHOWN_ACCOUNTS = 30
+END_OF_TIME_MS = 1 << 52
+
+
+def register(commands: Any) -> None:
+    text = "what a policy would have said of recorded traffic"
+    parser = commands.add_parser("replay", help=text, description=text)
+    parser.add_argument("source", metavar="SOURCE", help=f"a file of frames, an archive's directory, or `{KAFKA}`")
+    parser.add_argument(
+        "--config", "-c", default="", metavar="FILE", help=f"default: {DEFAULT_CONFIG} where there is one"
+    )
+    parser.add_argument(
+        "--policy",
+        "-p",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="twice to compare two; default: the configured one",
+    )
+    parser.add_argument("--tenant", default="", help="of the archive, or of events without a frame; default: all")
+    parser.add_argument(
+        "--from", dest="start", default="", metavar="TIME", help="of the archive: 2027-01-31 or 2027-01-31T08:00"
+    )
+    parser.add_argument("--to", dest="end", default="", metavar="TIME", help="of the archive: up to this time")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw what happened when")
+    parser.add_argument("--save", metavar="FILE", help="also write what was read, to be replayed again")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = _config(args.config)
+    paths = args.policy or [config.detector.policy if config is not None else ""]
+    if len(paths) > 2:
+        raise ConfigError(["--policy: one policy, or two to compare"])
+    policies = [policy_at(path) for path in paths]
+    max_patients = config.detector.max_patients if config is not None else Config().detector.max_patients
+    recording = recording_of(config, args.source, args.tenant, _time(args.start, 0), _time(args.end, END_OF_TIME_MS))
+    if args.save:
+        save(recording.frames(), args.save)
+        recording = recording_of(config, args.save, args.tenant, 0, END_OF_TIME_MS)
+    frames = list(in_order(recording))
+    results = []
+    for policy in policies:
+        began = time.monotonic()
+        result = replay(frames, policy, max_patients)
+        results.append(result)
+        if not args.json:
+            _tell(result, time.monotonic() - began)
+    if len(results) == 2 and not args.json:
+        _compare(*results)
+    if args.plot:
+        Path(args.plot).write_text(plot(results), encoding="utf-8")
+    if args.json:
+        out: dict[str, Any] = {"policies": [r.as_dict() for r in results]}
+        if len(results) == 2:
+            out["differences"] = differences(*results)
+        sys.stdout.buffer.write(orjson.dumps(out, option=orjson.OPT_INDENT_2) + b"\n")
+    return 1 if any(r.unread for r in results) else 0
+
+
+def _config(path: str) -> Config | None:
+    if not path and not Path(DEFAULT_CONFIG).is_file():
+        return None
+    return load(argparse.Namespace(config=path or DEFAULT_CONFIG))
+
+
+def _time(text: str, default: int) -> int:
+    if not text:
+        return default
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError([f"{text}: is no time: write 2027-01-31 or 2027-01-31T08:00"]) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000)
+
+
+def _clock(ms: int) -> str:
+    return f"{dt.datetime.fromtimestamp(ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S}" if ms else "never"
+
+
+def _ranked(result: Replay) -> list[Account]:
+    return sorted(result.accounts.values(), key=lambda a: (-_rank(a.level), a.first_ms))
+
+
+def _rank(level: str) -> int:
+    return LEVELS.index(level)
+
+
+def _tell(result: Replay, took_s: float) -> None:
+    print(
+        f"policy {result.policy}: {result.events:,} events of {_clock(result.first_ms)} to {_clock(result.last_ms)} UTC in {took_s:.1f} s"
+    )
+    if result.unread:
+        print(f"  {result.unread:,} frames could not be read")
+    if not result.accounts:
+        print("  nobody would have been alerted, cut or locked")
+    for level in ("alert", "throttle", "cut", "lock"):
+        names = [a for a in result.accounts.values() if a.level == level]
+        if names:
+            print(f"  {level + ':':9} {len(names):,} account{'' if len(names) == 1 else 's'}")
+    for account in _ranked(result)[:SHOWN_ACCOUNTS]:
+        cut = f", cut {_clock(account.cut_ms)}" if account.cut_ms else ""
+        print(f"  {account.level:8} {account.principal}: first {_clock(account.first_ms)}{cut}")
+        for reason in account.reasons:
+            print(f"             {reason}")
+    if len(result.accounts) > SHOWN_ACCOUNTS:
+        print(f"  and {len(result.accounts) - SHOWN_ACCOUNTS:,} more accounts: --json has them all")
+
+
+def differences(one: Replay, other: Replay) -> list[dict[str, str]]:
+    """Accounts that the two policies treat differently."""
+    out = []
+    for key in sorted(one.accounts.keys() | other.accounts.keys()):
+        first = one.accounts[key].level if key in one.accounts else "none"
+        second = other.accounts[key].level if key in other.accounts else "none"
+        if first != second:
+            out.append(
+                {
+                    "account": key,
+                    one.policy: first,
+                    f"{other.policy}" if other.policy != one.policy else f"{other.policy} (second)": second,
+                }
+            )
+    return out
+
+
+def _compare(one: Replay, other: Replay) -> None:
+    rows = differences(one, other)
+    print(
+        f"{one.policy} against {other.policy}: "
+        + (f"{len(rows):,} accounts differ" if rows else "the same for every account")
+    )
+    for row in rows[:SHOWN_ACCOUNTS]:
+        account, *levels = row.values()
+        print(f"  {account}: {levels[0]} -> {levels[1]}")
+
+
+# -- the picture ------------------------------------------------------------------------------------------------------
+
+_LEFT, _RIGHT, _TOP, _ROW, _RATE = 190, 30, 46, 18, 70
+
+
+def plot(results: list[Replay]) -> str:
+    """Events a minute, and each account's verdicts over time; one band a policy."""
+    shown = [_ranked(r)[:SHOWN_ACCOUNTS] for r in results]
+    height = _TOP + sum(_RATE + 40 + _ROW * max(1, len(accounts)) for accounts in shown) + 30
+    width = 1_000
+    drawing = Drawing(
+        width, height, "What the policy would have done" if len(results) == 1 else "What two policies would have done"
+    )
+    first = min((r.first_ms for r in results if r.first_ms), default=0)
+    last = max((r.last_ms for r in results), default=1)
+    span = max(1, last - first)
+
+    def x(ms: int) -> float:
+        return _LEFT + (width - _LEFT - _RIGHT) * (ms - first) / span
+
+    for i, level in enumerate(("alert", "throttle", "cut", "lock")):
+        drawing.dot(width - 300 + 75 * i, 20, 5, COLOURS[level])
+        drawing.text(width - 290 + 75 * i, 24, level)
+    y = float(_TOP)
+    for result, accounts in zip(results, shown, strict=True):
+        drawing.text(16, y + 12, f"policy {result.policy}", bold=True)
+        base = y + _RATE
+        bins = 400
+        rate = [0] * bins
+        for minute, count in result.by_minute.items():
+            rate[min(bins - 1, max(0, int(bins * (minute * 60_000 - first) / span)))] += count
+        top = max(rate) or 1
+        step = (width - _LEFT - _RIGHT) / bins
+        for i, count in enumerate(rate):
+            if count:
+                tall = (_RATE - 16) * math.sqrt(count / top)
+                drawing.rect(_LEFT + i * step, base - tall, step, tall, "#a9bccb")
+        drawing.text(16, base - 4, f"{result.events:,} events", colour="#5b6b78")
+        drawing.line(_LEFT, base, width - _RIGHT, base, INK)
+        y = base + 8
+        if not accounts:
+            drawing.text(_LEFT, y + 12, "nobody alerted, cut or locked")
+            y += _ROW
+        places = {f"{a.tenant}/{a.principal}": n for n, a in enumerate(accounts)}
+        for n, account in enumerate(accounts):
+            middle = y + n * _ROW + 8
+            drawing.text(_LEFT - 8, middle + 4, account.principal[:26], anchor="end")
+            drawing.line(_LEFT, middle, width - _RIGHT, middle, FAINT)
+            if account.cut_ms:
+                drawing.line(x(account.cut_ms), middle, width - _RIGHT, middle, COLOURS["cut"], 2, "2 3")
+        for verdict in result.verdicts:
+            place = places.get(verdict.key)
+            if place is not None:
+                middle = y + place * _ROW + 8
+                drawing.dot(
+                    x(verdict.issued_ms),
+                    middle,
+                    4.5,
+                    COLOURS[verdict.level],
+                    f"{_clock(verdict.issued_ms)}: {verdict.reason}",
+                )
+        y += len(accounts) * _ROW + 32
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        ms = first + int(span * share)
+        anchor = "start" if share == 0 else "end" if share == 1 else "middle"
+        drawing.text(x(ms), height - 12, _clock(ms), anchor=anchor, colour="#5b6b78", size=11)
+    return drawing.svg()

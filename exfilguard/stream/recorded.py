@@ -1,0 +1,105 @@
+"""Recorded events, wherever they lie, as frames in the order of their times: what `exfilguard replay` reads.
+
+A recording is a file with one frame a line, as on the queries topic; a line may begin with its partition and a tab. `(sidecar, epoch,
+seq)` is gapless per partition only, so each frame's sidecar is told apart by its partition before one engine reads them all.
+A line may also be one QueryEvent alone; such events belong to the tenant that is named.
+"""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Protocol
+
+import orjson
+
+from ..errors import ExfilGuardError
+from ..events.codec import encode_frame, frame_head
+
+EVENTS_PER_FRAME = 200
+
+
+class Recording(Protocol):
+    """Frames of one partition after the other, or of all of them mixed."""
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """(partition, frame), each partition's in its order. Raises ExfilGuardError."""
+        ...
+
+
+class FileRecording:
+    """Lines of frames or of events; `.gz` is read too."""
+
+    def __init__(self, path: str, tenant: str = "replay") -> None:
+        self.path = path
+        self.tenant = tenant
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        head, alone, seq = frame_head(self.tenant, "recording", "1"), [], 0
+        try:
+            with _open(self.path) as lines:
+                for line in lines:
+                    line = line.strip()
+                    if not line:
+                        continue
+                    partition, _tab, frame = line.partition(b"\t") if line[:1].isdigit() else (b"0", b"", line)
+                    if b'"events"' in frame[:400] or b'"v"' in frame[:8]:
+                        yield int(partition), frame
+                        continue
+                    alone.append(frame)
+                    if len(alone) == EVENTS_PER_FRAME:
+                        yield 0, encode_frame(head, seq, alone)
+                        alone, seq = [], seq + 1
+        except (OSError, EOFError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no recording: one frame a line is expected"
+            raise ExfilGuardError(f"{self.path}: cannot be read: {reason}") from None
+        if alone:
+            yield 0, encode_frame(head, seq, alone)
+
+
+def _open(path: str) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.endswith(".gz") else Path(path).open("rb")  # type: ignore[return-value]
+
+
+def in_order(recording: Recording) -> Iterator[bytes]:
+    """All frames by the time of their first event, each partition's order kept; sidecars told apart by partition."""
+    by_partition: dict[int, list[tuple[int, bytes]]] = {}
+    for partition, frame in recording.frames():
+        at = _first_time(frame)
+        rows = by_partition.setdefault(partition, [])
+        if rows and at < rows[-1][0]:
+            at = rows[-1][0]
+        rows.append((at, frame.replace(b'"sidecar":"', b'"sidecar":"%d/' % partition, 1)))
+    for _, frame in heapq.merge(*by_partition.values(), key=lambda item: item[0]):
+        yield frame
+
+
+_TIME = b'"time_ms":'
+
+
+def _first_time(frame: bytes) -> int:
+    """Without decoding the whole; 0 for what the engine will refuse anyway."""
+    at = frame.find(_TIME)
+    if at < 0:
+        return 0
+    digits = frame[at + len(_TIME) : at + len(_TIME) + 20].lstrip()
+    end = next((i for i, c in enumerate(digits) if not 48 <= c <= 57), len(digits))
+    return int(digits[:end] or b"0")
+
+
+def last_time(frame: bytes) -> int:
+    """The newest event's time of a frame; 0 when it has none or cannot be read."""
+    at = frame.rfind(_TIME)
+    return 0 if at < 0 else _first_time(frame[at:])
+
+
+def save(frames: Iterator[tuple[int, bytes]], path: str) -> int:
+    """Write a recording; how many frames."""
+    count = 0
+    with open(path, "wb") as file:
+        for partition, frame in frames:
+            file.write(b"%d\t%b\n" % (partition, orjson.dumps(orjson.Fragment(frame))))
+            count += 1
+    return count

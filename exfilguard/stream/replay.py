@@ -1,0 +1,123 @@
+"""Recorded events against a policy: the real engine and the real judge, and what they would have said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..detect.judge import Judge
+from ..detect.policy import Policy
+from ..events.verdict import LEVELS, Verdict, severity
+from .engine import Engine
+from .recorded import last_time
+
+MAX_VERDICTS = 100_000
+
+
+@dataclass(slots=True)
+class Account:
+    """What one account would have met."""
+
+    tenant: str
+    principal: str
+    level: str = "none"
+    first_ms: int = 0
+    cut_ms: int = 0
+    """When its sessions would have ended; 0: never."""
+    verdicts: int = 0
+    reasons: list[str] = field(default_factory=list)
+    """One sentence for each step it reached."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """One policy's outcome."""
+
+    policy: str
+    events: int = 0
+    frames: int = 0
+    unread: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+    levels: Counter[str] = field(default_factory=Counter)
+    detectors: Counter[str] = field(default_factory=Counter)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    """The first MAX_VERDICTS of them."""
+    by_minute: Counter[int] = field(default_factory=Counter)
+    """Frames' events by minute of the epoch, for the plot."""
+
+    def reached(self, level: str) -> list[str]:
+        """Accounts that reached this step or a higher one."""
+        return sorted(k for k, a in self.accounts.items() if LEVELS.index(a.level) >= LEVELS.index(level))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            "events": self.events,
+            "frames": self.frames,
+            "unread_frames": self.unread,
+            "from_ms": self.first_ms,
+            "to_ms": self.last_ms,
+            "verdicts": {level: self.levels[level] for level in LEVELS if self.levels[level]},
+            "detectors": dict(sorted(self.detectors.items())),
+            "accounts": [
+                {
+                    "tenant": a.tenant, "principal": a.principal, "level": a.level, "first_ms": a.first_ms, "cut_ms": a.cut_ms,
+                    "verdicts": a.verdicts, "reasons": a.reasons,
+                }
+                for a in sorted(self.accounts.values(), key=lambda a: (-LEVELS.index(a.level), a.first_ms))
+            ],
+        }  # fmt: skip
+
+
+def replay(frames: Iterable[bytes], policy: Policy, max_patients: int) -> Replay:
+    """Feed all frames, in order, to a new engine under this policy. Nothing is stopped: the recorded traffic goes on after a cut."""
+    out = Replay(policy.version)
+    standing: dict[str, Verdict] = {}
+    judges: dict[str, Judge] = {}
+
+    def judge_of(tenant: str) -> Judge:
+        found = judges.get(tenant)
+        if found is None:
+            found = judges[tenant] = Judge(policy, tenant, "replay")
+        return found
+
+    engine = Engine(judge_of, standing, max_patients)
+    for offset, frame in enumerate(frames):
+        now = last_time(frame)
+        before = engine.events
+        fed = engine.feed(offset, frame, now)
+        out.frames += 1
+        if fed.reason:
+            out.unread += 1
+            continue
+        if now:
+            out.first_ms = out.first_ms or now
+            out.last_ms = max(out.last_ms, now)
+            out.by_minute[now // 60_000] += engine.events - before
+        for verdict in fed.verdicts:
+            standing[verdict.key] = verdict
+            _note(out, verdict)
+    out.events = engine.events
+    return out
+
+
+def _note(out: Replay, verdict: Verdict) -> None:
+    out.levels[verdict.level] += 1
+    out.detectors[verdict.detector] += 1
+    if len(out.verdicts) < MAX_VERDICTS:
+        out.verdicts.append(verdict)
+    if verdict.level == "none":
+        return
+    account = out.accounts.setdefault(
+        verdict.key, Account(verdict.tenant, verdict.principal, first_ms=verdict.issued_ms)
+    )
+    account.verdicts += 1
+    if severity(verdict.level) >= severity("cut") and not account.cut_ms:
+        account.cut_ms = verdict.issued_ms
+    if LEVELS.index(account.level) < severity(verdict.level):
+        account.level = verdict.level
+        account.reasons.append(verdict.reason)

@@ -68,8 +68,8 @@ def _load(data: bytes, what: str, version: int) -> dict[str, Any]:
     if not isinstance(obj, dict):
         raise CodecError(f"{what}: not an object")
     found = obj.get("v")
-    if found != version:
-        shown = found if isinstance(found, int) else "missing"
+    if type(found) is not int or found != version:
+        shown = found if type(found) is int else "missing"
         raise CodecError(f"{what}: version {shown}, this release reads {version}: upgrade the consumer first")
     return obj
 
@@ -102,7 +102,8 @@ def check_event(event: object) -> dict[str, Any]:
     """Return the event if its types and ranges are right, else raise CodecError."""
     if not isinstance(event, dict):
         raise CodecError("event: not an object")
-    if event.get("kind") not in _KINDS:
+    kind = event.get("kind")
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise CodecError("event: kind is unknown")
     if "time_ms" not in event:
         raise CodecError("event: time_ms is missing")

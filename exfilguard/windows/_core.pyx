@@ -26,8 +26,10 @@ cdef extern from "_distinct.h" nogil:
 
 cdef extern from "_store.h" nogil:
     enum: MAX_WINDOWS, UNITS, CONTRIBUTORS, USED, DIRTY, OVER
-    ctypedef struct Contributor:
-        uint32_t account, hash, count
+    ctypedef struct Contributors:
+        uint32_t *account
+        uint32_t *hash
+        uint32_t *count
     ctypedef struct Account:
         uint64_t hash
         char *key
@@ -36,7 +38,7 @@ cdef extern from "_store.h" nogil:
         int64_t *room
         Exact exact
         Sliding *sliding
-        Contributor *contributors
+        Contributors *contributors
         uint8_t *profile
         uint32_t profile_length, segment, generation
         uint8_t flags
@@ -116,6 +118,8 @@ cdef extern from "_frame.h" nogil:
         Store *shapes
         Store *tenants
         KeyBuffer key
+        uint64_t *hashes
+        uint32_t *guesses
         Tokens tokens
         Outcome out
         uint8_t *scratch
@@ -368,17 +372,17 @@ cdef class WindowStore:
         return bytes(out)
 
     def contributors(self, uint32_t i, WindowStore principals):
-        """[(account, its patients)] behind a source, shape or tenant, largest first. Raises KeyError."""
+        """[(account, its patients)] behind a source or shape, largest first, at most 32. Raises KeyError."""
         cdef Account *a = self.of(i)
         cdef Account *who
         cdef int n
         found = []
         if a.contributors != NULL:
             for n in range(CONTRIBUTORS):
-                if a.contributors[n].count and a.contributors[n].account < principals.s.next:
-                    who = account_at(&principals.s, a.contributors[n].account)
-                    if who.flags & USED and <uint32_t>(who.hash >> 32) == a.contributors[n].hash:
-                        found.append((who.key[: who.length].decode(), a.contributors[n].count))
+                if a.contributors.count[n] and a.contributors.account[n] < principals.s.next:
+                    who = account_at(&principals.s, a.contributors.account[n])
+                    if who.flags & USED and <uint32_t>(who.hash >> 32) == a.contributors.hash[n]:
+                        found.append((who.key[: who.length].decode(), a.contributors.count[n]))
         found.sort(key=lambda item: -item[1])
         return found
 
@@ -702,6 +706,8 @@ cdef class FrameCounter:
         free(self.f.digests)
         free(self.c.key.at)
         free(self.c.tokens.digests)
+        free(self.c.hashes)
+        free(self.c.guesses)
         free(self.c.out.reports)
         free(self.c.out.single)
         free(self.c.out.fresh)

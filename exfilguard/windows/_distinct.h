@@ -9,7 +9,8 @@ Sliding: Y. Chabchoub, G. Hebrail, "Sliding HyperLogLog" (ICDMW 2010): each regi
 that ends now: newest first, each older one with a higher rank. Estimator: O. Ertl, "New cardinality estimation algorithms
 for HyperLogLog sketches" (arXiv 1702.01284), algorithm 6, without bias tables. The standard error is 1.04 / sqrt(2^p):
 0.57 % at p = 15, 1.15 % at p = 13. A register holds HLL_KEPT maxima; one more and the two nearest in time become one with
-the higher rank and the newer time: too many, never too few. */
+the higher rank and the newer time: too many, never too few. Sightings are dated at the start of their slice of the shortest
+window (10 s / 32), so that a register that is hit often changes seldom. */
 #ifndef EXFILGUARD_DISTINCT_H
 #define EXFILGUARD_DISTINCT_H
 
@@ -152,6 +153,7 @@ static inline void hll_add(Sliding *h, uint64_t digest, int64_t t, int64_t newes
     uint32_t reg;
     uint8_t rank;
     hll_place(digest, h->p, &reg, &rank);
+    if (hll_ranks(h)[(size_t)reg * HLL_KEPT] >= rank && h->times[(size_t)reg * HLL_KEPT] == (uint32_t)t) return;
     hll_put(h, reg, rank, t, newest);
 }
 

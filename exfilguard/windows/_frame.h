@@ -354,13 +354,14 @@ typedef struct {
     size_t capacity;
 } KeyBuffer;
 
-static uint32_t account_of(Store *s, KeyBuffer *b, const Text *tenant, const Text *name, Outcome *o, int *made) {
+/* Hash of "tenant/name", as of the whole key. */
+static uint64_t key_hash(Store *s, KeyBuffer *b, const Text *tenant, const Text *name) {
     size_t length = (size_t)tenant->length + 1 + name->length;
     if (length > b->capacity) {
         char *grown = realloc(b->at, length * 2);
         if (!grown) {
             s->failed = 1;
-            return UINT32_MAX;
+            return 0;
         }
         b->at = grown;
         b->capacity = length * 2;
@@ -368,22 +369,26 @@ static uint32_t account_of(Store *s, KeyBuffer *b, const Text *tenant, const Tex
     memcpy(b->at, tenant->at, tenant->length);
     b->at[tenant->length] = '/';
     if (name->length) memcpy(b->at + tenant->length + 1, name->at, name->length);
-    uint64_t hash = hash_bytes(b->at, (uint32_t)length, s->seed);
-    uint32_t i = find_account(s, b->at, (uint32_t)length, hash);
-    if (i != UINT32_MAX) return i;
-    if (s->accounts >= s->max_accounts) { /* a flood of names: counted together, and alarmed */
-        static const Text others = {"(others)", 8};
-        s->refused++;
-        if (o) o->overflowed++;
-        if (!same(name, others.at, others.length)) {
-            s->max_accounts++; /* room for this one */
-            i = account_of(s, b, tenant, &others, NULL, made);
-            s->max_accounts--;
-            return i;
-        }
+    return hash_bytes(b->at, (uint32_t)length, s->seed);
+}
+
+/* The account of this key, made when it is new; UINT32_MAX without memory. */
+static uint32_t account_of(Store *s, KeyBuffer *b, const Text *tenant, const Text *name, uint64_t hash) {
+    uint32_t at = (uint32_t)hash & s->slot_mask, length = tenant->length + 1 + name->length;
+    for (uint64_t slot; (slot = s->slots[at]); at = (at + 1) & s->slot_mask) {
+        if ((slot ^ hash) >> 32) continue;
+        Account *a = account_at(s, (uint32_t)slot - 1);
+        if (a->hash == hash && a->length == length && !memcmp(a->key, tenant->at, tenant->length) && a->key[tenant->length] == '/' &&
+            (!name->length || !memcmp(a->key + tenant->length + 1, name->at, name->length)))
+            return (uint32_t)slot - 1;
     }
-    *made = 1;
-    return make_account(s, b->at, (uint32_t)length, hash);
+    static const Text others = {"(others)", 8};
+    if (s->accounts >= s->max_accounts && !same(name, others.at, others.length)) {
+        s->refused++; /* a flood of names: counted together, and alarmed */
+        return account_of(s, b, tenant, &others, key_hash(s, b, tenant, &others));
+    }
+    if (key_hash(s, b, tenant, name) != hash) return UINT32_MAX;
+    return make_account(s, b->at, length, hash);
 }
 
 static void close_hour(Store *s, Account *a, uint32_t i, int64_t hour, Outcome *o, uint8_t *scratch) {
@@ -396,39 +401,131 @@ static void close_hour(Store *s, Account *a, uint32_t i, int64_t hour, Outcome *
     a->hour = hour;
 }
 
+/* Sums of one source, shape or tenant within one frame: its windows are touched once for many events of the same slices. */
+typedef struct {
+    uint64_t hash;
+    uint32_t account;
+    int64_t from, until, time_ms, delta[UNITS];
+} Pending;
+#define PENDING 64
+
 typedef struct {
     Store *accounts, *sources, *shapes, *tenants; /* the last three may be NULL */
     KeyBuffer key;
+    uint64_t *hashes;  /* of the frame's principals */
+    uint32_t *guesses; /* which account it will be, as far as its hash says */
     Tokens tokens;
     Outcome out;
     uint8_t *scratch; /* 2^precision */
     int64_t ahead_ms, back_ms;
+    uint32_t room; /* of hashes and guesses */
+    Pending pending[3][PENDING];
 } Counter;
 
-static void count_dimension(Counter *c, Store *s, const Text *tenant, const Text *value, uint32_t account, int64_t offset, int64_t t, const int64_t *delta, const uint64_t *seen, uint32_t count) {
-    int made = 0;
-    uint32_t i = account_of(s, &c->key, tenant, value, NULL, &made);
-    if (i == UINT32_MAX) return;
-    Account *a = account_at(s, i);
-    if (offset < a->applied) return;
-    int64_t hour = t / HOUR_MS;
-    if (hour > a->hour) { /* contributors of today weigh more than those of yesterday */
-        if (a->contributors)
-            for (int k = 0; k < CONTRIBUTORS; k++) a->contributors[k].count >>= hour - a->hour > 31 ? 31 : hour - a->hour;
-        a->hour = hour;
+static void settle(Store *s, Pending *p) {
+    if (!p->hash) return;
+    account_add(s, account_at(s, p->account), p->time_ms, p->delta, NULL, 0);
+    p->hash = 0;
+}
+
+static void count_dimension(Counter *c, Store *s, Pending *pending, const Text *tenant, const Text *value, uint32_t account, int64_t offset, int64_t t, const int64_t *delta, const uint64_t *seen, uint32_t count, int contributors) {
+    uint64_t hash = key_hash(s, &c->key, tenant, value) | 1;
+    Pending *p = pending + ((hash >> 8) % PENDING);
+    if (p->hash != hash || t < p->from || t >= p->until) {
+        settle(s, p);
+        uint32_t i = account_of(s, &c->key, tenant, value, key_hash(s, &c->key, tenant, value));
+        if (i == UINT32_MAX) return;
+        Account *a = account_at(s, i);
+        if (offset < a->applied) return;
+        slices_of(s, t);
+        *p = (Pending){hash, i, s->from[0], s->until[0], t, {0}};
+        for (int w = 1; w < s->windows; w++) {
+            if (s->from[w] > p->from) p->from = s->from[w];
+            if (s->until[w] < p->until) p->until = s->until[w];
+        }
+        account_add(s, a, t, p->delta, NULL, 0); /* the windows move on now: the patients below need them there */
+        mark_dirty(s, a, i);
+        if (t / DAY_MS > a->hour) {
+            fade_contributors(a, a->hour < 0 ? 0 : t / DAY_MS - a->hour);
+            a->hour = t / DAY_MS;
+        }
     }
-    account_add(s, a, t, delta, seen, count);
-    int64_t patients = delta[PATIENTS] + count;
-    contributed(s, a, account, (uint32_t)(account_at(c->accounts, account)->hash >> 32), patients > 0xFFFF ? 0xFFFF : (uint32_t)patients);
-    mark_dirty(s, a, i);
+    Account *a = account_at(s, p->account);
+    if (t > a->newest_ms) a->newest_ms = t;
+    if (t > p->time_ms) p->time_ms = t;
+    for (int u = 0; u < UNITS; u++) p->delta[u] += delta[u];
+    if (count) {
+        slices_of(s, t);
+        if (s->number[s->longest] >= heads(a)[s->longest] - s->slices)
+            for (uint32_t k = 0; k < count; k++) see_patient(s, a, seen[k], t);
+    }
+    if (contributors) {
+        int64_t patients = delta[PATIENTS] + count;
+        contributed(s, a, account, (uint32_t)(account_at(c->accounts, account)->hash >> 32), patients > 0xFFFF ? 0xFFFF : (uint32_t)patients);
+    }
+}
+
+/* The account whose hash looks like this one, for prefetching. */
+static inline uint32_t guess(const Store *s, uint64_t hash) {
+    uint32_t at = (uint32_t)hash & s->slot_mask;
+    for (int tries = 0; tries < 4 && s->slots[at]; tries++, at = (at + 1) & s->slot_mask)
+        if (!((s->slots[at] ^ hash) >> 32)) return (uint32_t)s->slots[at] - 1;
+    return UINT32_MAX;
+}
+
+/* Memory is asked for ahead of its use: an account is a dozen cache lines, and few of a large installation's are in the cache. */
+#define FAR 12
+#define NEAR 6
+static inline void fetch_far(Counter *c, const Frame *f, uint32_t n) {
+    if (n >= f->count) return;
+    Store *s = c->accounts;
+    uint32_t i = c->guesses[n] = f->events[n].kind <= K_PROGRESS ? guess(s, c->hashes[n]) : UINT32_MAX;
+    if (i == UINT32_MAX) return;
+    const char *a = (const char *)account_at(s, i), *end = (const char *)rings(s, account_at(s, i));
+    for (; a < end; a += LINE) __builtin_prefetch(a, 1);
+}
+
+static inline void fetch_near(Counter *c, const Frame *f, uint32_t n) {
+    if (n >= f->count || c->guesses[n] == UINT32_MAX || !f->events[n].patient_count) return;
+    Account *a = account_at(c->accounts, c->guesses[n]);
+    uint64_t digest = f->digests[f->events[n].patients];
+    if (a->sliding) {
+        uint32_t reg;
+        uint8_t rank;
+        hll_place(digest, a->sliding->p, &reg, &rank);
+        __builtin_prefetch(a->sliding->times + (size_t)reg * HLL_KEPT, 1);
+        __builtin_prefetch(hll_ranks(a->sliding) + (size_t)reg * HLL_KEPT, 1);
+    } else if (a->exact.capacity) {
+        uint32_t at = (uint32_t)mix64(digest) & (a->exact.capacity - 1);
+        __builtin_prefetch(a->exact.digests + at, 1);
+        __builtin_prefetch(exact_times(&a->exact) + at, 1);
+    }
 }
 
 /* Counts a frame that was read. `offset`: of its record. 0, or -1 without memory. */
 static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, SourceClock *clock) {
     Store *s = c->accounts;
     Outcome *o = &c->out;
+    Store *const sums[3] = {c->sources, c->shapes, c->tenants};
+    static const Text none = {"", 0};
     if (room_for_outcome(o, f->count)) return -1;
+    if (c->room < f->count) {
+        void *a = realloc(c->hashes, f->count * sizeof *c->hashes), *b;
+        if (a) c->hashes = a;
+        if ((b = realloc(c->guesses, f->count * sizeof *c->guesses))) c->guesses = b;
+        if (!a || !b) return -1;
+        c->room = f->count;
+    }
     for (uint32_t n = 0; n < f->count; n++) {
+        if (f->events[n].kind > K_PROGRESS) continue;
+        c->hashes[n] = key_hash(s, &c->key, &f->tenant, &f->events[n].principal);
+        __builtin_prefetch(s->slots + ((uint32_t)c->hashes[n] & s->slot_mask));
+    }
+    for (uint32_t n = 0; n < FAR; n++) fetch_far(c, f, n);
+    for (uint32_t n = 0; n < NEAR; n++) fetch_near(c, f, n);
+    for (uint32_t n = 0; n < f->count; n++) {
+        fetch_far(c, f, n + FAR);
+        fetch_near(c, f, n + NEAR);
         Event *e = f->events + n;
         uint8_t why = (e->kind == K_FINDING ? WHY_FINDING : 0) | (e->flagged ? WHY_FLAGS : 0);
         const uint64_t *seen = f->digests + e->patients;
@@ -441,8 +538,7 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
             if (why) o->single[o->single_count++] = (Report){UINT32_MAX, n, why};
             continue;
         }
-        int made = 0;
-        uint32_t i = account_of(s, &c->key, &f->tenant, &e->principal, o, &made);
+        uint32_t i = account_of(s, &c->key, &f->tenant, &e->principal, c->hashes[n]);
         if (i == UINT32_MAX) return -1;
         Account *a = account_at(s, i);
         const int64_t delta[UNITS] = {limited(limited(e->rows) + limited(e->hidden)), limited(e->estimated), limited(e->bytes), e->kind == K_QUERY};
@@ -466,15 +562,18 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
             if (e->application.length && first_seen(s, a, (uint32_t)hash_bytes(e->application.at, e->application.length, HASH_SEED), 1)) why |= WHY_APPLICATION;
             if (why) o->single[o->single_count++] = (Report){i, n, why};
         }
-        if (c->sources && e->source.length) count_dimension(c, c->sources, &f->tenant, &e->source, i, offset, t, delta, seen, e->patient_count);
-        if (c->shapes && e->fingerprint.length) count_dimension(c, c->shapes, &f->tenant, &e->fingerprint, i, offset, t, delta, seen, e->patient_count);
-        if (c->tenants) {
-            static const Text none = {"", 0};
-            count_dimension(c, c->tenants, &f->tenant, &none, i, offset, t, delta, seen, e->patient_count);
-        }
+        if (sums[0] && e->source.length) count_dimension(c, sums[0], c->pending[0], &f->tenant, &e->source, i, offset, t, delta, seen, e->patient_count, 1);
+        if (sums[1] && e->fingerprint.length) count_dimension(c, sums[1], c->pending[1], &f->tenant, &e->fingerprint, i, offset, t, delta, seen, e->patient_count, 1);
+        if (sums[2]) count_dimension(c, sums[2], c->pending[2], &f->tenant, &none, i, offset, t, delta, seen, e->patient_count, 0);
+    }
+    int failed = s->failed;
+    for (int k = 0; k < 3; k++) {
+        if (!sums[k]) continue;
+        for (int p = 0; p < PENDING; p++) settle(sums[k], c->pending[k] + p);
+        failed |= sums[k]->failed;
     }
     for (uint32_t r = 0; r < o->report_count; r++) account_at(s, o->reports[r].account)->flags &= (uint8_t)~REPORTED;
-    return s->failed || (c->sources && c->sources->failed) || (c->shapes && c->shapes->failed) || (c->tenants && c->tenants->failed) ? -1 : 0;
+    return failed ? -1 : 0;
 }
 
 #endif

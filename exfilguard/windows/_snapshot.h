@@ -107,14 +107,14 @@ static void dump_account(Store *s, Account *a, const Store *principals, Out *o) 
     o->at[counted] = 0;
     if (a->contributors && principals)
         for (int i = 0; i < CONTRIBUTORS; i++) {
-            Contributor *c = a->contributors + i;
-            if (!c->count || c->account >= principals->next) continue;
-            Account *who = account_at(principals, c->account);
-            if (!(who->flags & USED) || (uint32_t)(who->hash >> 32) != c->hash) continue;
+            Contributors *c = a->contributors;
+            if (!c->count[i] || c->account[i] >= principals->next) continue;
+            Account *who = account_at(principals, c->account[i]);
+            if (!(who->flags & USED) || (uint32_t)(who->hash >> 32) != c->hash[i]) continue;
             put_bytes(o, who->key, who->length);
             out_room(o, 16);
             if (o->failed) return;
-            put_varint(o, c->count);
+            put_varint(o, c->count[i]);
             o->at[counted]++;
         }
     for (int w = 0; w < s->windows; w++) {
@@ -174,7 +174,7 @@ static void dump_account(Store *s, Account *a, const Store *principals, Out *o) 
 
 typedef struct { int windows, slices; int64_t width[MAX_WINDOWS]; } Shape;
 
-/* Where a dumped contributor is found: makes the account when it is not there yet (its own body may come later). */
+/* A dumped contributor, if its account is there: the accounts' own records are loaded first. */
 static void take_contributor(In *in, Account *a, Store *principals, int *slot) {
     uint64_t length = varint(in);
     const uint8_t *key = take(in, length);
@@ -183,8 +183,10 @@ static void take_contributor(In *in, Account *a, Store *principals, int *slot) {
     uint64_t hash = hash_bytes((const char *)key, (uint32_t)length, principals->seed);
     uint32_t i = find_account(principals, (const char *)key, (uint32_t)length, hash);
     if (i == UINT32_MAX) return;
-    if (!a->contributors && !(a->contributors = calloc(CONTRIBUTORS, sizeof(Contributor)))) return;
-    a->contributors[(*slot)++] = (Contributor){i, (uint32_t)(hash >> 32), count > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)count};
+    if (!a->contributors && !(a->contributors = calloc(1, sizeof(Contributors)))) return;
+    a->contributors->account[*slot] = i;
+    a->contributors->hash[*slot] = (uint32_t)(hash >> 32);
+    a->contributors->count[(*slot)++] = count > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)count;
 }
 
 static int put_at(Store *s, Account *a, int w, int64_t number, const int64_t *u) {
@@ -218,6 +220,8 @@ static int load_body(Store *s, Account *a, Store *principals, const Shape *shape
         if (!hashes || !(a->known = calloc(1, sizeof(Known)))) return -1;
         a->known->sources = (uint8_t)sources;
         a->known->applications = (uint8_t)applications;
+        if (sources) memcpy(&a->last_source, hashes, 4);
+        if (applications) memcpy(&a->last_application, hashes + 4 * sources, 4);
         memcpy(a->known->hashes, hashes, 4u * (size_t)sources);
         memcpy(a->known->hashes + KNOWN, hashes + 4 * sources, 4u * (size_t)applications);
     }

@@ -27,8 +27,11 @@ subtractions. Sums only fall by themselves, so a room that is too small costs a 
 #define SUM_FULL ((int64_t)1 << 62) /* absurd counts stop here instead of running over */
 #define DELTA_MAX ((int64_t)1 << 48)
 #define KNOWN 8         /* sources, and applications, remembered per account */
-#define CONTRIBUTORS 16 /* accounts remembered per source, shape or tenant */
+#define CONTRIBUTORS 32 /* accounts remembered per source or shape */
+#define KEY_INLINE 40
+#define LINE 64
 #define HOUR_MS 3600000
+#define DAY_MS 86400000
 #define CHUNK 1024
 #define GROW 8    /* beyond its ladder an account is reported again when it grew by a part in so many */
 #define NO_ROOM_END INT64_MAX
@@ -45,33 +48,41 @@ typedef struct {
     uint8_t wide;
 } Ring;
 
-typedef struct { uint8_t sources, applications; uint32_t hashes[2 * KNOWN]; } Known;
-typedef struct { uint32_t account, hash, count; } Contributor;
-
+typedef struct { uint8_t sources, applications; uint32_t hashes[2 * KNOWN]; } Known; /* most recent first */
 typedef struct {
+    uint32_t account[CONTRIBUTORS], count[CONTRIBUTORS], hash[CONTRIBUTORS], passed;
+} Contributors;
+
+typedef struct { /* by cache lines: what each event needs comes first */
     uint64_t hash;
-    char *key; /* "tenant/name" */
-    uint32_t length, limits;
     int64_t newest_ms;
     int64_t room[UNITS];
     int64_t recheck_ms; /* an account that is over something is reported again from then on */
-    int64_t applied;    /* offset of the next record that is not in here yet, after a restore */
-    int64_t hour;       /* UTC hour of the newest event; -1: none yet */
-    int64_t swept; /* slice of the longest window at the last removal of old digests */
+    uint32_t length, limits;
+
+    int64_t applied; /* offset of the next record that is not in here yet, after a restore */
+    int64_t hour;    /* UTC hour of the newest event; -1: none yet. Of a sum: its day */
+    uint32_t generation, segment;
+    uint32_t last_source, last_application;
     Exact exact;
     Sliding *sliding;
-    Known *known;
-    Contributor *contributors;
-    uint8_t *profile;
-    uint32_t profile_length, segment, generation;
     uint8_t flags;
+
+    char *key; /* "tenant/name" */
+    char short_key[KEY_INLINE];
+    Known *known;
+    Contributors *contributors;
+
+    uint8_t *profile;
+    int64_t swept; /* slice of the longest window at the last removal of old digests */
+    uint32_t profile_length;
     /* then: int64_t head[windows]; int64_t sums[windows][UNITS]; Ring rings[windows]; */
-} Account;
+} __attribute__((aligned(64))) Account;
 
 typedef struct { uint32_t uses; int64_t *values; uint32_t *starts; } Limits; /* of (window, unit): values[starts[i]..starts[i+1]] */
 
 typedef struct {
-    int windows, slices, longest, precision;
+    int windows, slices, longest, shortest, precision;
     int64_t width[MAX_WINDOWS];
     int64_t time_ms, number[MAX_WINDOWS], from[MAX_WINDOWS], until[MAX_WINDOWS]; /* the slices of the last time looked at */
     uint32_t max_patients, max_accounts;
@@ -252,7 +263,7 @@ static void sweep_patients(Store *s, Account *a, int64_t head) { /* before newes
 static inline int see_patient(Store *s, Account *a, uint64_t digest, int64_t t) {
     if (!digest) digest = ZERO_DIGEST;
     if (a->sliding) {
-        hll_add(a->sliding, digest, t, a->newest_ms);
+        hll_add(a->sliding, digest, s->from[s->shortest], a->newest_ms);
         return 1;
     }
     Exact *e = &a->exact;
@@ -458,14 +469,15 @@ static uint32_t make_account(Store *s, const char *key, uint32_t length, uint64_
             char **chunks = realloc(s->chunks, (s->chunk_count + 1) * sizeof *chunks);
             if (!chunks) goto failed;
             s->chunks = chunks;
-            if (!(chunks[s->chunk_count] = calloc(CHUNK, s->stride))) goto failed;
+            if (!(chunks[s->chunk_count] = aligned_alloc(LINE, CHUNK * s->stride))) goto failed;
+            memset(chunks[s->chunk_count], 0, CHUNK * s->stride);
             s->chunk_count++;
         }
         s->next++;
     }
     Account *a = account_at(s, i);
     memset(a, 0, s->stride);
-    a->key = malloc(length + 1u);
+    a->key = length < KEY_INLINE ? a->short_key : malloc(length + 1u);
     if (!a->key) goto failed;
     memcpy(a->key, key, length);
     a->key[length] = 0;
@@ -503,6 +515,7 @@ static void clear_windows(Store *s, Account *a) { /* what load replaces */
     a->contributors = NULL;
     a->profile = NULL;
     a->profile_length = 0;
+    a->last_source = a->last_application = 0;
     a->newest_ms = 0;
     a->swept = 0;
     a->hour = -1;
@@ -523,7 +536,7 @@ static void drop_account(Store *s, uint32_t i) {
     s->slots[at] = 0;
     clear_windows(s, a);
     limits_release(s, a->limits);
-    free(a->key);
+    if (a->key != a->short_key) free(a->key);
     if (a->flags & DIRTY)
         for (uint32_t d = 0; d < s->dirty_count; d++)
             if (s->dirty[d] == i) s->dirty[d] = UINT32_MAX;
@@ -560,6 +573,9 @@ static inline void mark_dirty(Store *s, Account *a, uint32_t i) {
 
 /* 1 when this hash was not among the known sources (or applications) of an account that knew some; it is now. */
 static int first_seen(Store *s, Account *a, uint32_t hash, int application) {
+    uint32_t *last = application ? &a->last_application : &a->last_source;
+    if (*last == hash && a->known) return 0;
+    *last = hash;
     Known *k = a->known;
     if (!k) {
         if (!(k = a->known = calloc(1, sizeof *k))) {
@@ -583,22 +599,32 @@ static int first_seen(Store *s, Account *a, uint32_t hash, int application) {
     return known > 0;
 }
 
-/* Space-saving over the accounts behind a source, shape or tenant (Metwally 2005): the smallest gives way. */
+/* The accounts behind a source or shape: space-saving (Metwally 2005), where the smallest gives way. Once there are more than fit,
+   who is new is looked at every eighth time only: so many accounts behind one value are an application server. */
 static void contributed(Store *s, Account *a, uint32_t account, uint32_t hash, uint32_t patients) {
     if (!patients) return;
-    if (!a->contributors && !(a->contributors = calloc(CONTRIBUTORS, sizeof(Contributor)))) {
+    if (!a->contributors && !(a->contributors = calloc(1, sizeof(Contributors)))) {
         s->failed = 1;
         return;
     }
-    Contributor *c = a->contributors, *least = c;
+    Contributors *c = a->contributors;
     for (int i = 0; i < CONTRIBUTORS; i++) {
-        if (c[i].count && c[i].account == account && c[i].hash == hash) {
-            c[i].count += patients;
-            return;
-        }
-        if (c[i].count < least->count) least = c + i;
+        if (c->account[i] != account || c->hash[i] != hash || !c->count[i]) continue;
+        if (c->count[i] < UINT32_MAX / 2) c->count[i] += patients;
+        return;
     }
-    *least = (Contributor){account, hash, least->count + patients};
+    if (c->count[CONTRIBUTORS - 1] && c->passed++ % 8) return;
+    int least = 0;
+    for (int i = 1; i < CONTRIBUTORS; i++)
+        if (c->count[i] < c->count[least]) least = i;
+    c->account[least] = account;
+    c->hash[least] = hash;
+    if (c->count[least] < UINT32_MAX / 2) c->count[least] += patients;
+}
+
+static void fade_contributors(Account *a, int64_t days) { /* those of today weigh more than those of yesterday */
+    if (!a->contributors) return;
+    for (int i = 0; i < CONTRIBUTORS; i++) a->contributors->count[i] >>= days > 31 ? 31 : days;
 }
 
 /* -- a store -------------------------------------------------------------------------------------------------------- */
@@ -608,7 +634,7 @@ static void store_free(Store *s) {
         if (account_at(s, i)->flags & USED) {
             Account *a = account_at(s, i);
             clear_windows(s, a);
-            free(a->key);
+            if (a->key != a->short_key) free(a->key);
         }
     for (uint32_t i = 0; i < s->chunk_count; i++) free(s->chunks[i]);
     for (uint32_t i = 1; i < s->limits_count; i++) {
@@ -627,8 +653,9 @@ static int store_init(Store *s) { /* windows, slices, width, bounds and seed are
     for (int w = 0; w < s->windows; w++) {
         s->until[w] = s->from[w] = -1;
         if (s->width[w] > s->width[s->longest]) s->longest = w;
+        if (s->width[w] < s->width[s->shortest]) s->shortest = w;
     }
-    s->stride = sizeof(Account) + (size_t)s->windows * (sizeof(int64_t) * (1 + UNITS) + sizeof(Ring));
+    s->stride = (sizeof(Account) + (size_t)s->windows * (sizeof(int64_t) * (1 + UNITS) + sizeof(Ring)) + LINE - 1) / LINE * LINE;
     s->limits_count = s->limits_capacity = 1;
     s->generation = 1;
     s->limits = calloc(1, sizeof *s->limits);

@@ -13,8 +13,11 @@ from ..errors import SnapshotError
 from .totals import MAX_WINDOW_MS, SLICES, Totals
 
 cdef extern from "_distinct.h" nogil:
+    ctypedef struct Place:
+        uint64_t digest
+        uint32_t time
     ctypedef struct Exact:
-        uint64_t *digests
+        Place *places
         uint32_t count, capacity
     ctypedef struct Sliding:
         uint8_t p
@@ -22,7 +25,6 @@ cdef extern from "_distinct.h" nogil:
     int64_t hll_estimate(const uint8_t *registers, int p)
     void hll_place(uint64_t digest, int p, uint32_t *reg, uint8_t *rank)
     int64_t seen_at(uint32_t low, int64_t newest)
-    uint32_t *exact_times(const Exact *e)
 
 cdef extern from "_store.h" nogil:
     enum: MAX_WINDOWS, UNITS, CONTRIBUTORS, USED, DIRTY, OVER
@@ -103,7 +105,7 @@ cdef extern from "_frame.h" nogil:
         uint32_t *fresh
         Hour *hours
         uint32_t report_count, single_count, fresh_count, hour_count
-        uint64_t future, jumped, counted, overflowed
+        uint64_t future, jumped, counted
     ctypedef struct SourceClock:
         int64_t newest_ms, shift_ms
     ctypedef struct Tokens:
@@ -365,8 +367,8 @@ cdef class WindowStore:
             hll_registers(a.sliding, a.newest_ms, low, at)
         else:
             for n in range(a.exact.capacity):
-                if a.exact.digests[n] and seen_at(exact_times(&a.exact)[n], a.newest_ms) >= low:
-                    hll_place(a.exact.digests[n], precision, &reg, &rank)
+                if a.exact.places[n].digest and seen_at(a.exact.places[n].time, a.newest_ms) >= low:
+                    hll_place(a.exact.places[n].digest, precision, &reg, &rank)
                     if rank > at[reg]:
                         at[reg] = rank
         return bytes(out)

@@ -22,15 +22,22 @@ window (10 s / 32), so that a register that is hit often changes seldom. */
 #define ZERO_DIGEST 0x9E3779B97F4A7C15ull
 #define HLL_KEPT 8
 
+typedef struct __attribute__((packed)) { uint64_t digest; uint32_t time; } Place;
+
 typedef struct {
-    uint64_t *digests; /* capacity places, then as many uint32_t times */
+    Place *places;
     uint32_t count;
     uint32_t capacity; /* a power of two, or 0 */
 } Exact;
 
 typedef struct {
+    uint32_t times[HLL_KEPT];
+    uint8_t ranks[HLL_KEPT]; /* 0: empty */
+} Register;
+
+typedef struct {
     uint8_t p;
-    uint32_t times[1]; /* 2^p * HLL_KEPT, then as many uint8_t ranks; rank 0: empty */
+    Register registers[1]; /* 2^p */
 } Sliding;
 
 static inline uint64_t mix64(uint64_t x) { /* splitmix64's finaliser */
@@ -43,12 +50,10 @@ static inline uint64_t mix64(uint64_t x) { /* splitmix64's finaliser */
 
 static inline int64_t seen_at(uint32_t low, int64_t newest) { return newest - (uint32_t)((uint32_t)newest - low); }
 
-static inline uint32_t *exact_times(const Exact *e) { return (uint32_t *)(e->digests + e->capacity); }
-
 /* The place of a digest, or the empty place where it belongs. The table must have an empty place. */
 static inline uint32_t exact_find(const Exact *e, uint64_t digest) {
     uint32_t mask = e->capacity - 1, at = (uint32_t)mix64(digest) & mask;
-    while (e->digests[at] && e->digests[at] != digest) at = (at + 1) & mask;
+    while (e->places[at].digest && e->places[at].digest != digest) at = (at + 1) & mask;
     return at;
 }
 
@@ -56,17 +61,15 @@ static inline uint32_t exact_find(const Exact *e, uint64_t digest) {
 static int exact_resize(Exact *e, uint32_t capacity, int64_t newest, int64_t low_ms) {
     Exact made = {NULL, 0, capacity};
     if (capacity) {
-        made.digests = calloc(capacity, sizeof(uint64_t) + sizeof(uint32_t));
-        if (!made.digests) return -1;
+        made.places = calloc(capacity, sizeof(Place));
+        if (!made.places) return -1;
         for (uint32_t i = 0; i < e->capacity; i++) {
-            if (!e->digests[i] || seen_at(exact_times(e)[i], newest) < low_ms) continue;
-            uint32_t at = exact_find(&made, e->digests[i]);
-            made.digests[at] = e->digests[i];
-            exact_times(&made)[at] = exact_times(e)[i];
+            if (!e->places[i].digest || seen_at(e->places[i].time, newest) < low_ms) continue;
+            made.places[exact_find(&made, e->places[i].digest)] = e->places[i];
             made.count++;
         }
     }
-    free(e->digests);
+    free(e->places);
     *e = made;
     return 0;
 }
@@ -74,7 +77,7 @@ static int exact_resize(Exact *e, uint32_t capacity, int64_t newest, int64_t low
 static uint32_t exact_older(const Exact *e, int64_t newest, int64_t low_ms) {
     uint32_t old = 0;
     for (uint32_t i = 0; i < e->capacity; i++)
-        old += e->digests[i] && seen_at(exact_times(e)[i], newest) < low_ms;
+        old += e->places[i].digest && seen_at(e->places[i].time, newest) < low_ms;
     return old;
 }
 
@@ -92,12 +95,8 @@ static int exact_sweep(Exact *e, int64_t newest, int64_t low_ms) {
 
 /* -- sliding -------------------------------------------------------------------------------------------------------- */
 
-static inline size_t hll_places(int p) { return ((size_t)1 << p) * HLL_KEPT; }
-static inline uint8_t *hll_ranks(Sliding *h) { return (uint8_t *)(h->times + hll_places(h->p)); }
-static inline size_t hll_bytes(int p) { return sizeof(Sliding) + hll_places(p) * 5; }
-
 static Sliding *hll_new(int p) {
-    Sliding *h = calloc(1, hll_bytes(p));
+    Sliding *h = calloc(1, sizeof(Sliding) + (((size_t)1 << p) - 1) * sizeof(Register));
     if (h) h->p = (uint8_t)p;
     return h;
 }
@@ -111,8 +110,8 @@ static inline void hll_place(uint64_t digest, int p, uint32_t *reg, uint8_t *ran
 
 /* One maximum into one register. `newest` must not be older than `t`. */
 static void hll_put(Sliding *h, uint32_t reg, uint8_t rank, int64_t t, int64_t newest) {
-    uint32_t *times = h->times + (size_t)reg * HLL_KEPT;
-    uint8_t *ranks = hll_ranks(h) + (size_t)reg * HLL_KEPT;
+    uint32_t *times = h->registers[reg].times;
+    uint8_t *ranks = h->registers[reg].ranks;
     uint32_t out_times[HLL_KEPT + 1];
     uint8_t out_ranks[HLL_KEPT + 1];
     int count = 0, placed = 0;
@@ -153,25 +152,22 @@ static inline void hll_add(Sliding *h, uint64_t digest, int64_t t, int64_t newes
     uint32_t reg;
     uint8_t rank;
     hll_place(digest, h->p, &reg, &rank);
-    if (hll_ranks(h)[(size_t)reg * HLL_KEPT] >= rank && h->times[(size_t)reg * HLL_KEPT] == (uint32_t)t) return;
+    if (h->registers[reg].ranks[0] >= rank && h->registers[reg].times[0] == (uint32_t)t) return;
     hll_put(h, reg, rank, t, newest);
 }
 
 static void hll_sweep(Sliding *h, int64_t newest, int64_t low_ms) {
-    uint8_t *ranks = hll_ranks(h);
-    for (size_t i = 0; i < hll_places(h->p); i++)
-        if (ranks[i] && seen_at(h->times[i], newest) < low_ms) ranks[i] = 0; /* oldest last: no hole appears */
+    for (Register *r = h->registers; r < h->registers + ((size_t)1 << h->p); r++)
+        for (int i = 0; i < HLL_KEPT; i++) /* oldest last: no hole appears */
+            if (r->ranks[i] && seen_at(r->times[i], newest) < low_ms) r->ranks[i] = 0;
 }
 
 /* The plain registers of the window that begins at `low_ms`, one byte each. */
 static void hll_registers(Sliding *h, int64_t newest, int64_t low_ms, uint8_t *out) {
-    uint8_t *ranks = hll_ranks(h);
     for (size_t reg = 0; reg < (size_t)1 << h->p; reg++) {
+        const Register *r = h->registers + reg;
         uint8_t highest = 0;
-        for (size_t i = reg * HLL_KEPT; i < (reg + 1) * HLL_KEPT && ranks[i]; i++) {
-            if (seen_at(h->times[i], newest) < low_ms) break;
-            highest = ranks[i];
-        }
+        for (int i = 0; i < HLL_KEPT && r->ranks[i] && seen_at(r->times[i], newest) >= low_ms; i++) highest = r->ranks[i];
         out[reg] = highest;
     }
 }

@@ -9,6 +9,8 @@ Nothing is counted before the whole frame was read. */
 #ifndef EXFILGUARD_FRAME_H
 #define EXFILGUARD_FRAME_H
 
+#include <stddef.h>
+
 #include "_store.h"
 #ifdef __SSE2__
 #include <emmintrin.h>
@@ -23,7 +25,9 @@ enum { WHY_OVER = 1, WHY_HONEYTOKEN = 2, WHY_ASKED = 4, WHY_FLAGS = 8, WHY_FINDI
 typedef struct { const char *at; uint32_t length; } Text;
 
 typedef struct {
-    int64_t time_ms, rows, hidden, bytes, estimated;
+    int64_t time_ms; /* once counted: corrected */
+    int64_t rows, hidden, bytes, estimated;
+    int64_t delta[UNITS]; /* once counted */
     Text principal, source, application, fingerprint;
     uint32_t patients, patient_count, asked, asked_count; /* into Frame.digests */
     const char *start;
@@ -50,7 +54,7 @@ typedef struct {
     uint32_t *fresh;          /* accounts whose limits must be asked for */
     Hour *hours;
     uint32_t report_count, single_count, fresh_count, hour_count, capacity, single_capacity;
-    uint64_t future, jumped, counted, overflowed;
+    uint64_t future, jumped, counted;
 } Outcome;
 
 typedef struct { int64_t newest_ms, shift_ms; } SourceClock;
@@ -428,17 +432,17 @@ static void settle(Store *s, Pending *p) {
     p->hash = 0;
 }
 
-static void count_dimension(Counter *c, Store *s, Pending *pending, const Text *tenant, const Text *value, uint32_t account, int64_t offset, int64_t t, const int64_t *delta, const uint64_t *seen, uint32_t count, int contributors) {
-    uint64_t hash = key_hash(s, &c->key, tenant, value) | 1;
-    Pending *p = pending + ((hash >> 8) % PENDING);
-    if (p->hash != hash || t < p->from || t >= p->until) {
+static void count_sum(Counter *c, Store *s, Pending *pending, const Text *tenant, const Text *value, uint64_t hash, uint32_t account, int64_t offset, const Event *e, const uint64_t *seen, int contributors) {
+    Pending *p = pending + (hash >> 8) % PENDING;
+    const int64_t t = e->time_ms;
+    if (p->hash != (hash | 1) || t < p->from || t >= p->until) {
         settle(s, p);
-        uint32_t i = account_of(s, &c->key, tenant, value, key_hash(s, &c->key, tenant, value));
+        uint32_t i = account_of(s, &c->key, tenant, value, hash);
         if (i == UINT32_MAX) return;
         Account *a = account_at(s, i);
         if (offset < a->applied) return;
         slices_of(s, t);
-        *p = (Pending){hash, i, s->from[0], s->until[0], t, {0}};
+        *p = (Pending){hash | 1, i, s->from[0], s->until[0], t, {0}};
         for (int w = 1; w < s->windows; w++) {
             if (s->from[w] > p->from) p->from = s->from[w];
             if (s->until[w] < p->until) p->until = s->until[w];
@@ -453,14 +457,14 @@ static void count_dimension(Counter *c, Store *s, Pending *pending, const Text *
     Account *a = account_at(s, p->account);
     if (t > a->newest_ms) a->newest_ms = t;
     if (t > p->time_ms) p->time_ms = t;
-    for (int u = 0; u < UNITS; u++) p->delta[u] += delta[u];
-    if (count) {
+    for (int u = 0; u < UNITS; u++) p->delta[u] += e->delta[u];
+    if (e->patient_count) {
         slices_of(s, t);
         if (s->number[s->longest] >= heads(a)[s->longest] - s->slices)
-            for (uint32_t k = 0; k < count; k++) see_patient(s, a, seen[k], t);
+            for (uint32_t k = 0; k < e->patient_count; k++) see_patient(s, a, seen[k], t);
     }
     if (contributors) {
-        int64_t patients = delta[PATIENTS] + count;
+        int64_t patients = e->delta[PATIENTS] + e->patient_count;
         contributed(s, a, account, (uint32_t)(account_at(c->accounts, account)->hash >> 32), patients > 0xFFFF ? 0xFFFF : (uint32_t)patients);
     }
 }
@@ -485,21 +489,49 @@ static inline void fetch_far(Counter *c, const Frame *f, uint32_t n) {
     for (; a < end; a += LINE) __builtin_prefetch(a, 1);
 }
 
-static inline void fetch_near(Counter *c, const Frame *f, uint32_t n) {
-    if (n >= f->count || c->guesses[n] == UINT32_MAX || !f->events[n].patient_count) return;
-    Account *a = account_at(c->accounts, c->guesses[n]);
-    uint64_t digest = f->digests[f->events[n].patients];
+static inline void fetch_patient(const Account *a, uint64_t digest) {
     if (a->sliding) {
         uint32_t reg;
         uint8_t rank;
         hll_place(digest, a->sliding->p, &reg, &rank);
-        __builtin_prefetch(a->sliding->times + (size_t)reg * HLL_KEPT, 1);
-        __builtin_prefetch(hll_ranks(a->sliding) + (size_t)reg * HLL_KEPT, 1);
-    } else if (a->exact.capacity) {
-        uint32_t at = (uint32_t)mix64(digest) & (a->exact.capacity - 1);
-        __builtin_prefetch(a->exact.digests + at, 1);
-        __builtin_prefetch(exact_times(&a->exact) + at, 1);
+        __builtin_prefetch(a->sliding->registers + reg, 1);
+        __builtin_prefetch((const char *)(a->sliding->registers + reg + 1) - 1, 1);
+    } else if (a->exact.capacity) __builtin_prefetch(a->exact.places + ((uint32_t)mix64(digest) & (a->exact.capacity - 1)), 1);
+}
+
+static inline void fetch_near(Counter *c, const Frame *f, uint32_t n) {
+    if (n >= f->count || c->guesses[n] == UINT32_MAX || !f->events[n].patient_count) return;
+    fetch_patient(account_at(c->accounts, c->guesses[n]), f->digests[f->events[n].patients]);
+}
+
+/* The sums of one dimension over a frame whose events were counted; c->guesses holds their accounts. */
+static void count_sums(Counter *c, Store *s, Pending *pending, const Frame *f, size_t value, int64_t offset, int contributors) {
+    static const Text none = {"", 0};
+    Account *last = NULL;
+    for (uint32_t n = 0; n < f->count + NEAR; n++) {
+        if (n < f->count && c->guesses[n] != UINT32_MAX) {
+            const Text *v = value ? (const Text *)((const char *)(f->events + n) + value) : &none;
+            if (value && !v->length) c->hashes[n] = 0;
+            else {
+                if (value || !n) c->hashes[n] = key_hash(s, &c->key, &f->tenant, v);
+                else c->hashes[n] = c->hashes[0];
+                if (f->events[n].patient_count) {
+                    Pending *p = pending + (c->hashes[n] >> 8) % PENDING;
+                    if (p->hash == (c->hashes[n] | 1)) last = account_at(s, p->account);
+                    else {
+                        uint32_t i = guess(s, c->hashes[n]);
+                        last = i == UINT32_MAX ? NULL : account_at(s, i);
+                    }
+                    if (last) fetch_patient(last, f->digests[f->events[n].patients]);
+                }
+            }
+        }
+        if (n < NEAR || c->guesses[n - NEAR] == UINT32_MAX) continue;
+        const Event *e = f->events + n - NEAR;
+        const Text *v = value ? (const Text *)((const char *)e + value) : &none;
+        if (!value || v->length) count_sum(c, s, pending, &f->tenant, v, c->hashes[n - NEAR], c->guesses[n - NEAR], offset, e, f->digests + e->patients, contributors);
     }
+    for (int p = 0; p < PENDING; p++) settle(s, pending + p);
 }
 
 /* Counts a frame that was read. `offset`: of its record. 0, or -1 without memory. */
@@ -507,7 +539,6 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
     Store *s = c->accounts;
     Outcome *o = &c->out;
     Store *const sums[3] = {c->sources, c->shapes, c->tenants};
-    static const Text none = {"", 0};
     if (room_for_outcome(o, f->count)) return -1;
     if (c->room < f->count) {
         void *a = realloc(c->hashes, f->count * sizeof *c->hashes), *b;
@@ -541,7 +572,12 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
         uint32_t i = account_of(s, &c->key, &f->tenant, &e->principal, c->hashes[n]);
         if (i == UINT32_MAX) return -1;
         Account *a = account_at(s, i);
-        const int64_t delta[UNITS] = {limited(limited(e->rows) + limited(e->hidden)), limited(e->estimated), limited(e->bytes), e->kind == K_QUERY};
+        e->delta[ROWS] = limited(limited(e->rows) + limited(e->hidden));
+        e->delta[PATIENTS] = limited(e->estimated);
+        e->delta[BYTES] = limited(e->bytes);
+        e->delta[QUERIES] = e->kind == K_QUERY;
+        e->time_ms = t;
+        c->guesses[n] = i;
         if (offset >= a->applied) { /* else it is in here already, by an interrupted checkpoint */
             o->counted++;
             if (a->generation != s->generation) {
@@ -550,7 +586,7 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
             }
             int64_t hour = t / HOUR_MS;
             if (hour > a->hour) close_hour(s, a, i, hour, o, c->scratch);
-            int used = account_add(s, a, t, delta, seen, e->patient_count);
+            int used = account_add(s, a, t, e->delta, seen, e->patient_count);
             mark_dirty(s, a, i);
             if (used > 0 || ((a->flags & OVER) && now >= a->recheck_ms)) {
                 if (check_limits(s, a, now, c->scratch) && !(a->flags & REPORTED)) {
@@ -562,14 +598,12 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
             if (e->application.length && first_seen(s, a, (uint32_t)hash_bytes(e->application.at, e->application.length, HASH_SEED), 1)) why |= WHY_APPLICATION;
             if (why) o->single[o->single_count++] = (Report){i, n, why};
         }
-        if (sums[0] && e->source.length) count_dimension(c, sums[0], c->pending[0], &f->tenant, &e->source, i, offset, t, delta, seen, e->patient_count, 1);
-        if (sums[1] && e->fingerprint.length) count_dimension(c, sums[1], c->pending[1], &f->tenant, &e->fingerprint, i, offset, t, delta, seen, e->patient_count, 1);
-        if (sums[2]) count_dimension(c, sums[2], c->pending[2], &f->tenant, &none, i, offset, t, delta, seen, e->patient_count, 0);
     }
     int failed = s->failed;
+    const size_t values[3] = {offsetof(Event, source), offsetof(Event, fingerprint), 0};
     for (int k = 0; k < 3; k++) {
         if (!sums[k]) continue;
-        for (int p = 0; p < PENDING; p++) settle(sums[k], c->pending[k] + p);
+        count_sums(c, sums[k], c->pending[k], f, values[k], offset, k < 2);
         failed |= sums[k]->failed;
     }
     for (uint32_t r = 0; r < o->report_count; r++) account_at(s, o->reports[r].account)->flags &= (uint8_t)~REPORTED;

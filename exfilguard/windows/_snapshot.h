@@ -134,25 +134,25 @@ static void dump_account(Store *s, Account *a, const Store *principals, Out *o) 
     }
     if (a->sliding) {
         Sliding *h = a->sliding;
-        uint8_t *ranks = hll_ranks(h);
         out_room(o, 16);
         if (o->failed) return;
         o->at[o->length++] = h->p;
         size_t registers = (size_t)1 << h->p, used = 0, before = 0;
-        for (size_t reg = 0; reg < registers; reg++) used += ranks[reg * HLL_KEPT] != 0;
+        for (size_t reg = 0; reg < registers; reg++) used += h->registers[reg].ranks[0] != 0;
         put_varint(o, used);
         for (size_t reg = 0; reg < registers; reg++) {
-            size_t at = reg * HLL_KEPT, count = 0;
-            while (count < HLL_KEPT && ranks[at + count]) count++;
+            const Register *r = h->registers + reg;
+            int count = 0;
+            while (count < HLL_KEPT && r->ranks[count]) count++;
             if (!count) continue;
-            out_room(o, 16 + count * 12);
+            out_room(o, 16 + (size_t)count * 12);
             if (o->failed) return;
             put_varint(o, reg - before);
             before = reg;
             o->at[o->length++] = (uint8_t)count;
-            for (size_t i = at; i < at + count; i++) {
-                o->at[o->length++] = ranks[i];
-                put_varint(o, (uint32_t)((uint32_t)a->newest_ms - h->times[i]));
+            for (int i = 0; i < count; i++) {
+                o->at[o->length++] = r->ranks[i];
+                put_varint(o, (uint32_t)((uint32_t)a->newest_ms - r->times[i]));
             }
         }
     } else {
@@ -160,10 +160,11 @@ static void dump_account(Store *s, Account *a, const Store *principals, Out *o) 
         if (o->failed) return;
         put_varint(o, a->exact.count);
         for (uint32_t i = 0; i < a->exact.capacity; i++) {
-            if (!a->exact.digests[i]) continue;
-            memcpy(o->at + o->length, a->exact.digests + i, 8);
+            const Place *place = a->exact.places + i;
+            if (!place->digest) continue;
+            memcpy(o->at + o->length, &place->digest, 8);
             o->length += 8;
-            put_varint(o, (uint32_t)((uint32_t)a->newest_ms - exact_times(&a->exact)[i]));
+            put_varint(o, (uint32_t)((uint32_t)a->newest_ms - place->time));
         }
     }
     uint32_t body = (uint32_t)(o->length - sized - 4);
@@ -272,7 +273,6 @@ static int load_body(Store *s, Account *a, Store *principals, const Shape *shape
         int p = byte_of(&in);
         uint64_t used = varint(&in), reg = 0;
         if (in.bad || p != s->precision || used > (uint64_t)1 << p || !(a->sliding = hll_new(p))) goto bad;
-        uint8_t *ranks = hll_ranks(a->sliding);
         for (uint64_t i = 0; i < used; i++) {
             uint64_t distance = varint(&in);
             int count = byte_of(&in);
@@ -282,11 +282,11 @@ static int load_body(Store *s, Account *a, Store *principals, const Shape *shape
             for (int k = 0; k < count; k++) {
                 int rank = byte_of(&in);
                 uint64_t age = varint(&in);
-                size_t place = reg * HLL_KEPT + (size_t)k;
-                if (in.bad || rank < 1 || rank > 64 - p + 1 || age > UINT32_MAX || age < age_before || (k && rank <= ranks[place - 1])) goto bad;
+                Register *r = a->sliding->registers + reg;
+                if (in.bad || rank < 1 || rank > 64 - p + 1 || age > UINT32_MAX || age < age_before || (k && rank <= r->ranks[k - 1])) goto bad;
                 age_before = age;
-                ranks[place] = (uint8_t)rank;
-                a->sliding->times[place] = (uint32_t)newest - (uint32_t)age;
+                r->ranks[k] = (uint8_t)rank;
+                r->times[k] = (uint32_t)newest - (uint32_t)age;
             }
         }
     } else {
@@ -301,10 +301,9 @@ static int load_body(Store *s, Account *a, Store *principals, const Shape *shape
             memcpy(&digest, raw, 8);
             age = varint(&in);
             if (in.bad || !digest || age > (uint64_t)newest || (int64_t)age > reach || age > UINT32_MAX) goto bad;
-            uint32_t place = exact_find(&a->exact, digest);
-            if (a->exact.digests[place]) goto bad;
-            a->exact.digests[place] = digest;
-            exact_times(&a->exact)[place] = (uint32_t)newest - (uint32_t)age;
+            Place *place = a->exact.places + exact_find(&a->exact, digest);
+            if (place->digest) goto bad;
+            *place = (Place){digest, (uint32_t)newest - (uint32_t)age};
             a->exact.count++;
             int64_t t = newest - (int64_t)age;
             for (int w = 0; w < shape->windows; w++) { /* a digest's last sighting must find its slice when it moves on */
@@ -327,8 +326,8 @@ static int load_body(Store *s, Account *a, Store *principals, const Shape *shape
         }
     }
     for (uint32_t i = 0; i < a->exact.capacity; i++) {
-        if (!a->exact.digests[i]) continue;
-        int64_t t = seen_at(exact_times(&a->exact)[i], newest);
+        if (!a->exact.places[i].digest) continue;
+        int64_t t = seen_at(a->exact.places[i].time, newest);
         for (int w = 0; w < s->windows; w++) count_patient(s, a, w, t * s->slices / s->width[w], 1);
     }
     free(cells);

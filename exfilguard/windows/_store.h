@@ -241,9 +241,9 @@ static int to_sliding(Store *s, Account *a) {
     Sliding *h = hll_new(s->precision);
     if (!h) return -1;
     for (uint32_t i = 0; i < a->exact.capacity; i++) {
-        if (!a->exact.digests[i]) continue;
-        int64_t t = seen_at(exact_times(&a->exact)[i], a->newest_ms);
-        hll_add(h, a->exact.digests[i], t, a->newest_ms);
+        if (!a->exact.places[i].digest) continue;
+        int64_t t = seen_at(a->exact.places[i].time, a->newest_ms);
+        hll_add(h, a->exact.places[i].digest, t, a->newest_ms);
         for (int w = 0; w < s->windows; w++) count_patient(s, a, w, t * s->slices / s->width[w], -1);
     }
     exact_resize(&a->exact, 0, 0, 0);
@@ -276,10 +276,10 @@ static inline int see_patient(Store *s, Account *a, uint64_t digest, int64_t t) 
             return 0;
         }
     }
-    uint32_t at = exact_find(e, digest);
+    Place *place = e->places + exact_find(e, digest);
     int64_t before = -1;
-    if (e->digests[at]) {
-        before = seen_at(exact_times(e)[at], a->newest_ms);
+    if (place->digest) {
+        before = seen_at(place->time, a->newest_ms);
         if (before >= t) return 0; /* seen later already: this sighting changes no window */
     } else {
         if (e->count >= s->max_patients) {
@@ -287,10 +287,10 @@ static inline int see_patient(Store *s, Account *a, uint64_t digest, int64_t t) 
             else hll_add(a->sliding, digest, t, a->newest_ms);
             return 1;
         }
-        e->digests[at] = digest;
+        place->digest = digest;
         e->count++;
     }
-    exact_times(e)[at] = (uint32_t)t;
+    place->time = (uint32_t)t;
     int more = 0;
     for (int w = 0; w < s->windows; w++) {
         int64_t now = s->number[w], head = heads(a)[w];

@@ -126,8 +126,8 @@ def test_wrong_types_and_ranges_are_never_read(changes: list[tuple[str, Any]], w
     for name, value in changes:
         if name in frame:
             frame[name] = value
-        elif isinstance(frame["events"], list) and len(frame["events"]) == 2:
-            frame["events"][which][name] = value
+        elif frame["events"] and isinstance(frame["events"], list) and isinstance(frame["events"][-1], dict):
+            frame["events"][-which][name] = value
     try:
         data = orjson.dumps(frame)
     except TypeError:  # an integer that JSON writers refuse

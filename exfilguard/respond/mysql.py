@@ -20,6 +20,12 @@ from .hook import Seen, Settings, SuspendHook
 from .mysql_client import Connection, connect, explain, rows
 
 
+def server_name(account: str) -> str:
+    """The name as the server's user table (utf8mb3) has it: a character beyond the basic plane is a question mark there, at
+    CREATE USER and at login alike."""
+    return "".join(c if c <= "\uffff" else "?" for c in account)
+
+
 class MySQLHook(SuspendHook[Connection]):
     """See the module. `undo` is {"hosts": {host: locked}}."""
 
@@ -43,10 +49,10 @@ class MySQLHook(SuspendHook[Connection]):
 
     async def _rows(self, client: Connection, account: str) -> tuple[str, list[dict[str, Any]]]:
         """(user, its rows)."""
-        found = await rows(client, "CALL exfilguard.look(%s)", (account,))
-        user, host = account, None
-        if not found and "@" in account:
-            user, _, host = account.rpartition("@")
+        user, host = server_name(account), None
+        found = await rows(client, "CALL exfilguard.look(%s)", (user,))
+        if not found and "@" in user:
+            user, _, host = user.rpartition("@")
             if user == self.own:
                 raise HookRefused("this is the hook's own account")
             found = [row for row in await rows(client, "CALL exfilguard.look(%s)", (user,)) if row["host"] == host]

@@ -24,7 +24,15 @@ _INSPECT = (_SQL / "postgres_inspect.sql").read_text(encoding="utf-8")
 _TERMINATE = (_SQL / "postgres_terminate.sql").read_text(encoding="utf-8")
 
 NAME_BYTES = 63
-"""NAMEDATALEN - 1: a longer name would be cut off by the server, and might then be another account's."""
+"""NAMEDATALEN - 1: the server cuts a longer name off at login, to the byte. Who logs in with a padded name is that role."""
+
+
+def role_of(account: str) -> str:
+    """The role that logs in under this name. Raises HookRefused where none can."""
+    try:
+        return account.encode()[:NAME_BYTES].decode()
+    except UnicodeError:
+        raise HookRefused("no role can log in under this name: it would be cut in the middle of a character") from None
 
 
 class PostgresHook(SuspendHook[Connection]):
@@ -39,9 +47,7 @@ class PostgresHook(SuspendHook[Connection]):
         return connect(self._dsn)
 
     async def look(self, client: Connection, account: str) -> Seen:
-        row = None
-        if len(account.encode()) <= NAME_BYTES:
-            row = await (await client.execute(_INSPECT, {"role": account})).fetchone()
+        row = await (await client.execute(_INSPECT, {"role": role_of(account)})).fetchone()
         if row is None:
             raise HookRefused(
                 "no such role in this database: the principal is an application user, not a database account"
@@ -52,15 +58,15 @@ class PostgresHook(SuspendHook[Connection]):
         return Seen(locked=not can_login, sessions=int(backends), undo={"login": bool(can_login)})
 
     async def suspend(self, client: Connection, account: str, seen: Seen) -> None:
-        await client.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(account)))
+        await client.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(role_of(account))))
 
     async def end_sessions(self, client: Connection, account: str) -> int:
-        row = await (await client.execute(_TERMINATE, {"role": account})).fetchone()
+        row = await (await client.execute(_TERMINATE, {"role": role_of(account)})).fetchone()
         return int(row[0]) if row is not None else 0
 
     async def restore(self, client: Connection, account: str, undo: dict[str, Any]) -> None:
         if undo.get("login"):
-            await client.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(account)))
+            await client.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(role_of(account))))
 
     def explain(self, error: Exception) -> str | None:
         return explain(error, "check the DSN and the grants of deploy/postgres/hook.sql")

@@ -17,9 +17,9 @@ from exfilguard.lab.attack import try_login
 from exfilguard.lab.patients import staff
 from exfilguard.respond.hook import Settings
 from exfilguard.respond.postgres import PostgresHook
+from tests.respond.orders import order
 
 from .conftest import Hospital
-from .hooks import order
 from .stack import PASSWORD, connect
 
 ACCOUNT = staff().secretaries[0]

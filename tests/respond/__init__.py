@@ -1,0 +1,1 @@
+"""Hooks against real servers: see labs.py."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ConfigError, ExfilGuardError
-from . import archive, audit, check_config, demo, digest, operate, parts, replay, status, up
+from . import archive, audit, check_config, demo, digest, operate, parts, replay, report, status, up
 
-COMMANDS = (up, demo, parts, archive, status, operate, replay, audit, digest, check_config)
+COMMANDS = (up, demo, parts, archive, status, operate, replay, report, audit, digest, check_config)
 
 
 def build_parser() -> argparse.ArgumentParser:

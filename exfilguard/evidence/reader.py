@@ -34,7 +34,7 @@ class ArchiveReader:
         """Raises EvidenceError."""
         if not root.is_dir():
             raise EvidenceError(f"{root}: there is no archive: is archive.dir right, and has `exfilguard archive` run?")
-        self.root = root
+        self.root = root.resolve()
         self.skipped: dict[str, str] = {}
         self.manifest, trouble = manifests.load(root)
         if trouble:

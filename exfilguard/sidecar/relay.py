@@ -264,7 +264,7 @@ class Session:
             limit, unit = guard.local_limit_reached(rows_left)
             text = f"result stopped by the local budget of {limit} {unit} in {self.listener.budget_window_ms // 1000} s"
             if self.listener.on_cut == "error" and self._stay(text, f"local budget: {unit}", data[cut_at:]):
-                return
+                return None
             self.cancel_backend()
             self.refuse(Refusal.CUT, text, f"local budget: {unit}")
         return rest

@@ -19,7 +19,8 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from ..config.schema import Config
 from ..errors import BrokerError, CodecError
-from ..events.codec import decode_frame, decode_verdict
+from ..events.action import Action
+from ..events.codec import decode_action, decode_frame, decode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
 
@@ -230,7 +231,8 @@ def send_now(producer: KafkaProducer, topic: str, key: bytes, value: bytes) -> N
 
 
 def whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[int, bytes]]:
-    """(partition, value) of every record of a topic from its beginning until it is silent. Raises BrokerError."""
+    """(partition, value) of every record of a topic from its beginning to its end as it is met, or until it is silent. Raises
+    BrokerError."""
     try:
         consumer = KafkaConsumer(
             **client_settings(config),
@@ -252,6 +254,10 @@ def whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[in
             for records in consumer.poll(timeout_ms=100).values():
                 silent_since = time.monotonic()
                 yield from ((record.partition, record.value) for record in records if record.value is not None)
+            # The fetch's high watermark: the embedded broker's `end_offsets` is wrong.
+            ends = {at: consumer.highwater(at) for at in partitions}
+            if all(end is not None and consumer.position(at) >= end for at, end in ends.items()):
+                return
     except KafkaError as error:
         raise _unreachable(config, error) from None
     finally:
@@ -298,6 +304,13 @@ def read_verdicts(config: Config, quiet_s: float = 1.0) -> dict[str, Verdict]:
             if known is None or known.revision < verdict.revision:
                 newest[verdict.key] = verdict
     return newest
+
+
+def read_actions(config: Config, quiet_s: float = 1.0) -> Iterator[Action]:
+    """All actions on record, each account's in their order. Raises BrokerError."""
+    for _, value in whole_topic(config, Topics(config.kafka.prefix).actions, quiet_s):
+        with contextlib.suppress(CodecError):
+            yield decode_action(value)
 
 
 class OnTopic(NamedTuple):

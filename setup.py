@@ -15,7 +15,11 @@ SOURCES = {
     "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
     "exfilguard.wire.postgres.backend": "exfilguard/wire/postgres/backend.py",
     "exfilguard.wire.postgres.frontend": "exfilguard/wire/postgres/frontend.py",
+    "exfilguard.events._encode": "exfilguard/events/_encode.pyx",
+    "exfilguard.observe.outlet": "exfilguard/observe/outlet.py",
     "exfilguard.observe.session": "exfilguard/observe/session.py",
+    "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",
+    "exfilguard.sidecar.journal": "exfilguard/sidecar/journal.py",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
 }

@@ -16,6 +16,7 @@ except ImportError:  # no C compiler at installation
 
 DIGEST_BYTES = 8
 MAX_CACHED = 100_000
+MAX_READINGS = 1_024
 
 _INT2, _INT4, _INT8, _UUID = 21, 23, 20, 2950
 _INTEGERS = {_INT2: 2, _INT4: 4, _INT8: 8}
@@ -71,6 +72,24 @@ def canonical(value: bytes, type_oid: int, binary: bool) -> bytes:
     return value.strip()
 
 
+class Reading:
+    """How the rows of one description are read."""
+
+    __slots__ = ("by", "expressions", "fields", "formats", "identity", "last", "names", "positions")
+
+    def __init__(self, fields: list[Field], positions: tuple[int, ...], by: PatientsBy, identity: bool) -> None:
+        self.fields = fields
+        self.positions = positions
+        """Of the identifier columns."""
+        self.by = by
+        self.last = max(positions, default=0)
+        self.identity = identity
+        """A column comes from a table in which each patient has one row."""
+        self.expressions = not any(field.table_oid for field in fields)
+        self.formats = tuple([field.format for field in fields])
+        self.names = tuple([field.name for field in fields])
+
+
 class PatientColumns:
     """The configured identifier columns, `table.column` or `schema.table.column`.
 
@@ -79,7 +98,7 @@ class PatientColumns:
     one's) counts by its name.
     """
 
-    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others")
+    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings")
 
     def __init__(self, columns: Iterable[str]) -> None:
         columns = [column.lower() for column in columns]
@@ -89,6 +108,8 @@ class PatientColumns:
         self._identity_tables: set[int] = set()
         self._origins: set[tuple[int, int]] = set()
         self._others: set[tuple[int, int]] = set()
+        self._readings: dict[int, Reading] = {}
+        """By the identity of a description's fields; each holds them, so that it stays theirs."""
 
     def set_origins(
         self, origins: set[tuple[int, int]], others: set[tuple[int, int]], identity_tables: set[int] | None = None
@@ -98,17 +119,22 @@ class PatientColumns:
         self._origins = origins
         self._others = others
         self._identity_tables = identity_tables or set()
+        self._readings.clear()
+
+    def reading(self, fields: list[Field]) -> Reading:
+        """How rows with these fields are read."""
+        found = self._readings.get(id(fields))
+        if found is None:
+            if len(self._readings) >= MAX_READINGS:
+                self._readings.clear()
+            positions, by = self.find(fields)
+            identity = any(field.table_oid in self._identity_tables for field in fields if field.table_oid)
+            found = self._readings[id(fields)] = Reading(fields, positions, by, identity)
+        return found
 
     def mentioned_in(self, sql: bytes) -> bool:
         """True when a statement names a table that holds patients."""
         return self._mentions is not None and self._mentions.search(sql) is not None
-
-    def estimates(self, fields: list[Field], sql: bytes) -> bool:
-        """True when a result without an identifier column stands for patients all the same: it comes from a table of
-        patients, or it is all expressions and the statement names a table that holds them."""
-        if any(field.table_oid in self._identity_tables for field in fields if field.table_oid):
-            return True
-        return all(not field.table_oid for field in fields) and self.mentioned_in(sql)
 
     def find(self, fields: list[Field]) -> tuple[tuple[int, ...], PatientsBy]:
         """Positions of the identifier columns of a result, and how they were found: `origin`, `name` or empty."""

@@ -2,6 +2,7 @@ cimport cython
 
 from ..wire.postgres.backend cimport BackendReader, Scan, Sink
 from ..wire.postgres.frontend cimport FrontendReader
+from .outlet cimport Outlet
 
 
 cdef class _Statement:
@@ -42,6 +43,9 @@ cdef class SessionObserver(Sink):
     cdef public bint _follow
     cdef public bint _charged, _logged_in, _backslashes, _lost, _skip_to_sync, _copied_in, _expressions
     cdef public str _login, _database, _application, _copy, _patients_by
+    cdef public Outlet _outlet
+    cdef public bytes _constant
+    cdef public tuple _constant_of
     cdef public FrontendReader _frontend
     cdef public BackendReader _backend
     cdef public dict _statements, _portals, _patients, _portion_patients
@@ -58,3 +62,10 @@ cdef class SessionObserver(Sink):
     cpdef column(self, list values)
     cpdef message(self, int kind, bytes body)
     cdef _estimate(self, long long count)
+    @cython.locals(statement=cython.longlong, duration_us=cython.longlong, final=bint)
+    cdef _report(self, str kind, _Pending head=*, long long hidden_rows=*, str error=*)
+    cdef bytes _constant_now(self)
+    cdef tuple _shape(self, _Statement statement)
+    cdef _end_statement(self, _Pending head, long long hidden_rows=*, str error=*, str tag=*)
+    cdef _next_head(self)
+    cdef _forget_columns(self)

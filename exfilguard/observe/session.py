@@ -36,6 +36,7 @@ from .contexts import Contexts
 from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
+from .outlet import Outlet, constant_part, encode_query, text_part
 from .patients import Digester, PatientColumns, canonical
 from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
@@ -133,6 +134,7 @@ class SessionObserver(Sink):
         progress_rows: int,
         progress_ms: int,
         identity: Identity | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self.listener = listener
         self.session_id = session_id
@@ -146,6 +148,9 @@ class SessionObserver(Sink):
         """Body of BackendKeyData, for a CancelRequest."""
         self._columns = columns
         self._digester = digester
+        self._outlet = outlet
+        self._constant = b""
+        self._constant_of: tuple[object, object, object] = (None, None, None)
         self._progress_rows = progress_rows
         self._progress_ms = progress_ms
         self._identity = identity or Identity(Rules(), Contexts({}), session_id, source)
@@ -306,15 +311,16 @@ class SessionObserver(Sink):
         out = [] if events is None else events
         if self._rows and (self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms):
             self._now = now_ms
-            out.append(self._report("progress"))
+            self._events = out
+            self._report("progress")
         return out
 
     def close(self, now_ms: int) -> list[QueryEvent]:
         """The connection ended: what was delivered of the running statement, and the logout."""
         self._now = now_ms
-        out = []
+        out = self._events = []
         if self._rows:
-            out.append(self._report("query", error="" if self._lost else QUERY_CANCELED))
+            self._report("query", None, 0, "" if self._lost else QUERY_CANCELED)
         if self._logged_in:
             out.append(self._event("logout"))
             self._logged_in = False
@@ -574,27 +580,31 @@ class SessionObserver(Sink):
             return
         fields = messages.row_description(body)
         if head.kind == "Q":
-            self._begin_columns(fields, tuple(f.format for f in fields), head.statement)
+            self._begin_columns(fields, self._columns.reading(fields).formats, head.statement)
             return
         if head.portal is not None:
             head.portal.fields = fields
-            head.portal.formats = tuple(f.format for f in fields)
+            head.portal.formats = self._columns.reading(fields).formats
         elif head.statement is not None:
             head.statement.fields = fields
         self._pending.popleft()
         self._next_head()
 
     def _begin_columns(self, fields: list[Field], formats: tuple[int, ...], statement: _Statement | None) -> None:
+        reading = self._columns.reading(fields)
         self._fields = fields
         if len(formats) == 1:
             formats = formats * len(fields)
         self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
-        self._positions, self._patients_by = self._columns.find(fields)
-        self._last_position = max(self._positions, default=0)
+        self._positions, self._patients_by, self._last_position = reading.positions, reading.by, reading.last
         self._expressions = False
-        if not self._positions and statement is not None and self._columns.estimates(fields, statement.sql):
+        if (
+            not reading.positions
+            and statement is not None
+            and (reading.identity or (reading.expressions and self._columns.mentioned_in(statement.sql)))
+        ):
             self._patients_by = "estimate"
-            self._expressions = not any(field.table_oid for field in fields)
+            self._expressions = reading.expressions
         self.wants_rows = bool(self._patients_by)
         self.wants_column = self._positions[0] if len(self._positions) == 1 else -1
 
@@ -672,7 +682,7 @@ class SessionObserver(Sink):
             if hidden and self._columns.mentioned_in(head.statement.sql):
                 self._patients_by = "estimate"
                 self._estimate(hidden)
-        self._end_statement(head, hidden_rows=hidden, tag=tag)
+        self._end_statement(head, hidden, "", tag)
 
     def _on_statement_over(self, body: bytes) -> None:
         """EmptyQueryResponse or PortalSuspended."""
@@ -684,7 +694,7 @@ class SessionObserver(Sink):
         """`tag`: of CommandComplete, when the statement ended with one."""
         self._copy = ""
         self._copied_in = False
-        self._events.append(self._report("query", head, hidden_rows=hidden_rows, error=error))
+        self._report("query", head, hidden_rows, error)
         self._delivered = 0
         self._forget_columns()
         if error:
@@ -709,11 +719,11 @@ class SessionObserver(Sink):
             self._answer_refusal(head)
             state = SQLSTATE
         if head.kind in "QF":
-            self._end_statement(head, error=state)
+            self._end_statement(head, 0, state)
             return
         if head.kind == "S":
             return
-        self._end_statement(head if head.kind == "E" else None, error=state)
+        self._end_statement(head if head.kind == "E" else None, 0, state)
         refused = []
         while self._pending and self._pending[0].kind != "S":
             refused.append(self._pending.popleft())
@@ -781,39 +791,68 @@ class SessionObserver(Sink):
     def _on_function_result(self, body: bytes) -> None:
         if self._head("F") is not None:
             self._bytes += len(body)
-            self._events.append(self._report("query"))
+            self._report("query")
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def _report(self, kind: Kind, head: _Pending | None = None, *, hidden_rows: int = 0, error: str = "") -> QueryEvent:
-        """An event with all that was not reported yet."""
+    def _report(self, kind: Kind, head: _Pending | None = None, hidden_rows: int = 0, error: str = "") -> None:
+        """Tell all that was not reported yet: to the outlet, or as an event."""
         if head is None and self._pending and self._pending[0].kind in "QE":
             head = self._pending[0]
         fingerprint = text = ""
         if head is not None and head.statement is not None and head.statement.sql:
             fingerprint, text = self._shape(head.statement)
-        if kind == "query":
+        final = kind == "query"
+        if final:
             self._ordinal += 1
-        event = self._event(
-            kind,
-            statement=self._ordinal if kind == "query" else self._ordinal + 1,
-            fingerprint=fingerprint,
-            # A statement the server refused may hold anything, even a name between double quotes.
-            query="" if error else text,
-            columns=plain_names(tuple([f.name for f in self._fields])) if text and not error else (),
-            rows=self._rows,
-            hidden_rows=hidden_rows,
-            bytes=self._bytes,
-            patients=tuple(self._patients),
-            patients_estimated=self._estimated,
-            patients_by=self._patients_by,
-            duration_us=max(0, self._now - head.asked_ms) * 1000 if head is not None and kind == "query" else 0,
-            error=error,
-        )
+        statement = self._ordinal if final else self._ordinal + 1
+        duration_us = max(0, self._now - head.asked_ms) * 1000 if head is not None and final else 0
+        if error:
+            text = ""  # a statement the server refused may hold anything, even a name between double quotes
+        columns = plain_names(self._columns.reading(self._fields).names) if text and self._fields else ()
+        if self._outlet is None:
+            self._events.append(
+                self._event(
+                    kind,
+                    statement=statement,
+                    fingerprint=fingerprint,
+                    query=text,
+                    columns=columns,
+                    rows=self._rows,
+                    hidden_rows=hidden_rows,
+                    bytes=self._bytes,
+                    patients=tuple(self._patients),
+                    patients_estimated=self._estimated,
+                    patients_by=self._patients_by,
+                    duration_us=duration_us,
+                    error=error,
+                )
+            )
+        else:
+            told = b""
+            if text and not self._outlet.told(fingerprint, columns):
+                told = text_part(text, columns)
+            payload = encode_query(
+                self._now, final, self._constant_now(), statement, fingerprint, told, self._rows, hidden_rows,
+                self._bytes, self._patients, self._estimated, self._patients_by, duration_us, error,
+            )  # fmt: skip
+            patients = len(self._patients) + self._estimated
+            self._outlet.put(self.principal, self._now, payload, self._rows, self._bytes, patients, final)
         self._rows = self._bytes = self._estimated = 0
-        self._patients = {}
+        if self._patients:
+            self._patients = {}
         self._reported_ms = self._now
-        return event
+
+    def _constant_now(self) -> bytes:
+        """The encoded fields that only a change of identity changes."""
+        if (
+            self.principal is not self._constant_of[0]
+            or self.evidence is not self._constant_of[1]
+            or self._application is not self._constant_of[2]
+        ):
+            self._constant_of = (self.principal, self.evidence, self._application)
+            self._constant = constant_part(self._event("query"))
+        return self._constant
 
     def _shape(self, statement: _Statement) -> tuple[str, str]:
         """Fingerprint and normalised text, without a final comment: it differs each time."""
@@ -844,7 +883,7 @@ class SessionObserver(Sink):
     def _lose(self, detail: str) -> None:
         self._desync(detail)
         if self._rows:
-            self._events.append(self._report("progress"))
+            self._report("progress")
         self._lost = True
 
 

@@ -27,6 +27,11 @@ from typing import NamedTuple
 from ..errors import SpoolFull
 from . import _records
 
+try:
+    from ._segment import Segment
+except ImportError:  # no C compiler at installation
+    Segment = None  # type: ignore[assignment,misc]
+
 HEADER = struct.Struct("<IIIQ")
 _LENGTH = struct.Struct("<I")
 _SEALED = _records.SEALED
@@ -116,6 +121,7 @@ class SpoolWriter:
         self.max_bytes = max_bytes
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._map: mmap.mmap | None = None
+        self._compiled: Segment | None = None
         self._offset = 0
         self._not_before = 0.0
         held = segments(directory)
@@ -128,6 +134,11 @@ class SpoolWriter:
         size = HEADER.size + len(payload)
         if size + _LENGTH.size > self.segment_bytes:
             raise ValueError("an event larger than a segment")
+        if self._compiled is not None:
+            end = self._compiled.append(self._offset, hashed, time_ms, payload)
+            if end:
+                self._offset = end
+                return
         target = self._map
         if target is None or self._offset + size + _LENGTH.size > self.segment_bytes:
             target = self._next_segment()
@@ -156,12 +167,20 @@ class SpoolWriter:
         except SpoolFull:
             self._not_before = now + RETRY_S
             raise
+        self._seal_current()
+        self._number += 1
+        self._map, self._offset = created, 0
+        self._compiled = Segment(created) if Segment is not None else None
+        return created
+
+    def _seal_current(self) -> None:
+        if self._compiled is not None:
+            self._compiled.release()
+            self._compiled = None
         if self._map is not None:
             _LENGTH.pack_into(self._map, self._offset, _SEALED)
             self._map.close()
-        self._number += 1
-        self._map, self._offset = created, 0
-        return created
+            self._map = None
 
     def _make_room(self) -> None:
         held = segments(self.directory)
@@ -205,10 +224,7 @@ class SpoolWriter:
                 _LENGTH.pack_into(old, at, _SEALED)
 
     def close(self) -> None:
-        if self._map is not None:
-            _LENGTH.pack_into(self._map, self._offset, _SEALED)
-            self._map.close()
-            self._map = None
+        self._seal_current()
 
 
 class SpoolReader:

@@ -17,7 +17,6 @@ import ssl
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -26,23 +25,23 @@ import uvloop
 
 from ..config.load import identity_keys, parse_address
 from ..config.schema import Config, ListenerConfig
-from ..errors import CodecError, ConfigError, SpoolFull
-from ..events.codec import decode_verdict, encode_event
+from ..errors import CodecError, ConfigError
+from ..events.codec import decode_verdict
 from ..events.query import QueryEvent
-from ..events.topics import principal_hash
 from ..events.verdict import Verdict, severity
 from ..observe.contexts import Contexts
 from ..observe.identity import Rules
 from ..observe.mysql.patients import OriginColumns
+from ..observe.outlet import COMPILED
 from ..observe.patients import Digester, PatientColumns
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
 from .budget import LocalBudget
 from .engine import FrontMaker
+from .journal import Counters, Journal, ListenerOutlet
 from .mysql.front import MysqlFront
 from .postgres.front import PostgresFront
 from .relay import ClientSide, ServerSide, Session
-from .spool import SpoolWriter
 from .verdict_table import VerdictTable
 
 log = logging.getLogger(__name__)
@@ -50,30 +49,8 @@ log = logging.getLogger(__name__)
 ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
 DRAIN_S = 10.0
 STALLED_S = 0.1
-MAX_HASHES = 100_000
 
 FRONTS: dict[str, FrontMaker] = {"postgres": PostgresFront, "mysql": MysqlFront, "mariadb": MysqlFront}
-
-
-@dataclass(slots=True)
-class Counters:
-    """Plain integers of one listener."""
-
-    queries: int = 0
-    rows: int = 0
-    patients: int = 0
-    result_bytes: int = 0
-    connections: int = 0
-    refused: int = 0
-    garbage: int = 0
-    desynced: int = 0
-    login_timeouts: int = 0
-    tls_failures: int = 0
-    upstream_failures: int = 0
-    local_cuts: int = 0
-    verdict_cuts: int = 0
-    records_past_limit: int = 0
-    spool_gap: int = 0
 
 
 class Guard:
@@ -84,6 +61,8 @@ class Guard:
         self.listener = listener
         self.make_front = FRONTS[listener.engine]
         self.counters = Counters()
+        self.outlet = ListenerOutlet(worker.journal, self.counters, listener.name) if COMPILED else None
+        """For observers that encode their statements themselves."""
         self.added = Histogram(ADDED_BOUNDS_S)
         self.columns: PatientColumns | OriginColumns = (
             PatientColumns(listener.patient_columns)
@@ -112,7 +91,7 @@ class Guard:
 
     @property
     def refuse_statements(self) -> bool:
-        return self.worker.spool_full and self.worker.config.spool.on_full == "refuse"
+        return self.worker.journal.full and self.worker.config.spool.on_full == "refuse"
 
     def budget_of(self, principal: str) -> LocalBudget | None:
         """The local budget, for an account it applies to."""
@@ -183,7 +162,7 @@ class Guard:
             counters.patients += len(event.patients) + event.patients_estimated
             if event.kind == "query":
                 counters.queries += 1
-            self.worker.append(self, event)
+            self.worker.journal.append(counters, event)
 
     # -- verdicts ---------------------------------------------------------------------------------------------------
 
@@ -273,67 +252,14 @@ class Worker:
             capacity=identity.nonces,
         )
         self.verdicts: dict[str, Verdict] = {}
-        self.spool = SpoolWriter(
-            self.data_dir / "spool" / str(number), config.spool.segment_bytes, config.spool.max_bytes
+        self.journal = Journal(
+            config.tenant,
+            self.data_dir / "spool" / str(number),
+            config.spool.segment_bytes,
+            config.spool.max_bytes,
         )
-        self.spool_full = False
-        self.spooled = 0
-        """Events appended since the start."""
-        self._gap = 0
-        self._hashes: dict[str, int] = {}
-        self._shapes: dict[str, tuple[str, ...]] = {}
-        """fingerprint -> columns: what was already told of it"""
         self.guards = {listener.name: Guard(self, listener) for listener in config.listener}
         self.draining = False
-
-    # -- events -----------------------------------------------------------------------------------------------------
-
-    def append(self, guard: Guard, event: QueryEvent) -> None:
-        """Into the spool. Never raises and never waits: a full spool is counted, and the gap becomes an event."""
-        if event.query:
-            told = self._shapes.get(event.fingerprint)
-            # Told again when the columns were not known yet, or a `SELECT *` has got others.
-            if told is not None and (told == event.columns or not event.columns):
-                event = replace(event, query="", columns=())
-            elif len(self._shapes) < MAX_HASHES:
-                self._shapes[event.fingerprint] = event.columns
-        if self._gap:
-            note = QueryEvent(
-                time_ms=event.time_ms, kind="gap", listener=guard.listener.name, session="-", principal="unknown",
-                detail=f"{self._gap} events not recorded: the spool was full",
-            )  # fmt: skip
-            if not self._write(note):
-                self._gap += 1
-                guard.counters.spool_gap += 1
-                return
-            self._gap = 0
-            log.warning("the spool has room again; the gap was recorded")
-        if not self._write(event):
-            if not self._gap:
-                log.error(
-                    "the spool is full or its disk is: free space below %s or raise spool.max_bytes", self.data_dir
-                )
-            self._gap += 1
-            guard.counters.spool_gap += 1
-
-    def _write(self, event: QueryEvent) -> bool:
-        principal = event.principal
-        hashed = self._hashes.get(principal)
-        if hashed is None:
-            if len(self._hashes) >= MAX_HASHES:
-                self._hashes.clear()
-            hashed = self._hashes[principal] = principal_hash(self.config.tenant, principal)
-        try:
-            self.spool.append(hashed, event.time_ms, encode_event(event))
-        except SpoolFull:
-            self.spool_full = True
-            return False
-        except ValueError:
-            log.error("an event larger than a spool segment was left out: raise spool.segment_bytes")
-            return True
-        self.spool_full = False
-        self.spooled += 1
-        return True
 
     # -- verdicts and columns ---------------------------------------------------------------------------------------
 
@@ -456,7 +382,7 @@ class Worker:
 
     def snapshot(self) -> Snapshot:
         out = Snapshot(role="relay", instance=str(self.number))
-        out.values.append(("events_spooled_total", {}, self.spooled))
+        out.values.append(("events_spooled_total", {}, self.journal.recorded))
         for guard in list(self.guards.values()):
             labels = {"tenant": self.config.tenant, "listener": guard.listener.name}
             c = guard.counters
@@ -477,7 +403,7 @@ class Worker:
                 ("spool_lost_events_total", labels, c.spool_gap),
             ]
             out.histograms.append(("relay_added_seconds", labels, guard.added.cumulative(), guard.added.total))
-        out.details = {"pid": os.getpid(), "verdicts": len(self.verdicts), "spool_full": self.spool_full}
+        out.details = {"pid": os.getpid(), "verdicts": len(self.verdicts), "spool_full": self.journal.full}
         return out
 
 

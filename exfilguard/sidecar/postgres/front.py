@@ -131,6 +131,7 @@ class PostgresFront:
             listener.progress_rows,
             listener.progress_ms,
             Identity(guard.rules, guard.contexts, session.id, session.source),
+            guard.outlet,
         )
         observer.startup(params)
         if not session.admit(observer, params.get("application_name", "")):

@@ -34,8 +34,24 @@ class Field:
     """0 text, 1 binary; always 0 in the answer to Describe(statement), where Bind decides."""
 
 
+MAX_DESCRIPTIONS = 1_024
+MAX_DESCRIPTION_BYTES = 16 << 10
+_descriptions: dict[bytes, list[Field]] = {}
+
+
 def row_description(body: bytes) -> list[Field]:
-    """Fields of a RowDescription. Raises ProtocolError."""
+    """Fields of a RowDescription; the same list for the same bytes, so nobody changes it. Raises ProtocolError."""
+    found = _descriptions.get(body)
+    if found is None:
+        found = _row_description(body)
+        if len(body) <= MAX_DESCRIPTION_BYTES:
+            if len(_descriptions) >= MAX_DESCRIPTIONS:
+                _descriptions.clear()
+            _descriptions[body] = found
+    return found
+
+
+def _row_description(body: bytes) -> list[Field]:
     fields = []
     pos = 2
     try:

@@ -1,0 +1,16 @@
+def query_event(
+    time_ms: int,
+    final: bool,
+    constant: bytes,
+    statement: int,
+    fingerprint: str,
+    told: bytes,
+    rows: int,
+    hidden_rows: int,
+    size: int,
+    patients: dict[str, None],
+    estimated: int,
+    patients_by: str,
+    duration_us: int,
+    error: str,
+) -> bytes: ...

@@ -139,6 +139,7 @@ class MysqlObserver(Tally):
         self._phase = IDLE
         self._left = 0
         self._definitions: list[bytes] = []
+        self._result_columns = 0
         self.in_rows = False
         self.wants_rows = False
         self.wants_column = -1
@@ -519,15 +520,10 @@ class MysqlObserver(Tally):
             count, pos = messages.lenenc(payload, 0)
             if not 0 < count <= MAX_COLUMNS:
                 raise ProtocolError("a result has too many columns")
-            head = self._pending[0]
-            known = head.statement.columns if head.statement is not None else None
-            if self.capabilities & messages.MARIADB_CLIENT_CACHE_METADATA and payload[pos : pos + 1] == b"\0":
-                if known is None or len(known) != count:
-                    raise ProtocolError("a result refers to columns that are not known")
-                self._definitions = []
-                self._columns_complete()
-                return
             self._definitions = []
+            if self.capabilities & messages.MARIADB_CLIENT_CACHE_METADATA and payload[pos : pos + 1] == b"\0":
+                self._columns_complete()  # the same as when the statement was prepared or last executed
+                return
             self._left = count
             self._phase = COLUMNS
 
@@ -665,6 +661,7 @@ class MysqlObserver(Tally):
         statement = head.statement or _Statement(b"")
         self._statements[statement_id] = self._last_prepared = statement
         ends = 0 if self.capabilities & messages.CLIENT_DEPRECATE_EOF else 1
+        self._result_columns = columns
         self._left = (parameters + ends if parameters else 0) + (columns + ends if columns else 0)
         self._definitions = []
         self._phase = DEFS
@@ -684,13 +681,10 @@ class MysqlObserver(Tally):
     def _keep_prepared_columns(self) -> None:
         """The result's columns, behind the parameters: an execution may refer to them (MariaDB's cached metadata)."""
         statement = self._pending[0].statement
-        if statement is None:
-            return
-        payloads = [payload for payload in self._definitions if payload[0] != messages.EOF]
-        columns = self._parsed(payloads)
-        # A parameter is named `?` and comes from nowhere.
-        statement.columns = [column for column in columns if column.name != "?" or column.table]
-        self._columns.find(statement.columns)
+        if statement is not None and self._result_columns:
+            payloads = [payload for payload in self._definitions if payload[0] != messages.EOF]
+            statement.columns = self._parsed(payloads[-self._result_columns :])
+            self._columns.find(statement.columns)
 
     def _on_fields(self, payload: bytes) -> None:
         if payload[0] == messages.ERR:

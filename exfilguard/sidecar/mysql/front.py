@@ -181,13 +181,17 @@ class MysqlFront:
             return
         found = startup.greeting(payload)
         self.thread_id, self.nonce, self.plugin = found.thread_id, found.nonce, found.plugin
-        listener = self.session.listener
-        shown = startup.offer(payload, tls=self.session.guard.tls is not None, compression=listener.mode == "observe")
+        shown = startup.offer(payload, tls=self.session.guard.tls is not None, compression=self._compression)
         self.offered = startup.greeting(shown).capabilities
         self.awaiting = "response"
         self._to_client(shown)
         if self.client_buffer:
             self._client_data(b"")
+
+    @property
+    def _compression(self) -> bool:
+        """A compressed packet cannot be cut between two rows: `enforce` does without."""
+        return self.session.listener.mode == "observe"
 
     def _login_failed(self, payload: bytes) -> None:
         session, observer = self.session, cast("MysqlObserver | None", self.session.observer)
@@ -275,7 +279,7 @@ class MysqlFront:
         if not session.admit(observer, observer.application):
             return
         context = guard.upstream_tls
-        response = startup.answer(payload, self.offered, tls=context is not None)
+        response = startup.answer(payload, tls=context is not None, compression=self._compression)
         self.capabilities = startup.response_capabilities(response) & self.offered
         if context is None:
             self.awaiting = "auth"

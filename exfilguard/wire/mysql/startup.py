@@ -102,12 +102,8 @@ def greeting(payload: bytes) -> Greeting:
 def offer(payload: bytes, *, tls: bool, compression: bool) -> bytes:
     """The greeting as the client may see it: TLS is the guard's to offer, and what it cannot follow is left out."""
     found = greeting(payload)
-    capabilities = found.capabilities & ~NEVER
+    capabilities = found.capabilities & ~_hidden(compression)
     capabilities = capabilities | CLIENT_SSL if tls else capabilities & ~CLIENT_SSL
-    if not compression:
-        capabilities &= ~(CLIENT_COMPRESS | CLIENT_ZSTD_COMPRESSION_ALGORITHM)
-    elif not HAS_ZSTD:
-        capabilities &= ~CLIENT_ZSTD_COMPRESSION_ALGORITHM
     at = payload.index(0, 1) + 1
     out = bytearray(payload)
     out[at + 13 : at + 15] = (capabilities & 0xFFFF).to_bytes(2, "little")
@@ -115,6 +111,12 @@ def offer(payload: bytes, *, tls: bool, compression: bool) -> bytes:
     if not capabilities & CLIENT_MYSQL:
         out[at + 27 : at + 31] = (capabilities >> 32).to_bytes(4, "little")
     return bytes(out)
+
+
+def _hidden(compression: bool) -> int:
+    if not compression:
+        return NEVER | CLIENT_COMPRESS | CLIENT_ZSTD_COMPRESSION_ALGORITHM
+    return NEVER if HAS_ZSTD else NEVER | CLIENT_ZSTD_COMPRESSION_ALGORITHM
 
 
 def response_capabilities(payload: bytes) -> int:
@@ -134,11 +136,11 @@ def is_ssl_request(payload: bytes) -> bool:
     return len(payload) == SSL_REQUEST_BYTES and bool(int.from_bytes(payload[:4], "little") & CLIENT_SSL)
 
 
-def answer(payload: bytes, offered: int, *, tls: bool) -> bytes:
-    """The response as the database may see it: CLIENT_SSL says what the connection to the database is, and a capability that
-    was not offered is not taken, whatever the client says."""
-    capabilities = response_capabilities(payload)
-    capabilities = capabilities & offered & ~CLIENT_SSL | (CLIENT_SSL if tls else 0)
+def answer(payload: bytes, *, tls: bool, compression: bool) -> bytes:
+    """The response as the database may see it: CLIENT_SSL says what the connection to the database is, and what `offer` hides
+    is not agreed to, whatever the client says."""
+    capabilities = response_capabilities(payload) & ~_hidden(compression)
+    capabilities = capabilities | CLIENT_SSL if tls else capabilities & ~CLIENT_SSL
     out = bytearray(payload)
     out[:4] = (capabilities & 0xFFFFFFFF).to_bytes(4, "little")
     if not capabilities & CLIENT_MYSQL:

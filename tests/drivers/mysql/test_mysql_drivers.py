@@ -1,0 +1,70 @@
+"""Every driver's scenario, direct and through the sidecar: nobody can tell the difference, and every row is counted."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.drivers.mysql.conftest import MODES, Bench
+from tests.drivers.mysql.drivers import DRIVERS, play
+from tests.drivers.test_drivers import FULL, RECORD, assert_same, settled
+from tests.integration.stack import Tap, wait_for
+from tests.wire import mysql_oracle
+from tests.wire.transcript import FOLDER, save
+
+MAX_TRANSCRIPT_BYTES = 60_000
+
+
+def matrix() -> list[tuple[str, str, str]]:
+    """(driver, server, mode). By default each driver in both modes on Debian's server; all on the newer one by `make drivers`."""
+    versions = ("10.11", "11.4") if FULL else ("10.11",)
+    return [(driver, version, mode) for version in versions for driver in DRIVERS for mode in MODES]
+
+
+@pytest.mark.parametrize(("name", "version", "mode"), [pytest.param(*case, id="-".join(case)) for case in matrix()])
+def test_a_driver_cannot_tell_the_difference(mysql_bench: Bench, name: str, version: str, mode: str) -> None:
+    bench, driver = mysql_bench, DRIVERS[name]
+    server = bench.server(version)
+
+    if (name, version) not in bench.direct:
+        server.reset()
+        outcome = play(driver, server.port)
+        bench.direct[name, version] = outcome, server.left_behind()
+    expected, left_behind = bench.direct[name, version]
+
+    inner, outer = bench.inner[version], bench.outer[mode, version]
+    inner.conversations.clear()
+    outer.conversations.clear()
+    since = len(bench.new_events())
+    server.reset()
+    seen = play(driver, outer.port)
+
+    assert_same(seen, expected)
+    assert server.left_behind() == left_behind
+    said = settled(outer)
+    assert said, "the scenario went through the guard"
+    if mode == "observe":
+        wait_for(lambda: settled(inner) == said, 5.0, "bytes out equal bytes in")
+    if RECORD and mode == "observe" and version == "10.11":
+        record(outer, name)
+    found = [mysql_oracle.seen(client, answers) for client, answers in said]
+    delivered = sum(conversation.rows for conversation in found)
+    if driver.exact:
+        assert delivered == seen.rows, "the taps and the client agree about the rows"
+    assert delivered > 0
+    listener = f"{mode}-{version}"
+    deadline = time.monotonic() + 10
+    while bench.counted(listener, since) != delivered and time.monotonic() < deadline:
+        time.sleep(0.02)
+    events = bench.events[since:]
+    assert not [e for e in events if e["kind"] == "desynced"]
+    assert bench.counted(listener, since) == delivered, "rows counted equal rows received"
+
+
+def record(tap: Tap, name: str) -> None:
+    """The largest conversations of a scenario that are small enough to keep."""
+    sized = sorted(tap.conversations, key=lambda c: len(c.client) + len(c.server), reverse=True)
+    kept = [c for c in sized if c.server and len(c.client) + len(c.server) <= MAX_TRANSCRIPT_BYTES]
+    for number, conversation in enumerate(kept[:3], 1):
+        save(FOLDER / "mysql" / f"{name}-{number}.txt", conversation.steps, f"{name}, MariaDB 10.11")

@@ -6,13 +6,15 @@ comma  := ,
 STAMP  := $(VENV)/.installed
 # python-ldap is built from source: only where OpenLDAP's headers are.
 LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
+# So are two of MySQL's drivers, for the tests only.
+MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
 .PHONY: dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-relay chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)$(MYSQL)]'
 	@touch $@
 
 demo: $(STAMP)

@@ -242,7 +242,7 @@ class Session:
         if budget is not None:
             budget.charge(self.principal, result.rows, result.new_patients, result.estimated, now)
         self._account(result.rows, now)
-        cut_at, rest = result.cut_at, b""
+        cut_at, rest, behind = result.cut_at, b"", b""
         if result.hold_at is not None:
             self.held = data[result.hold_at :]
             data = data[: result.hold_at]
@@ -250,6 +250,7 @@ class Session:
             rest = data[result.stop_at :]
             data = data[: result.stop_at]
         elif cut_at is not None:
+            behind = data[cut_at:]
             data = data[:cut_at] + result.tail
         for start, end, instead in reversed(result.patches):
             data = data[:start] + instead + data[end:]
@@ -263,8 +264,8 @@ class Session:
             guard.counters.local_cuts += 1
             limit, unit = guard.local_limit_reached(rows_left)
             text = f"result stopped by the local budget of {limit} {unit} in {self.listener.budget_window_ms // 1000} s"
-            if self.listener.on_cut == "error" and self._stay(text, f"local budget: {unit}", data[cut_at:]):
-                return None
+            if self.listener.on_cut == "error" and self._stay(text, f"local budget: {unit}", behind):
+                return b""
             self.cancel_backend()
             self.refuse(Refusal.CUT, text, f"local budget: {unit}")
         return rest

@@ -22,6 +22,7 @@ _PATHS = {
     "detector": ("policy",),
     "archive": ("dir", "checkpoint_dir"),
     "siem": ("ca_file",),
+    "console": ("tls_cert", "tls_key", "oidc_ca_file"),
     "listener": ("tls_cert", "tls_key", "upstream_ca"),
 }
 
@@ -63,6 +64,7 @@ def with_absolute_paths(config: Config, base: Path) -> Config:
         detector=absolute(config.detector, _PATHS["detector"]),
         archive=absolute(config.archive, _PATHS["archive"]),
         siem=absolute(config.siem, _PATHS["siem"]),
+        console=absolute(config.console, _PATHS["console"]),
         listener=[absolute(listener, _PATHS["listener"]) for listener in config.listener],
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config.load import load_config
+from ..config.load import load_config, parse_address
 from ..config.schema import Config
 from ..embedded.broker import FETCH_WAIT_MS, EmbeddedBroker
 from ..embedded.child import free_port, port_is_taken
@@ -44,7 +44,10 @@ class State:
 class Installation:
     """All parts of one configuration, below its data directory."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, console: bool = False) -> None:
+        """`console`: with the operator's pages, when their port is free: a guard without pages is better than none."""
+        host, port = parse_address(config.console.listen)
+        self.console = console and not port_is_taken(port, host)
         self.data_dir = Path(config.data_dir).resolve()
         self.log_dir = self.data_dir / "logs"
         self.path = self.data_dir / RESOLVED
@@ -91,6 +94,7 @@ class Installation:
             self._wait_for_broker()
         # The archive is started first, so that it is stopped last: what the sidecar still publishes is in it.
         names = [*(["archive"] if self.config.archive.enabled else []), "sidecar", "detector", "responder", "exporter"]
+        names += ["console"] if self.console else []
         for name in names:
             parts.append(Part(name, own_command(name, "--config", str(self.path)), self.log_dir / f"{name}.log"))
         self.supervisor.start()

@@ -8,9 +8,36 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ConfigError, ExfilGuardError
-from . import archive, audit, check_config, demo, digest, operate, parts, replay, report, status, up
+from . import (
+    archive,
+    audit,
+    check_config,
+    console,
+    demo,
+    digest,
+    operate,
+    parts,
+    replay,
+    report,
+    status,
+    up,
+)
 
-COMMANDS = (up, demo, parts, archive, status, operate, replay, report, audit, digest, check_config)
+COMMANDS = (
+    up,
+    demo,
+    parts,
+    console,
+    archive,
+    status,
+    operate,
+    replay,
+    report,
+    audit,
+    digest,
+    check_config,
+)
+"""In the order of the help."""
 
 
 def build_parser() -> argparse.ArgumentParser:

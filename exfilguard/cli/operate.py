@@ -42,7 +42,10 @@ def register(commands: Any) -> None:
     lock = _command(commands, "lock", run_lock, "lock an account everywhere, now")
     lock.add_argument("--for", dest="duration", default="", metavar="1h", help="until then; default: until lifted")
     lock.add_argument("--even-shared", action="store_true", help="although the policy says that many people share it")
-    _command(commands, "unlock", run_unlock, "lift the verdict on an account")
+    unlock = _command(commands, "unlock", run_unlock, "lift the verdict on an account")
+    unlock.add_argument(
+        "--for", dest="duration", default="", metavar="4h", help="the detector leaves it alone so long; default: 10m"
+    )
     extend = _command(commands, "extend", run_extend, "let the standing verdict last longer")
     extend.add_argument("--for", dest="duration", required=True, metavar="4h", help="from now on")
     _command(commands, "ack", run_ack, "confirm the standing verdict: a lock then stands until it is lifted")
@@ -89,7 +92,7 @@ def _duration_ms(text: str, default_ms: int) -> int:
 def _begin(args: argparse.Namespace) -> tuple[Config, Person]:
     if not args.reason.strip():
         raise ConfigError(["--reason: is empty: say why, it is recorded"])
-    return load(args), person(args.by)
+    return load(args), getattr(args, "person", None) or person(args.by)  # the console knows whom it has let in
 
 
 # -- decisions ----------------------------------------------------------------------------------------------------------
@@ -117,7 +120,7 @@ def run_unlock(args: argparse.Namespace) -> int:
         if request is None or same_person(request.actor, who):
             return _request(args, config, who, known, request)
         reason = f"{args.reason} (asked for by {request.actor}: {request.reason})"
-    return _issue(args, config, who, "unlock", "none", GRACE_MS, reason, known)
+    return _issue(args, config, who, "unlock", "none", _duration_ms(args.duration, GRACE_MS), reason, known)
 
 
 def _request(args: argparse.Namespace, config: Config, who: Person, known: Verdict, earlier: Action | None) -> int:

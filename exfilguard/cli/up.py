@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..runtime.process import setup_logging, stop_on_signals
 from .check_config import warnings
 from .common import DEFAULT_CONFIG, need_listener, with_absolute_paths
+from .console import FIRST_PASSWORD
 from .installation import Installation
 
 
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     setup_logging("up")
     config = configured(args)
     need_listener(config)
-    installation = Installation(config)
+    installation = Installation(config, console=True)
     stop = stop_on_signals()
     began = time.monotonic()
     installation.start()
@@ -117,6 +118,9 @@ def tell(installation: Installation, seconds: float, *, as_json: bool) -> None:
     addresses = {
         "listeners": {listener.name: listener.listen for listener in config.listener},
         "metrics": f"http://{config.exporter.listen}/metrics",
+        "console": f"{'https' if config.console.tls_cert else 'http'}://{config.console.listen}"
+        if installation.console
+        else "",
         "kafka": config.kafka.bootstrap,
         "data_dir": str(installation.data_dir),
         "config": str(installation.path),
@@ -131,6 +135,13 @@ def tell(installation: Installation, seconds: float, *, as_json: bool) -> None:
             f"  {listener.name}: {listener.listen} -> {listener.upstream}  ({listener.mode}; patient columns: {columns})"
         )
     print(f"  metrics: {addresses['metrics']}")
+    if installation.console:
+        print(f"  console: {addresses['console']}")
+        first = installation.data_dir / FIRST_PASSWORD
+        if first.is_file():
+            print(f"           log in as admin; the password is in {first}")
+    else:
+        print(f"  console: not started, {config.console.listen} is in use: set console.listen")
     print(f"  kafka:   {addresses['kafka']}{'  (embedded, in memory)' if installation.embedded_broker else ''}")
     print(f"  data:    {addresses['data_dir']}, logs below it")
     print(f"  operate: exfilguard status|verdicts|lock|unlock --config {addresses['config']}")

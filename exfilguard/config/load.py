@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import ConfigError
+from .check_console import check_console
 from .check_responder import check_responder
 from .evidence import check_evidence
 from .schema import Config
@@ -290,6 +291,8 @@ def _check(config: Config, reader: _Reader) -> None:
     if config.responder is not None:
         check_responder(config.responder, problem, reader.base)
     _address(problem, "exporter.listen", config.exporter.listen)
+    _address(problem, "console.listen", config.console.listen)
+    check_console(config.console, problem)
     check_evidence(config.archive, config.siem, config.report, problem)
     names: set[str] = set()
     addresses: set[str] = set()

@@ -6,7 +6,7 @@ All sections are frozen and validated once, in `load.py`. A field's `doc` is wha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from .evidence import ArchiveConfig as ArchiveConfig
 from .evidence import ReportConfig as ReportConfig
@@ -250,6 +250,12 @@ class ExporterConfig:
 
     listen: str = setting("Address of /metrics, `host:port`.", "127.0.0.1:9187")
     top_accounts: int = setting("Accounts shown by name in account_window_records.", 20)
+
+
+ConsoleRole = Literal["viewer", "operator", "dpo", "admin"]
+CONSOLE_ROLES: tuple[ConsoleRole, ...] = get_args(ConsoleRole)
+"""viewer: reads. operator: also locks, unlocks, extends, acknowledges. dpo: reads, and takes the dossiers. admin: all of it, and the
+record of what everybody did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

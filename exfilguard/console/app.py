@@ -29,7 +29,7 @@ from starlette.staticfiles import StaticFiles
 
 from ..config.schema import Config
 from ..detect.policy import Policy
-from ..errors import ConfigError, ExfilGuardError
+from ..errors import ExfilGuardError
 from ..runtime.clock import now_ms
 from ..runtime.stats import Snapshot
 from .auth import Brake, LocalUsers, Login, Sessions, may
@@ -412,32 +412,6 @@ class Console:
                     name, fields[name], max_age=31_536_000, samesite="lax", secure=self.secure, httponly=True
                 )
         return response
-
-
-def check_console(config: Config) -> None:
-    """Raises ConfigError for settings that cannot work together or would not be safe."""
-    console, problems = config.console, []
-    host = console.listen.rpartition(":")[0].strip("[]")
-    if (
-        host not in ("127.0.0.1", "::1", "localhost")
-        and not console.tls_cert
-        and not console.public_url.startswith("https://")
-    ):
-        problems.append(
-            "console.listen: other machines would send passwords in clear: set console.tls_cert and tls_key, or a "
-            "public_url with https behind a proxy that terminates TLS"
-        )
-    if console.oidc_issuer and not (console.oidc_client_id and console.public_url and console.oidc_roles):
-        problems.append("console.oidc_issuer: needs oidc_client_id, oidc_roles and public_url as well")
-    from .auth import ROLES
-
-    problems += [
-        f"console.oidc_roles: {entry!r}: write claim-value=role, the role one of {', '.join(ROLES)}"
-        for entry in console.oidc_roles
-        if entry.rpartition("=")[2] not in ROLES or not entry.rpartition("=")[0]
-    ]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _own(path: str) -> str:

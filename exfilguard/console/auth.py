@@ -15,18 +15,13 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import orjson
 
+from ..config.schema import CONSOLE_ROLES, ConsoleRole
 from ..errors import ConfigError
 
-Role = Literal["viewer", "operator", "dpo", "admin"]
-ROLES: tuple[Role, ...] = get_args(Role)
-"""viewer: reads. operator: also locks, unlocks, extends, acknowledges. dpo: reads, and takes the dossiers with their exposure.
-admin: all of it, and the record of what everybody did."""
-
-_MAY: dict[Role, frozenset[str]] = {
+_MAY: dict[ConsoleRole, frozenset[str]] = {
     "viewer": frozenset({"read"}),
     "operator": frozenset({"read", "act"}),
     "dpo": frozenset({"read", "dossier"}),
@@ -39,7 +34,7 @@ _N, _R, _P = 1 << 17, 8, 1
 _MEMORY = 192 << 20
 
 
-def may(roles: Iterable[Role], what: str) -> bool:
+def may(roles: Iterable[ConsoleRole], what: str) -> bool:
     """`what`: read, act, dossier, audit."""
     return any(what in _MAY[role] for role in roles)
 
@@ -84,7 +79,7 @@ class LocalUsers:
     def names(self) -> list[str]:
         return sorted(self._read())
 
-    def set(self, name: str, role: Role, password: str) -> None:
+    def set(self, name: str, role: ConsoleRole, password: str) -> None:
         """Raises ConfigError, OSError."""
         users = self._read()
         users[name] = {"role": role, "password": hash_password(password)}
@@ -95,12 +90,12 @@ class LocalUsers:
             file.write(orjson.dumps(users, option=orjson.OPT_INDENT_2))
         written.rename(self.path)
 
-    def check(self, name: str, password: str) -> Role | None:
+    def check(self, name: str, password: str) -> ConsoleRole | None:
         """The user's role, or None. Takes as long for a user that does not exist. Slow by design: call it in a thread."""
         user = self._read().get(name)
         self._nobody = self._nobody or hash_password(secrets.token_hex(16))
         right = password_is(password, user["password"] if user is not None else self._nobody)
-        if user is None or not right or user.get("role") not in ROLES:
+        if user is None or not right or user.get("role") not in CONSOLE_ROLES:
             return None
         return user["role"]  # type: ignore[return-value]
 
@@ -123,7 +118,7 @@ class Login:
     """One session of one person."""
 
     user: str
-    roles: tuple[Role, ...]
+    roles: tuple[ConsoleRole, ...]
     source: str
     csrf: str
     began_s: float
@@ -138,7 +133,7 @@ class Sessions:
         self._longest_s = longest_s
         self._held: dict[str, Login] = {}
 
-    def begin(self, user: str, roles: tuple[Role, ...], source: str, now_s: float) -> str:
+    def begin(self, user: str, roles: tuple[ConsoleRole, ...], source: str, now_s: float) -> str:
         """The token for the cookie."""
         while len(self._held) >= MAX_SESSIONS:
             del self._held[next(iter(self._held))]

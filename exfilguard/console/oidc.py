@@ -20,8 +20,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from ..config.schema import ConsoleConfig
-from .auth import ROLES, Role
+from ..config.schema import CONSOLE_ROLES, ConsoleConfig, ConsoleRole
 
 ALGORITHMS = ["RS256", "ES256", "PS256", "EdDSA"]
 TIMEOUT_S = 10.0
@@ -102,7 +101,7 @@ class Oidc:
         )
         return f"{found['authorization_endpoint']}?{query}", state
 
-    async def finish(self, code: str, state: str, kept_state: str, now_s: float) -> tuple[str, tuple[Role, ...]]:
+    async def finish(self, code: str, state: str, kept_state: str, now_s: float) -> tuple[str, tuple[ConsoleRole, ...]]:
         """(user name, roles here; none when none of the user's roles has one). Raises OidcError."""
         pending = self._pending.pop(state, None)
         if pending is None or pending.until_s < now_s or not secrets.compare_digest(state, kept_state):
@@ -146,14 +145,14 @@ class Oidc:
             raise OidcError("the ID token's nonce is another login's")
         return claims
 
-    def _roles_of(self, claims: dict[str, Any]) -> tuple[Role, ...]:
+    def _roles_of(self, claims: dict[str, Any]) -> tuple[ConsoleRole, ...]:
         """What the values of the configured claim (a dotted path, such as realm_access.roles) stand for here."""
         value: Any = claims
         for part in self._config.oidc_role_claim.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         values = value if isinstance(value, list) else [value]
         mine = {self._roles.get(str(v)) for v in values}
-        return tuple(role for role in ROLES if role in mine)
+        return tuple(role for role in CONSOLE_ROLES if role in mine)
 
     async def close(self) -> None:
         if self._http is not None:

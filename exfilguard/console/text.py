@@ -122,8 +122,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "do_lock": ("Lock the account", "Verrouiller le compte"),
     "do_break_glass": ("Emergency: free the account at once", "Urgence : libérer le compte immédiatement"),
     "explain_decide": (
-        "Acknowledge says that you look after it. Unlock restores what was before. Emergency access is reported to everybody.",
-        "Prendre en compte indique que vous vous en occupez. Déverrouiller rétablit l'état d'avant. L'accès d'urgence est signalé à tous.",
+        "Acknowledge: you look after it, and a lock then stands until it is lifted. Unlock restores what was before. Emergency: free at once, for a while.",
+        "Prendre en compte : vous vous en occupez, et un verrouillage dure alors jusqu'à sa levée. Déverrouiller rétablit l'état d'avant. Urgence : libéré tout de suite, pour un temps.",
     ),
     "reason_missing": ("Give a reason of at least 5 characters.", "Donnez un motif d'au moins 5 caractères."),
     "done": ("Done: {what}", "Fait : {what}"),

@@ -109,3 +109,21 @@ def test_what_the_processes_read_is_what_was_configured(tmp_path: Path) -> None:
 def test_the_reference_is_generated_from_the_schema() -> None:
     page = (ROOT / "docs" / "CONFIGURATION.md").read_text(encoding="utf-8")
     assert page == render() + "\n", "run: python -m exfilguard.config.reference > docs/CONFIGURATION.md"
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ('listen = "0.0.0.0:9188"', "passwords in clear"),
+        ('oidc_issuer = "https://sso.example"', "oidc_client_id"),
+        ('oidc_roles = ["nurses=boss"]', "claim-value=role"),
+        ('tls_cert = "a.pem"', "needs tls_key"),
+    ],
+)
+def test_a_console_that_would_not_be_safe_is_refused(tmp_path: Path, settings: str, text: str) -> None:
+    path = tmp_path / "exfilguard.toml"
+    path.write_text(f"[console]\n{settings}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=text):
+        load_config(path, {})
+    path.write_text('[console]\nlisten = "0.0.0.0:1"\npublic_url = "https://guard.example"\n', encoding="utf-8")
+    assert load_config(path, {}).console.listen == "0.0.0.0:1"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from exfilguard.config.schema import Config, ConsoleConfig
+from exfilguard.config.schema import Config, ConsoleConfig, ConsoleRole
 from exfilguard.console.app import Console, Parts
-from exfilguard.console.auth import LocalUsers, Role
+from exfilguard.console.auth import LocalUsers
 from exfilguard.console.operations import Order
 from exfilguard.console.state import ConsoleState
 from exfilguard.detect.policy import default_policy
@@ -24,7 +24,7 @@ from exfilguard.runtime.clock import now_ms
 from exfilguard.runtime.stats import Snapshot
 
 PASSWORD = "a long enough password"
-USERS: dict[str, Role] = {"vera": "viewer", "oscar": "operator", "dora": "dpo", "ada": "admin"}
+USERS: dict[str, ConsoleRole] = {"vera": "viewer", "oscar": "operator", "dora": "dpo", "ada": "admin"}
 T0 = 1_760_000_000_000
 
 

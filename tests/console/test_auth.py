@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from exfilguard.config.schema import CONSOLE_ROLES
 from exfilguard.console import auth
 from exfilguard.console.auth import Brake, LocalUsers, Sessions, first_admin, may
 from exfilguard.errors import ConfigError
@@ -16,7 +17,7 @@ from .conftest import PASSWORD
 
 def test_roles_allow_what_they_say() -> None:
     assert {
-        role: {what for what in ("read", "act", "dossier", "audit") if may((role,), what)} for role in auth.ROLES
+        role: {what for what in ("read", "act", "dossier", "audit") if may((role,), what)} for role in CONSOLE_ROLES
     } == {
         "viewer": {"read"},
         "operator": {"read", "act"},

@@ -48,7 +48,9 @@ limits = [ { unit = "patients", window = "1m", alert = 500, lock = 1_000 } ]
 class Guard:
     """A complete installation in front of the lab's hospital."""
 
-    def __init__(self, directory: Path, hospital: Hospital, broker: EmbeddedBroker | ApacheKafka | str) -> None:
+    def __init__(
+        self, directory: Path, hospital: Hospital, broker: EmbeddedBroker | ApacheKafka | str, **sections: Any
+    ) -> None:
         directory.mkdir()
         policy = directory / "policy.toml"
         policy.write_text(POLICY, encoding="utf-8")
@@ -61,6 +63,7 @@ class Guard:
             detector=DetectorConfig(policy=str(policy)),
             responder=ResponderConfig(postgres=PostgresHookConfig(dsn=hospital.dsn("exfilguard_hook"))),
             exporter=ExporterConfig(listen=f"127.0.0.1:{free_port()}"),
+            **sections,
         )
         self.stack = Stack(self.config)
         self.port = port_of(self.config.listener[0].listen)

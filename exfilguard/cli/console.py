@@ -1,0 +1,127 @@
+"""`exfilguard console`: the on-call operator's pages."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import getpass
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..config.schema import Config
+from ..errors import ConfigError
+from ..runtime.process import die_with_parent, setup_logging
+from .common import add_config_option, load
+
+log = logging.getLogger(__name__)
+
+USERS = "console-users.json"
+FIRST_PASSWORD = "console-admin.password"  # noqa: S105 -- a file's name
+
+
+def register(commands: Any) -> None:
+    text = "the on-call operator's pages"
+    parser = commands.add_parser("console", help=text, description=f"{text}, at console.listen.")
+    add_config_option(parser)
+    parser.add_argument(
+        "--set-password", metavar="USER", help="set a local user's password (asked for, or one line of input) and end"
+    )
+    parser.add_argument(
+        "--role", default="operator", help="that user's role: viewer, operator, dpo, admin; default: %(default)s"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = load(args)
+    from ..console.auth import LocalUsers
+
+    users = LocalUsers(Path(config.data_dir) / USERS)
+    if args.set_password:
+        return _set_password(users, args.set_password, args.role)
+    die_with_parent()
+    setup_logging("console")
+    return _serve(config, users, args.config)
+
+
+def _set_password(users: Any, name: str, role: str) -> int:
+    from ..config.schema import CONSOLE_ROLES
+
+    if role not in CONSOLE_ROLES:
+        raise ConfigError([f"--role {role}: one of {', '.join(CONSOLE_ROLES)}"])
+    if sys.stdin.isatty():
+        password = getpass.getpass("New password: ")
+        if getpass.getpass("Again: ") != password:
+            raise ConfigError(["the two passwords differ: nothing was changed"])
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    users.set(name, role, password)
+    print(f"{name}: {role}, password set")
+    return 0
+
+
+def _serve(config: Config, users: Any, config_path: str) -> int:
+    import uvicorn
+
+    from ..config.load import parse_address
+    from ..console.app import Console, Parts
+    from ..console.auth import first_admin
+    from ..console.feed import Feed
+    from ..console.state import ConsoleState
+    from ..detect.policy import policy_at
+    from ..runtime.stats import read_all
+    from .console_orders import CommandOperations, StateDossiers
+
+    first = Path(config.data_dir) / FIRST_PASSWORD
+    if not config.console.oidc_issuer and first_admin(users, first):
+        log.info(
+            "a first user, admin, was made; its password is in %s: change it with --set-password, then delete it", first
+        )
+    state = ConsoleState()
+    feed = Feed(config, state)
+    parts = Parts(
+        config=config,
+        state=state,
+        feed=feed,
+        users=users,
+        operations=CommandOperations(config_path),
+        dossiers=StateDossiers(state),
+        policy=lambda: policy_at(config.detector.policy),
+        snapshots=lambda: read_all(config.data_dir),
+    )
+    host, port = parse_address(config.console.listen)
+    console = config.console
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """uvicorn would end the process by the signal that it caught; a part of this installation ends with 0."""
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, lambda *_: setattr(self, "should_exit", True))
+            yield
+
+    server = Server(
+        uvicorn.Config(
+            Console(parts).app(),
+            host=host,
+            port=port,
+            ssl_certfile=console.tls_cert or None,
+            ssl_keyfile=console.tls_key or None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            log_config=None,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    feed.start()
+    log.info("the console is at %s://%s", "https" if console.tls_cert else "http", console.listen)
+    try:
+        server.run()
+    finally:
+        feed.stop()
+    return 0 if server.started else 1

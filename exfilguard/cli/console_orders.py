@@ -58,6 +58,8 @@ class StateDossiers:
     def make(self, tenant: str, principal: str, opened_ms: int, until_ms: int, language: str) -> tuple[bytes, str, str]:
         key = f"{tenant}/{principal}"
         steps = [s for i in self._state.of_account(key) if i.opened_ms == opened_ms for s in i.steps()]
-        lines = [encode_verdict(s.verdict) for s in steps if s.verdict] + [encode_action(s.action) for s in steps if s.action]
+        lines = [encode_verdict(s.verdict) for s in steps if s.verdict] + [
+            encode_action(s.action) for s in steps if s.action
+        ]
         content = b'{"account":%b,"steps":[%b]}' % (orjson.dumps(key), b",\n".join(lines))
         return content, "application/json", f"incident-{principal}.json"

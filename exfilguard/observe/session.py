@@ -223,8 +223,9 @@ class SessionObserver(Sink):
 
     @property
     def unreported(self) -> bool:
-        """True while rows were counted that no event has told yet."""
-        return self._rows > 0
+        """True while rows were counted, or patients seen, that no event has told yet: the identifier may come after its row
+        was told."""
+        return self._rows > 0 or self._estimated > 0 or bool(self._patients)
 
     def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
         """Bytes from the client, behind the start-up packet. Events are rare here: only a lost stream makes one."""
@@ -309,7 +310,7 @@ class SessionObserver(Sink):
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
         out = [] if events is None else events
-        if self._rows and (self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms):
+        if self.unreported and (self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms):
             self._now = now_ms
             self._events = out
             self._report("progress")
@@ -319,7 +320,7 @@ class SessionObserver(Sink):
         """The connection ended: what was delivered of the running statement, and the logout."""
         self._now = now_ms
         out = self._events = []
-        if self._rows:
+        if self.unreported:
             self._report("query", None, 0, "" if self._lost else QUERY_CANCELED)
         if self._logged_in:
             out.append(self._event("logout"))
@@ -882,7 +883,7 @@ class SessionObserver(Sink):
 
     def _lose(self, detail: str) -> None:
         self._desync(detail)
-        if self._rows:
+        if self.unreported:
             self._report("progress")
         self._lost = True
 

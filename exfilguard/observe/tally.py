@@ -60,8 +60,9 @@ class Tally:
 
     @property
     def unreported(self) -> bool:
-        """True while rows were counted that no event has told yet."""
-        return self._rows > 0
+        """True while rows were counted, or patients seen, that no event has told yet: the identifier may come after its row
+        was told."""
+        return self._rows > 0 or self._estimated > 0 or bool(self._patients)
 
     @property
     def judges_patients(self) -> bool:
@@ -117,7 +118,9 @@ class Tally:
         """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
         out = [] if events is None else events
         setting = self.setting
-        if self._rows and (self._rows >= setting.progress_rows or now_ms - self._reported_ms >= setting.progress_ms):
+        if self.unreported and (
+            self._rows >= setting.progress_rows or now_ms - self._reported_ms >= setting.progress_ms
+        ):
             self.now = now_ms
             out.append(self.report("progress"))
         return out

@@ -227,6 +227,20 @@ def test_logout_reports_what_was_delivered() -> None:
     assert (query.kind, query.rows, len(query.patients), logout.kind) == ("query", 3, 2, "logout")
 
 
+def test_an_identifier_that_comes_after_its_row_was_told_is_told_too() -> None:
+    seen = observer()
+    data = b.description(PATIENT, NAME) + b.row(b"1", b"A") + b.row(b"2", b"B" * 50)
+    told = play([SELECT[0], ("<", data[:-60])], target=seen)
+    told += seen.tick(2000)
+    assert sum(e.rows for e in told) == 2
+    assert not seen.unreported
+    told += seen.server_data(data[-60:], 2001).events
+    assert seen.unreported
+    told += seen.close(2002)
+    assert sum(e.rows for e in told) == 2
+    assert len({p for e in told for p in e.patients}) == 2
+
+
 def test_progress_by_rows_and_by_time() -> None:
     seen = observer(progress_rows=2)
     events = play([SELECT[0], ("<", b.description(PATIENT, NAME) + ROWS)], target=seen)

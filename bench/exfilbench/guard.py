@@ -28,7 +28,8 @@ class Guard:
         self.standing: dict[str, Verdict] = {}
         self.judge = Judge(policy, TENANT, "detector:bench")
         self.engine = Engine(lambda tenant: self.judge, self.standing, MAX_PATIENTS)
-        self._looked: dict[tuple[str, str], int] = {}
+        self._looked: dict[tuple[str, str], tuple[int, int]] = {}
+        """(dimension, value) -> when it was looked at, patients since."""
         self._hour = 0
         self._offset = 0
 
@@ -50,16 +51,26 @@ class Guard:
         for dimension, name in (("source", "source"), ("shape", "fingerprint")):
             store = self.engine.dimensions[dimension]
             least = self.judge.cross_from(dimension)
-            for value in {e[name] for e in events if e.get("patients") or e.get("patients_estimated")}:
-                last = self._looked.get((dimension, value), 0)
-                if not least or now - last < 1_000:
+            rule = self.judge.policy.cross.get(dimension)
+            moved: dict[str, int] = {}
+            for event in events:
+                count = len(event.get("patients", ())) + event.get("patients_estimated", 0)
+                if count:
+                    moved[event[name]] = moved.get(event[name], 0) + count
+            for value, count in moved.items():
+                last, pending = self._looked.get((dimension, value), (0, 0))
+                pending += count
+                if not least or rule is None or now - last < 1_000 or (pending < 50 and now - last < 300_000):
+                    self._looked[dimension, value] = (last, pending)
                     continue
-                self._looked[dimension, value] = now
+                self._looked[dimension, value] = (now, 0)
                 number = store.number(f"{TENANT}/{value}")
+                people = store.contributors(number, self.engine.store)
+                if not rule.min_accounts <= len(people) <= rule.max_accounts:
+                    continue
                 totals = store.totals_of(number)
                 if max(t.patients for t in totals) <= least:
                     continue
-                people = store.contributors(number, self.engine.store)
                 whole = sum(count for _, count in people) or 1
                 shares = [(account.partition("/")[2], count / whole) for account, count in people]
                 for verdict in self.judge.cross(dimension, value, totals, shares, now, self.standing):

@@ -9,7 +9,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-relay chaos clean
+.PHONY: dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay chaos clean
 
 $(STAMP): pyproject.toml setup.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -38,6 +38,9 @@ bench-attack: $(STAMP)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m bench.chaos $(ARGS)
+
+bench-detect: $(STAMP)
+	@$(BIN)/python -m bench.detect $(ARGS)
 
 bench-relay: $(STAMP)
 	@$(BIN)/python -m bench.relay $(ARGS)

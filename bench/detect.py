@@ -21,7 +21,7 @@ from typing import Any
 from exfilguard.events.verdict import severity
 
 from .exfilbench import page
-from .exfilbench.attacks import WIRE, Attack, catalogue, honeytoken, honeytoken_step, steps
+from .exfilbench.attacks import TOOL, WIRE, Attack, catalogue, honeytoken, honeytoken_step, steps
 from .exfilbench.clinic import DAY_MS, MONDAY_MS, SMALL, Clinic, Event, Size
 from .exfilbench.guard import VERDICT_MS, Guard
 from .exfilbench.play import Outcome, horizon_days, play, start_of
@@ -30,7 +30,8 @@ from .exfilbench.rivals import BY_DATABASE, RIVALS, FalseAlarms, Rule
 from .report import QUICK, RESULTS, Report
 
 TRAINING_SEEDS = (1, 2, 3)
-HELD_OUT_SEEDS = (101,) if QUICK else (101, 102, 103, 104, 105)
+HELD_OUT_SEEDS = (101,) if QUICK else (101, 102, 103, 104)
+CHUNKS = 1 if QUICK else 6
 SIZE = SMALL if QUICK else Size()
 NORMAL_DAYS = 56 if QUICK else 60
 WARM_DAYS = 28 if QUICK else 42
@@ -90,9 +91,12 @@ def normal(seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def thefts(seed: int) -> list[dict[str, Any]]:
-    """Every attack into the same clinic, each from the same state of the detector: a process of its own plays each."""
-    clinic, guard, rivals = Clinic(seed, WARM_DAYS + 11, SIZE), Guard(bench_policy()), FalseAlarms()
+def thefts(part: int) -> list[dict[str, Any]]:
+    """Every CHUNKS-th attack into the same clinic, each from the same state of the detector: a process of its own plays each.
+    `part`: 100 * seed + chunk. The second held-out clinic is a small one."""
+    seed, chunk = divmod(part, 100)
+    size = SMALL if seed == HELD_OUT_SEEDS[-1] else SIZE
+    clinic, guard, rivals = Clinic(seed, WARM_DAYS + 11, size), Guard(bench_policy()), FalseAlarms()
     for day in range(WARM_DAYS):
         today = clinic.day(day)
         feed_day(guard, today)
@@ -107,10 +111,11 @@ def thefts(seed: int) -> list[dict[str, Any]]:
         quick=QUICK,
     )
     out = []
-    for attack in attacks:
+    for attack in attacks[chunk::CHUNKS]:
         out.append(_forked(lambda attack=attack: _theft(seed, attack, guard, days, rivals)))
         print(f"  {attack.title}: {out[-1]['delivered']:,} patients", flush=True)
-    out.append(_forked(lambda: _honeytoken(guard, days)))
+    if not chunk:
+        out.append(_forked(lambda: _honeytoken(guard, days)))
     return out
 
 
@@ -118,8 +123,9 @@ def _theft(seed: int, attack: Attack, guard: Guard, days: list[list[Event]], riv
     start = start_of(MONDAY_MS + WARM_DAYS * DAY_MS, attack)
     after = [e for today in days[: horizon_days(attack)] for e in today if e["time_ms"] >= start]
     accounts = set(attack.accounts)
-    # The owners go on working. The rest of the clinic does not: its sums would only help to find the thief.
-    beside = [e for e in after if e["principal"] in accounts]
+    # The owners go on working. The rest of the clinic too where it could hide the thief: where accounts or screens are shared.
+    alone = len(accounts) == 1 and attack.shape == TOOL
+    beside = [e for e in after if e["principal"] in accounts] if alone else after
     before = [e for e in days[0] if e["time_ms"] < start]
     feed_day(guard, before)
     for event in before:
@@ -257,8 +263,9 @@ def main() -> int:
     seeds = (args.seed,) if args.seed else HELD_OUT_SEEDS
     if args.fresh or QUICK or args.seed:
         shutil.rmtree(PARTS, ignore_errors=True)
-    theft_seeds = seeds[:1] if QUICK or args.seed else seeds[:2]
-    jobs = [("normal", s) for s in seeds] + [("thefts", s) for s in theft_seeds] + [("observed", seeds[0])]
+    theft_seeds = seeds[:1] if QUICK or args.seed else (seeds[0], seeds[-1])
+    jobs = [("normal", s) for s in seeds] + [("thefts", 100 * s + c) for s in theft_seeds for c in range(CHUNKS)]
+    jobs.append(("observed", seeds[0]))
     jobs = [job for job in jobs if args.only in (None, job[0])]
     jobs.sort(key=lambda job: job[0] != "thefts")  # the longest first
     with multiprocessing.get_context("fork").Pool(min(os.cpu_count() or 1, len(jobs))) as pool:

@@ -22,10 +22,14 @@ from ..events.verdict import Level, Scope, Verdict, severity
 from ..windows import Totals
 from . import notable
 from .habit import Finding, close_hour, step_reached, surplus_steps
-from .policy import DAY, HOUR, UNITS, WINDOW_NAMES, WINDOWS_MS, Class, Limit, Policy
+from .policy import DAY, HOUR, MONTH, UNITS, WEEK, WINDOW_NAMES, WINDOWS_MS, Class, Limit, Policy
 from .profile import Profile
 
 MAX_CACHED = 200_000
+NEW_SHAPE = 0.9
+GROWN_UP_HOURS = 14 * 24
+OWN_PART = 0.1
+"""Of its class's first surplus step: so much beyond its own habit makes an account part of a sum that grew over days."""
 GROWTH = 1.5
 """A standing or recent alert is said again when its total has grown by this factor."""
 Ladders = tuple[tuple[tuple[int, ...], ...], ...]
@@ -67,6 +71,10 @@ class Judge:
         """Set while the tenant's own rate of distinct patients drifts."""
         self._classes: dict[str, tuple[str, Class]] = {}
         self._ladders: dict[int, Ladders] = {}
+        self._surplus: OrderedDict[str, float] = OrderedDict()
+        """Accounts whose last closed hour left a surplus."""
+        self._tenant_hours = 0
+        """Age of the tenant's own profile; 0: not known yet."""
         self._crossed: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
 
     @property
@@ -170,6 +178,11 @@ class Judge:
             self.policy.drift,
             allowed=allowed,
         )
+        self._surplus.pop(principal, None)
+        if found.surplus > 0:
+            self._surplus[principal] = found.surplus
+            if len(self._surplus) > MAX_CACHED:
+                self._surplus.popitem(last=False)
         cases = [] if allowed else list(self._habit(principal, name, rules, found, hour))
         verdict = self._decide(principal, cases, now_ms, previous, (hour + 1) * 3_600_000 - 1) if cases else None
         if verdict is None and not cases:
@@ -183,7 +196,7 @@ class Judge:
             if usual.days
             else f"a typical day of class {name} is {usual.median:,.0f}, and it has no habit of its own yet"
         )
-        raised = self.tenant_surplus
+        raised = None if name in policy.drift.tenant_exempt else self.tenant_surplus
         percent = policy.drift.tenant_share if raised is not None else 100
         reached = step_reached(found, surplus_steps(rules, policy.drift, usual, percent), policy.drift)
         if reached is not None:
@@ -223,8 +236,13 @@ class Judge:
             drift,
             allowed=False,
         )
-        raised = found.usual.days and found.surplus > drift.tenant_deviations * found.usual.wide
+        raised = (
+            found.usual.days
+            and found.surplus > drift.tenant_deviations * found.usual.wide
+            and found.persistence >= drift.persistence
+        )
         self.tenant_surplus = found if raised else None
+        self._tenant_hours = past.last_hour - past.first_hour + 1
         return past.dump()
 
     # -- sums over accounts -----------------------------------------------------------------------------------------
@@ -239,24 +257,35 @@ class Judge:
         standing: Mapping[str, Verdict] | None = None,
     ) -> list[Verdict]:
         """Verdicts on the accounts behind a sum. `contributors`: (principal, share of the sum 0..1), largest first;
-        `standing`: newest verdicts by key, so that nothing is said twice."""
+        `standing`: newest verdicts by key, so that nothing is said twice.
+
+        A sum of an hour or less speaks for itself. What grew over days must be explained by accounts that take more than their own
+        habit; and a query shape must be new as well, in an installation that is not: the screens of an application are used by
+        the same people for years, a thief's tool is not. (A shape is new when its 30 days hold no more than its last 7.)
+        """
         rule = self.policy.cross.get(dimension)
         if rule is None or not rule.min_accounts <= len(contributors) <= rule.max_accounts:
             return []
-        crossed = _worst(rule.limits, totals, 1)
+        slow = dimension != "shape" or totals[WEEK].patients >= NEW_SHAPE * totals[MONTH].patients
+        crossed = _worst([limit for limit in rule.limits if slow or limit.window <= HOUR], totals, 1)
         if crossed is None:
             return []
         unit, window = crossed.limit.unit, crossed.limit.window
+        level = crossed.level
+        if window > HOUR and dimension == "shape" and self._tenant_hours < GROWN_UP_HOURS:
+            level = "alert"
         what = "source" if dimension == "source" else "query shape"
         out = []
         for principal, share in contributors:
-            name, _ = self._of(principal)
+            name, rules = self._of(principal)
             if share * 100 < rule.share or name in rule.exempt:
+                continue
+            if window > HOUR and self._surplus.get(principal, 0.0) < OWN_PART * _first(rules.surplus):
                 continue
             if any((a.multiply > 1 or a.use_class) and a.covers(principal, now_ms) for a in self.policy.allowances):
                 continue
             case = Case(
-                "cross", crossed.level, f"{len(contributors)} accounts together took {crossed.total:,} {unit} in "
+                "cross", level, f"{len(contributors)} accounts together took {crossed.total:,} {unit} in "
                 f"{WINDOW_NAMES[window]} from {what} {value}, {share:.0%} of them by {principal}; the {crossed.level} limit of a "
                 f"{what} with so many accounts is {crossed.value:,}",
                 unit, window, crossed.total, crossed.value,

@@ -75,6 +75,7 @@ class Drift:
     """The whole tenant drifts when its own sum is so high; while it does, `tenant_share` percent of a class's surplus is
     enough for its accounts: work that moves between colleagues leaves the tenant's sum as it is, a theft does not."""
     tenant_share: int = 50
+    tenant_exempt: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Cross:
     min_accounts: int = 4
     """Fewer: each account's own limits are the better judge."""
     max_accounts: int = 25
-    """More: an application server, a gateway, a screen of the application; the sum says nothing about anybody."""
+    """At most 31, for 32 are remembered. More: an application server, a gateway, a screen of the application; the sum says nothing about anybody."""
     share: int = 4
     """Percent of the sum that makes an account part of it."""
     exempt: frozenset[str] = frozenset()

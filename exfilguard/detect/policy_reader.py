@@ -29,6 +29,7 @@ from .profile import DAYS
 
 LONGEST_ALLOWANCE_DAYS = 400
 MAX_HONEYTOKENS = 10_000
+MOST_ACCOUNTS = 31
 
 _DURATION = re.compile(r"(\d+)(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -112,7 +113,7 @@ class _Reader:
             lock_shared=self.truth(document, "lock_shared"),
             allowances=tuple(a for a in allowances if a is not None),
             habit=self.habit(self.table(document, "habit")),
-            drift=self.drift(self.table(document, "drift")),
+            drift=self.drift(self.table(document, "drift"), classes),
             cross={name: self.cross(name, raw, classes) for name, raw in cross.items() if name in DIMENSIONS},
             honeytokens=self.digests(document),
             honeytoken_level=self.level(document, "honeytoken_level", "lock"),
@@ -210,19 +211,23 @@ class _Reader:
             self.level(table, "level", base.level),
         )
 
-    def drift(self, table: dict[str, Any]) -> Drift:
-        self.known(table, ("slack", "deviations", "persistence", "tenant_deviations", "tenant_share"), "drift")
+    def drift(self, table: dict[str, Any], classes: dict[str, Class]) -> Drift:
+        self.known(
+            table, ("slack", "deviations", "persistence", "tenant_deviations", "tenant_share", "tenant_exempt"), "drift"
+        )
         base = Drift()
         steps = self.steps("drift.deviations", self.table(table, "deviations", "drift"))
         share = self.number(table, "tenant_share", base.tenant_share, "drift")
         if share > 100:
             self.problem("drift.tenant_share", "is a percentage: at most 100")
+        exempt = self.exempt(table, "tenant_exempt", "drift", classes)
         return Drift(
             self.number(table, "slack", base.slack, "drift"),
             steps or base.deviations,
             self.number(table, "persistence", base.persistence, "drift"),
             self.number(table, "tenant_deviations", base.tenant_deviations, "drift"),
             share,
+            exempt,
         )
 
     def cross(self, name: str, raw: object, classes: dict[str, Class]) -> Cross:
@@ -233,13 +238,21 @@ class _Reader:
         most = self.number(table, "max_accounts", 25, path)
         if fewest > most:
             self.problem(f"{path}.max_accounts", "is less than min_accounts")
+        if most > MOST_ACCOUNTS:
+            self.problem(
+                f"{path}.max_accounts", f"must be at most {MOST_ACCOUNTS}: that many are remembered, and one more"
+            )
         share = self.number(table, "share", 4, path)
         if share > 100:
             self.problem(f"{path}.share", "is a percentage: at most 100")
-        exempt = self.names(table, "exempt", path)
-        for unknown in sorted(exempt - classes.keys()):
-            self.problem(f"{path}.exempt", f"{unknown}: no such class: one of {', '.join(classes)}")
+        exempt = self.exempt(table, "exempt", path, classes)
         return Cross(self.limits(path, table.get("limits")), fewest, most, share, exempt)
+
+    def exempt(self, table: dict[str, Any], key: str, path: str, classes: dict[str, Class]) -> frozenset[str]:
+        names = self.names(table, key, path, "classes")
+        for unknown in sorted(names - classes.keys()):
+            self.problem(f"{path}.{key}", f"{unknown}: no such class: one of {', '.join(classes)}")
+        return names
 
     def digests(self, document: dict[str, Any]) -> frozenset[str]:
         names = self.names(document, "honeytokens", what="digests of 16 hex digits")

@@ -35,7 +35,15 @@ min_accounts = 3
 max_accounts = 6
 share = 10
 exempt = ["machine"]
-limits = [ {{ unit = "patients", window = "24h", alert = 100, cut = 200 }} ]
+limits = [
+  {{ unit = "patients", window = "1h", alert = 100, cut = 200 }},
+  {{ unit = "patients", window = "7d", alert = 1_000, cut = 2_000 }},
+]
+[cross.shape]
+min_accounts = 3
+max_accounts = 6
+share = 10
+limits = [ {{ unit = "patients", window = "7d", alert = 1_000, cut = 2_000 }} ]
 [class.person]
 day = {{ typical = 50, spread = 20 }}
 surplus = {{ alert = 100, cut = 250, lock = 5_000 }}
@@ -131,7 +139,7 @@ def test_accounts_behind_one_source_are_cut_together(judge: Judge) -> None:
     people = [("a", 0.4), ("b", 0.35), ("svc1", 0.2), ("c", 0.05)]
     verdicts = judge.cross("source", "10.1.1.1", totals(patients=250), people, NOW, {})
     assert [(v.principal, v.level, v.detector) for v in verdicts] == [("a", "cut", "cross"), ("b", "cut", "cross")]
-    assert "4 accounts together took 250 patients in 24h from source 10.1.1.1, 40% of them by a" in verdicts[0].reason
+    assert "4 accounts together took 250 patients in 1h from source 10.1.1.1, 40% of them by a" in verdicts[0].reason
     assert judge.cross("source", "10.1.1.1", totals(patients=260), people, NOW + 5, {}) == []  # said already
 
 
@@ -142,7 +150,38 @@ def test_few_accounts_and_application_servers_are_no_crossing(judge: Judge, coun
 
 
 def test_a_dimension_without_a_rule_says_nothing(judge: Judge) -> None:
-    assert judge.cross("shape", "abc", totals(patients=9_999), [("a", 0.5), ("b", 0.3), ("c", 0.2)], NOW, {}) == []
+    assert judge.cross("tenant", "abc", totals(patients=9_999), [("a", 0.5), ("b", 0.3), ("c", 0.2)], NOW, {}) == []
+    assert judge.cross_from("tenant") == 0
+    assert judge.cross_from("source") == 100
+
+
+def week(patients: int, month: int = 0) -> list[Totals]:
+    out = [Totals(0, 0, 0, 0)] * len(WINDOWS_MS)
+    out[WEEK], out[WEEK + 1] = Totals(0, patients, 0, 0), Totals(0, month or patients, 0, 0)
+    return out
+
+
+def test_what_grew_over_days_is_held_against_accounts_beyond_their_habit_only(judge: Judge) -> None:
+    people = [("a", 0.4), ("b", 0.3), ("c", 0.3)]
+    assert judge.cross("source", "10.1.1.1", week(2_500), people, NOW, {}) == []
+    for name, today in (("a", 40), ("b", 130), ("c", 130)):
+        profile, _ = live(judge, name, [40] * 10)
+        live(judge, name, [today], profile, 10)
+    found = judge.cross("source", "10.1.1.1", week(2_500), people, NOW, {})
+    assert [(v.principal, v.level) for v in found] == [("b", "cut"), ("c", "cut")]
+
+
+def test_a_screen_in_use_for_weeks_is_no_thiefs_tool(judge: Judge) -> None:
+    people = [("a", 0.4), ("b", 0.3), ("c", 0.3)]
+    for name, _ in people:
+        profile, _ = live(judge, name, [40] * 10)
+        live(judge, name, [130], profile, 10)
+    assert judge.cross("shape", "aa" * 8, week(2_500, 9_000), people, NOW, {}) == []
+    young = judge.cross("shape", "aa" * 8, week(2_500), people, NOW, {})
+    assert {v.level for v in young} == {"alert"}  # the installation is new: so is every screen
+    live(judge, "tenant:clinic", [4_000] * 20)
+    grown = judge.cross("shape", "bb" * 8, week(2_500), people, NOW + 1, {})
+    assert {v.level for v in grown} == {"cut"}
 
 
 # -- own past -----------------------------------------------------------------------------------------------------------

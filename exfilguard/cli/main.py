@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ConfigError, ExfilGuardError
+from ..runtime.process import forbid_core_dumps
 from . import (
     archive,
     audit,
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = build_parser().parse_args(argv)
+    forbid_core_dumps()
     try:
         result: int = args.run(args)
     except ConfigError as error:

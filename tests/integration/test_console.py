@@ -18,7 +18,7 @@ from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.child import free_port
 
 from .conftest import Hospital
-from .stack import Stack, connect, wait_for
+from .stack import PASSWORD, Stack, connect, wait_for
 from .test_guard import Guard, patiently
 
 
@@ -39,6 +39,11 @@ def test_the_attack_is_shown_and_a_click_gives_the_account_back(
         wait_for(lambda: (guard.stack.data_dir / FIRST_PASSWORD).is_file(), 30)
         password = (guard.stack.data_dir / FIRST_PASSWORD).read_text().strip()
         assert password not in guard.stack.log("console")
+        for name, part in guard.stack.parts.items():
+            limits = Path(f"/proc/{part.pid}/limits").read_text(encoding="ascii")
+            assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE), name
+            command = Path(f"/proc/{part.pid}/cmdline").read_bytes() + Path(f"/proc/{part.pid}/environ").read_bytes()
+            assert PASSWORD.encode() not in command, name
 
         def answers() -> bool:
             try:

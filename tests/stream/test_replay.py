@@ -1,0 +1,145 @@
+"""Recorded events against policies: files, partitions, duplicates, two policies, the picture."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import orjson
+import pytest
+
+from exfilguard.cli.main import main
+from exfilguard.detect.policy import load_policy
+from exfilguard.errors import ExfilGuardError
+from exfilguard.events.codec import encode_frame, frame_head
+from exfilguard.stream.recorded import FileRecording, in_order, last_time, save
+from exfilguard.stream.replay import replay
+
+NOW = 1_767_600_000_000
+STRICT = """
+version = "strict"
+default_class = "c"
+[class.c]
+limits = [ { unit = "patients", window = "1h", alert = 50, cut = 100 } ]
+"""
+LOOSE = STRICT.replace("strict", "loose").replace("cut = 100", "cut = 100_000")
+
+
+def event(n: int, principal: str = "thief", at: int = 0) -> dict[str, object]:
+    return {
+        "time_ms": at or NOW + n * 1_000, "kind": "query", "listener": "dpi", "session": "s", "principal": principal,
+        "rows": 1, "patients": [f"{n:016x}"], "source": "10.0.0.1",
+    }  # fmt: skip
+
+
+def frames(count: int, sidecar: str = "one", principal: str = "thief", start: int = 0) -> list[bytes]:
+    head = frame_head("clinic", sidecar, "1")
+    return [
+        encode_frame(head, seq, [orjson.dumps(event(start + seq * 10 + i, principal)) for i in range(10)])
+        for seq in range(count)
+    ]
+
+
+def test_what_a_policy_would_have_said(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    path.write_bytes(b"\n".join(frames(20)) + b"\n")
+    out = replay(in_order(FileRecording(str(path))), load_policy(STRICT, "p"), 1_000)
+    (account,) = out.accounts.values()
+    assert (out.events, out.unread, account.principal, account.level) == (200, 0, "thief", "cut")
+    assert [v.level for v in out.verdicts] == ["alert", "cut"]
+    # The recorded clock is the detector's: the cut comes with the frame that holds the 101st patient.
+    assert account.cut_ms == NOW + 109_000
+    assert out.as_dict()["verdicts"] == {"alert": 1, "cut": 1}
+
+
+def test_partitions_have_sequences_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "recording.gz"
+    lines = [b"0\t" + f for f in frames(10)] + [b"1\t" + f for f in frames(10, principal="other", start=1_000)]
+    path.write_bytes(gzip.compress(b"\n".join([*lines, lines[0]])))
+    out = replay(in_order(FileRecording(str(path))), load_policy(STRICT, "p"), 1_000)
+    assert out.events == 200  # the frame that came twice was counted once
+    assert set(out.accounts) == {"clinic/thief", "clinic/other"}
+
+
+def test_frames_are_replayed_in_the_order_of_their_times(tmp_path: Path) -> None:
+    late, early = frames(3, start=5_000), frames(3, principal="other")
+    path = tmp_path / "recording"
+    path.write_bytes(b"".join(b"0\t" + f + b"\n" for f in late) + b"".join(b"1\t" + f + b"\n" for f in early))
+    times = [last_time(f) for f in in_order(FileRecording(str(path)))]
+    assert times == sorted(times)
+
+
+def test_events_without_a_frame_and_rubbish(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    rows = [json.dumps(event(n), separators=(",", ":")) for n in range(150)]
+    path.write_text("\n".join([*rows, "", '{"v":9,"events":[]}']), encoding="utf-8")
+    out = replay(in_order(FileRecording(str(path), "clinic")), load_policy(STRICT, "p"), 1_000)
+    assert (out.events, out.unread) == (150, 1)
+    assert "clinic/thief" in out.accounts
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ExfilGuardError, match="cannot be read"):
+        list(FileRecording(str(tmp_path / "missing")).frames())
+
+
+def test_a_recording_survives_saving(tmp_path: Path) -> None:
+    path, copy = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"\n".join(b"3\t" + f for f in frames(5)))
+    assert save(FileRecording(str(path)).frames(), str(copy)) == 5
+    assert list(FileRecording(str(copy)).frames()) == list(FileRecording(str(path)).frames())
+
+
+def test_the_command_compares_two_policies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording, strict, loose = tmp_path / "r", tmp_path / "strict.toml", tmp_path / "loose.toml"
+    recording.write_bytes(b"\n".join(frames(20)))
+    strict.write_text(STRICT, encoding="utf-8")
+    loose.write_text(LOOSE, encoding="utf-8")
+    picture = tmp_path / "p.svg"
+    arguments = ["replay", str(recording), "-p", str(strict), "-p", str(loose), "--plot", str(picture)]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [p["policy"] for p in told["policies"]] == ["strict", "loose"]
+    assert told["differences"] == [{"account": "clinic/thief", "strict": "cut", "loose": "alert"}]
+    assert told["policies"][0]["accounts"][0]["reasons"][-1].startswith("thief took 1")
+    root = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    assert len(root.findall("{http://www.w3.org/2000/svg}circle")) >= 4
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "strict against loose: 1 accounts differ" in text
+    assert "the cut limit of class c is 100" in text
+
+
+@pytest.mark.parametrize("arguments", [["/nowhere"], ["kafka"]])
+def test_a_source_that_is_not_there(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["replay", *arguments]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_policy_with_a_mistake_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording, bad = tmp_path / "r", tmp_path / "bad.toml"
+    recording.write_bytes(b"\n".join(frames(1)))
+    bad.write_text(STRICT.replace("cut = 100", "cut = 10"), encoding="utf-8")
+    assert main(["replay", str(recording), "-p", str(bad)]) == 2
+    assert "the ladder only goes up" in capsys.readouterr().err
+
+
+def test_digests_are_the_sidecars(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exfilguard.observe.patients import Digester, canonical
+
+    monkeypatch.chdir(tmp_path)
+    key = "0123456789abcdef"
+    Path("exfilguard.toml").write_text(f'tenant = "t"\n[sidecar]\ndigest_key = "{key}"\n', encoding="utf-8")
+    assert main(["digest", "42", " 43 "]) == 0
+    digester = Digester(key.encode())
+    assert capsys.readouterr().out.split() == [digester.digest(b"42"), digester.digest(b"43")]
+    uuid = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"
+    assert main(["digest", "--uuid", "--toml", uuid]) == 0
+    assert digester.digest(canonical(uuid.encode(), 2950, False)) in capsys.readouterr().out

@@ -36,6 +36,7 @@ from .in_step import InStep
 
 if TYPE_CHECKING:
     from .budget import LocalBudget
+    from .throttle import Throttle
     from .worker import Guard
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Session:
         "session_limit",
         "source",
         "started",
-        "throttle_rows_per_s",
+        "throttle",
     )  # fmt: skip
 
     def __init__(self, guard: Guard, client: ClientSide, source: str) -> None:
@@ -96,7 +97,7 @@ class Session:
         self.budget: LocalBudget | None = None
         self.session_limit = 0
         """Rows after which a session-scoped cut ends this session; 0: none stands."""
-        self.throttle_rows_per_s = 0
+        self.throttle: Throttle | None = None
         self.ending: Verdict | None = None
         """Set while a result is being brought to its next message boundary."""
         self.closed = False
@@ -183,6 +184,8 @@ class Session:
             guard.emit(self, events)
         if observer.principal != self.principal:
             self._follow()
+        if self.throttle is not None:
+            server.pace(self.throttle.take(0, now_ms()))  # a new statement, or session, waits for what the others took
         if observer.desynced:
             self._desynced()
         guard.added.observe(time.perf_counter() - began)
@@ -294,9 +297,8 @@ class Session:
         if not rows:
             return
         self.rows_total += rows
-        rate = self.throttle_rows_per_s
-        if rate and self.server is not None:
-            self.server.pace(rows / rate)
+        if self.throttle is not None and self.server is not None:
+            self.server.pace(self.throttle.take(rows, now))
 
     # -- verdicts ---------------------------------------------------------------------------------------------------
 
@@ -305,7 +307,11 @@ class Session:
         guard, observer = self.guard, cast("Observer", self.observer)
         guard.moved(self, observer.principal)
         self.budget = guard.budget_of(self.principal)
-        self.session_limit = self.throttle_rows_per_s = 0
+        self.session_limit = 0
+        if self.throttle is not None:
+            self.throttle = None
+            if self.server is not None:
+                self.server.resume("throttle")
         verdict = guard.verdict_for(self.principal)
         if verdict is not None and not observer.refusals:
             self.apply(verdict)
@@ -325,10 +331,12 @@ class Session:
         """A verdict on this session's principal came into force (or was lifted)."""
         if not verdict.in_force(now_ms()):
             self.session_limit = 0
-            self.throttle_rows_per_s = 0
+            self.throttle = None
+            if self.server is not None:
+                self.server.resume("throttle")
             return
         if verdict.level == "throttle":
-            self.throttle_rows_per_s = max(1, verdict.throttle_rows_per_s)
+            self.throttle = self.guard.throttle_of(verdict)
         elif severity(verdict.level) >= severity("cut"):
             if verdict.scope == "session":
                 self.session_limit = max(1, verdict.session_rows)
@@ -576,6 +584,7 @@ class ServerSide(_Side):
         self.rest = b""
         """What has arrived and is worked on in turns; bounded, since reading is paused meanwhile."""
         self.rest_at = 0
+        self.throttle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.attach(transport)
@@ -627,11 +636,13 @@ class ServerSide(_Side):
             self.session.from_server(rest)
 
     def pace(self, seconds: float) -> None:
-        """Do not read the database for that long: the throttle."""
+        """Do not read the database for that long from now: the throttle. The latest call decides."""
         if seconds < 0.001:
             return
         self.pause("throttle")
-        asyncio.get_running_loop().call_later(seconds, self.resume, "throttle")
+        if self.throttle_timer is not None:
+            self.throttle_timer.cancel()
+        self.throttle_timer = asyncio.get_running_loop().call_later(seconds, self.resume, "throttle")
 
     def eof_received(self) -> bool:
         self._finish_turns()

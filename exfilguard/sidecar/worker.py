@@ -42,6 +42,7 @@ from .journal import Counters, Journal, ListenerOutlet
 from .mysql.front import MysqlFront
 from .postgres.front import PostgresFront
 from .relay import ClientSide, ServerSide, Session
+from .throttle import Throttle
 from .verdict_table import VerdictTable
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,10 @@ class Guard:
         verdict = self.worker.verdicts.get(f"{self.worker.config.tenant}/{principal}")
         return verdict if verdict is not None and verdict.in_force(now_ms()) else None
 
+    def throttle_of(self, verdict: Verdict) -> Throttle:
+        """One pace for all sessions of the principal in this process."""
+        return self.worker.throttle_of(verdict)
+
     def apply(self, verdict: Verdict) -> None:
         for session in list(self.sessions.get(verdict.principal, ())):
             session.apply(verdict)
@@ -252,6 +257,8 @@ class Worker:
             capacity=identity.nonces,
         )
         self.verdicts: dict[str, Verdict] = {}
+        self.throttles: dict[str, Throttle] = {}
+        """By key, of principals under a `throttle` verdict that have a session."""
         self.journal = Journal(
             config.tenant,
             self.data_dir / "spool" / str(number),
@@ -268,9 +275,23 @@ class Worker:
         if verdict.tenant != self.config.tenant or (known is not None and known.revision >= verdict.revision):
             return
         self.verdicts[verdict.key] = verdict
+        if verdict.level != "throttle":
+            self.throttles.pop(verdict.key, None)
         self._set_screens()
         for guard in self.guards.values():
             guard.apply(verdict)
+
+    def throttle_of(self, verdict: Verdict) -> Throttle:
+        """The pace of the principal in this process; all workers together keep the verdict's."""
+        held = self.throttles.get(verdict.key)
+        rows_per_s = max(1, verdict.throttle_rows_per_s) / self.config.sidecar.workers
+        if held is None:
+            now = now_ms()
+            for key in [key for key, found in self.throttles.items() if found.expired(now)]:
+                del self.throttles[key]
+            held = self.throttles[verdict.key] = Throttle(rows_per_s, verdict.expires_ms)
+        held.rows_per_s, held.expires_ms = rows_per_s, verdict.expires_ms
+        return held
 
     def _set_screens(self) -> None:
         """While an account is cut or locked, every request is looked at before it is sent."""

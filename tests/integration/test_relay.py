@@ -473,3 +473,54 @@ def test_a_verdict_in_the_middle_of_a_result_ends_it_between_two_rows(
                 time.sleep(pause_s)
     assert 3_000 < rows < 400_000
     wait_for(lambda: guarded.counted() == rows, message=f"{rows} received, {guarded.counted()} counted")
+
+
+def test_a_throttle_holds_for_a_principal_over_all_its_sessions_and_ends_with_its_verdict(relay: Relay) -> None:
+    """Four sessions together, and one that connects anew for every query, are no faster than the verdict says; everybody else is
+    as fast as ever, and so is the principal again when the verdict is over."""
+    rate, lasts_s = 500, 4.0
+    guarded = relay()
+    now = int(time.time() * 1000)
+    verdict = Verdict(
+        tenant="clinic", principal="dpi_export", level="throttle", revision=9, issued_ms=now, reason="r", issuer="operator:x",
+        throttle_rows_per_s=rate, expires_ms=now + int(lasts_s * 1000),
+    )  # fmt: skip
+    with (
+        socket.socket(socket.AF_UNIX) as control,
+        short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
+    ):
+        control.connect(address)
+        control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+    time.sleep(0.1)
+    began = time.monotonic()
+    taken = [0] * 5
+
+    def take(number: int) -> None:
+        while time.monotonic() - began < lasts_s - 1.0:
+            with connect(guarded.dsn()) as session:
+                # Wide rows: a portion of the relay holds few of them.
+                for _ in session.cursor().stream(
+                    "SELECT repeat('x', 3000) FROM generate_series(1, %s)", (40 if number else 4_000,)
+                ):
+                    taken[number] += 1
+                    if time.monotonic() - began > lasts_s - 1.0:
+                        break
+                session.close()
+
+    threads = [threading.Thread(target=take, args=(n,), daemon=True) for n in range(5)]
+    for thread in threads:
+        thread.start()
+    with connect(guarded.dsn("dr.martin")) as colleague:
+        start = time.monotonic()
+        colleague.execute("SELECT g FROM generate_series(1, 20000) AS g").fetchall()
+        assert time.monotonic() - start < 1.0
+    for thread in threads:
+        thread.join(lasts_s + 5)
+    elapsed = lasts_s - 1.0
+    assert sum(taken) < rate * elapsed + 5 * 100, taken
+    assert sum(taken) > rate * elapsed / 4, taken
+    time.sleep(max(0.0, lasts_s + 0.2 - (time.monotonic() - began)))
+    with connect(guarded.dsn()) as session:
+        start = time.monotonic()
+        session.execute("SELECT g FROM generate_series(1, 20000) AS g").fetchall()
+        assert time.monotonic() - start < 1.0

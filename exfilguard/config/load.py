@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from .check_console import check_console
 from .check_responder import check_responder
 from .evidence import check_evidence
-from .schema import Config
+from .schema import DENIABLE, Config
 
 ENV_PREFIX = "EXFILGUARD_"
 NOT_SETTINGS = {"EXFILGUARD_LOG_LEVEL", "EXFILGUARD_REQUIRE_COMPILED", "EXFILGUARD_KAFKA_LIBS"}
@@ -365,6 +365,14 @@ def _check_listener(listener: Any, path: str, config: Config, reader: _Reader) -
                 ipaddress.ip_network(source, strict=False)
             except ValueError:
                 problem(f"{path}.trusted_sources", 'write an address, a network such as "10.0.0.0/24", "unix" or "*"')
+    for flag in listener.deny:
+        if flag not in DENIABLE:
+            problem(f"{path}.deny", f"{flag} is no flag: use {', '.join(DENIABLE)}")
+    for allowance in listener.deny_except:
+        if allowance.rpartition(":")[2] not in DENIABLE[1:] or not allowance.rpartition(":")[0]:
+            problem(f"{path}.deny_except", f"write account:flag, the flag one of {', '.join(DENIABLE[1:])}")
+    if listener.large_value_bytes < 256 << 10:
+        problem(f"{path}.large_value_bytes", 'must be at least "256KiB"')
     for variable in listener.identity_variables:
         if not variable.startswith("@"):
             problem(f"{path}.identity_variables", "a user variable begins with @")

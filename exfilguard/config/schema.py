@@ -15,6 +15,9 @@ from .responder import PostgresHookConfig as PostgresHookConfig
 from .responder import ResponderConfig as ResponderConfig
 from .setting import setting
 
+DENIABLE = ("default", "server_export", "foreign", "replication", "watched_call", "aggregate", "copy")
+"""What `deny` may name; `default` is not a flag."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:
@@ -140,6 +143,22 @@ class ListenerConfig:
         "Clients come through a pooler that lends connections for a transaction (PgBouncer in transaction mode): what one of "
         "them set is not believed beyond its transaction. Use the signed context there.",
         False,
+    )
+    watch: list[str] = setting(
+        "Further functions whose calls are flagged `watched_call`, by name; a trailing `*` stands for any rest.", []
+    )
+    deny: list[str] = setting(
+        "Statements refused before they reach the database, by flag: `server_export` (COPY to a file or program, INTO OUTFILE, "
+        "lo_export ..), `foreign` (dblink, foreign servers ..), `replication`, `watched_call`, `aggregate`, `copy`. `default` "
+        "stands for the first three in `enforce`, and for nothing in `observe`.",
+        ["default"],
+    )
+    deny_except: list[str] = setting(
+        "Allowances: `account:flag`, the account a pattern, such as `batch_dump:copy`; written down with their reason.",
+        [],
+    )
+    large_value_bytes: int = setting(
+        "A row with more bytes is flagged `large_value`; at least 256KiB.", 1 << 20, unit="size_bytes"
     )
     progress_rows: int = setting("A long result reports after this many rows.", 1_000)
     progress_ms: int = setting("A long result reports at least this often, milliseconds.", 50)

@@ -3,8 +3,9 @@
 Where it applies (see PatientColumns.estimates): a result that comes from a table of patients without its identifier column,
 or consists of expressions only over a table that holds patients (`json_agg(p)`, `md5(id)`, `string_agg(..)`), or a COPY of one.
 
-- a cell that is a plain list of identifiers (`array_agg(id)`, `json_agg(id)`, `string_agg(id, ',')`) is expanded: the same
-  identifiers as elsewhere;
+- a cell that is a plain list of identifiers (`array_agg(id)`, `json_agg(id)`, `string_agg(id, ',')`), or JSON or XML with
+  elements named like the configured columns (`json_agg(p)`, `row_to_json`, `table_to_xml`), is expanded: the same identifiers as
+  elsewhere;
 - any other row is at least one patient, known by the digest of its bytes, so that the same row seen again is the same patient;
 - a row that packs objects, or is long, is as many as it has objects, or `PATIENT_BYTES` goes into it.
 """
@@ -12,7 +13,7 @@ or consists of expressions only over a table that holds patients (`json_agg(p)`,
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 try:
     from ._hot import may_be_list
@@ -25,6 +26,8 @@ except ImportError:  # no C compiler at installation
 PATIENT_BYTES = 128
 """A long row of expressions is one patient per so many bytes: an identity with a date of birth and an address is longer."""
 MIN_LIST = 3
+_STRUCTURES = (b"{", b"[", b"<", b"\x01")
+"""JSON, XML, and the binary form of jsonb."""
 
 _LIST = re.compile(
     rb"""[\[{(]?\s*["']?[0-9a-fA-F-]{1,36}["']?(?:\s*[,;|\s]\s*["']?[0-9a-fA-F-]{1,36}["']?)+\s*[\]})]?"""
@@ -40,10 +43,23 @@ def listed(cell: bytes) -> list[bytes]:
     return items if len(items) >= MIN_LIST else []
 
 
-def patients_in(cells: Sequence[bytes | None], *, expressions: bool) -> tuple[list[bytes], int]:
-    """(identifiers found in lists, patients a row without any stands for).
+def keyed_pattern(names: Iterable[str]) -> re.Pattern[bytes] | None:
+    """Finds the values of JSON members and XML elements with one of these names, in any case; None without names."""
+    known = "|".join(re.escape(name) for name in sorted(names))
+    if not known:
+        return None
+    return re.compile(
+        rf"""\"(?:{known})\"\s*:\s*(?:"([^"\\]{{1,100}})"|(-?\d{{1,40}}))|<(?:{known})>([^<]{{1,100}})</""".encode(),
+        re.IGNORECASE,
+    )
 
-    `expressions`: no cell comes straight from a table's column, so its length says something.
+
+def patients_in(
+    cells: Sequence[bytes | None], *, expressions: bool, keyed: re.Pattern[bytes] | None = None
+) -> tuple[list[bytes], int]:
+    """(identifiers found in lists or by name, patients a row without any stands for).
+
+    `expressions`: no cell comes straight from a table's column, so its length says something. `keyed`: see keyed_pattern.
     """
     found: list[bytes] = []
     objects = size = 0
@@ -51,6 +67,8 @@ def patients_in(cells: Sequence[bytes | None], *, expressions: bool) -> tuple[li
         if cell is None:
             continue
         found += listed(cell)
+        if keyed is not None and (cell[:1] in _STRUCTURES or b'{"' in cell):
+            found += [match[match.lastindex or 0] for match in keyed.finditer(cell)]
         size += len(cell)
         objects += cell.count(b'{"')
     if found:

@@ -50,3 +50,8 @@ def text_part(text: str, columns: tuple[str, ...]) -> bytes:
     """A shape's text and columns."""
     part = b',"query":' + orjson.dumps(text)
     return part + b',"columns":' + orjson.dumps(columns) if columns else part
+
+
+def flags_part(flags: tuple[str, ...]) -> bytes:
+    """A statement's flags."""
+    return b',"flags":' + orjson.dumps(flags)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ..events.query import PatientsBy
 from ..wire.postgres.messages import Field
+from .estimate import keyed_pattern
 
 try:
     from ._hot import Hmac
@@ -98,12 +99,14 @@ class PatientColumns:
     one's) counts by its name.
     """
 
-    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings")
+    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings", "keyed")
 
     def __init__(self, columns: Iterable[str]) -> None:
         columns = [column.lower() for column in columns]
         self._names = {column.rpartition(".")[2] for column in columns}
         tables = sorted({re.escape(column.split(".")[-2]) for column in columns if "." in column})
+        self.keyed = keyed_pattern(self._names)
+        """Finds identifiers in packed cells."""
         self._mentions = re.compile(rf"\b(?:{'|'.join(tables)})\b".encode(), re.IGNORECASE) if tables else None
         self._identity_tables: set[int] = set()
         self._origins: set[tuple[int, int]] = set()

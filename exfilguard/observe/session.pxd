@@ -37,7 +37,9 @@ cdef class SessionObserver(Sink):
     cdef public bytes backend_key
     cdef public object _columns, _digester, _identity, _pending
     cdef public long long _progress_rows, _progress_ms
-    cdef public object _screener
+    cdef public object _screener, _classifier
+    cdef public long long _large_value_bytes
+    cdef public bint _packed, _large
     cdef public list _patches
     cdef public long refusals
     cdef public bint _follow

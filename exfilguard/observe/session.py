@@ -25,18 +25,19 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ProtocolError
-from ..events.query import Evidence, Kind, PatientsBy, QueryEvent
+from ..events.query import Evidence, Flag, Kind, PatientsBy, QueryEvent
 from ..wire.postgres import messages
 from ..wire.postgres._scan import row_values
 from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader, Sink
 from ..wire.postgres.frontend import FrontendReader
 from ..wire.postgres.messages import Field
 from ..wire.postgres.startup import error_response
+from .classify import Classifier
 from .contexts import Contexts
 from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
-from .outlet import Outlet, constant_part, encode_query, text_part
+from .outlet import Outlet, constant_part, encode_query, flags_part, text_part
 from .patients import Digester, PatientColumns, canonical
 from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
@@ -135,6 +136,8 @@ class SessionObserver(Sink):
         progress_ms: int,
         identity: Identity | None = None,
         outlet: Outlet | None = None,
+        classifier: Classifier | None = None,
+        large_value_bytes: int = 1 << 20,
     ) -> None:
         self.listener = listener
         self.session_id = session_id
@@ -154,6 +157,9 @@ class SessionObserver(Sink):
         self._progress_rows = progress_rows
         self._progress_ms = progress_ms
         self._identity = identity or Identity(Rules(), Contexts({}), session_id, source)
+        self._classifier = classifier or Classifier("postgresql")
+        self._large_value_bytes = large_value_bytes
+        self._packed = self._large = False  # seen in the result since the last event
         self._screener = Screener(self)
         self.refusals = 0
         """Refused requests whose answer is still to come: until then use `server_data` before forwarding."""
@@ -415,7 +421,7 @@ class SessionObserver(Sink):
         text = statement.sql if statement is not None else b""
         harmless = (script is not None and script.harmless) or returns_nothing(text)
         if kind == "P" and (harmless or script is None or not script.principal):
-            return "" if harmless else judge((), text)  # whom it is charged to is known when it is bound
+            return ""  # whom it is charged to is known when it is bound
         assume = script if kind in "QE" or script is None else replace(script, effects=())
         names = self._identity.expected(assume, parameters)
         return "" if harmless else judge(names, text)
@@ -480,6 +486,8 @@ class SessionObserver(Sink):
             if self._patients_by == "estimate" and not self.wants_rows:
                 self._estimate(count)
         self._bytes += size
+        if size > self._large_value_bytes:
+            self._large = True  # rows that are counted together come in one portion, which is smaller
         if self._expressions and size > MAX_KEPT_BYTES:
             self._estimate(size // PATIENT_BYTES)  # longer than what `row` is shown: judged by its length
 
@@ -542,8 +550,9 @@ class SessionObserver(Sink):
         values = row_values(data, start, end, len(self._fields) - 1) if whole and self._fields else None
         if values is None:  # a line of COPY, or a row too long to be kept
             return [self._digester.digest_row(data[start:end])], 0
-        identifiers, count = patients_in(values, expressions=self._expressions)
+        identifiers, count = patients_in(values, expressions=self._expressions, keyed=self._columns.keyed)
         if identifiers:
+            self._packed = self._packed or len(identifiers) > 1
             return [self._digester.digest(canonical(value, 0, False)) for value in identifiers], 0
         return [self._digester.digest_row(data[start:end])], count - 1
 
@@ -801,8 +810,13 @@ class SessionObserver(Sink):
         if head is None and self._pending and self._pending[0].kind in "QE":
             head = self._pending[0]
         fingerprint = text = ""
+        flags: tuple[Flag, ...] = ()
         if head is not None and head.statement is not None and head.statement.sql:
             fingerprint, text = self._shape(head.statement)
+            flags = self._classifier.flags(fingerprint, head.statement.sql, self._columns.mentioned_in)
+        if self._packed or self._large:
+            flags = (*flags, *(("packed",) if self._packed else ()), *(("large_value",) if self._large else ()))
+            self._packed = self._large = False
         final = kind == "query"
         if final:
             self._ordinal += 1
@@ -825,6 +839,7 @@ class SessionObserver(Sink):
                     patients=tuple(self._patients),
                     patients_estimated=self._estimated,
                     patients_by=self._patients_by,
+                    flags=flags,
                     duration_us=duration_us,
                     error=error,
                 )
@@ -833,6 +848,8 @@ class SessionObserver(Sink):
             told = b""
             if text and not self._outlet.told(fingerprint, columns):
                 told = text_part(text, columns)
+            if flags:
+                told += flags_part(flags)
             payload = encode_query(
                 self._now, final, self._constant_now(), statement, fingerprint, told, self._rows, hidden_rows,
                 self._bytes, self._patients, self._estimated, self._patients_by, duration_us, error,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-from ..events.query import Engine, Evidence, Kind, PatientsBy, QueryEvent
+from ..events.query import Engine, Evidence, Flag, Kind, PatientsBy, QueryEvent
 from .patients import Digester
 
 
@@ -22,6 +22,8 @@ class Setting:
     """A long result reports after this many rows,"""
     progress_ms: int
     """or after this long."""
+    large_value_bytes: int = 1 << 20
+    """A row beyond is flagged."""
 
 
 class Tally:
@@ -43,6 +45,8 @@ class Tally:
         """Rows of this statement so far, reported or not."""
         self.ordinal = 0
         # not yet reported
+        self.packed = self.large = False
+        """Several identifiers in one cell, a value beyond the configured size."""
         self._rows = 0
         self._bytes = 0
         self._patients: dict[str, None] = {}
@@ -88,6 +92,8 @@ class Tally:
             self._rows += rows
             self.portion_rows += rows
         self._bytes += size
+        if size > self.setting.large_value_bytes:
+            self.large = True  # rows that are counted together come in one portion, which is smaller
 
     def estimate(self, patients: int) -> None:
         """Further patients, by estimate."""
@@ -129,9 +135,17 @@ class Tally:
         """(fingerprint, normalised text, when it was asked) of the statement whose result is flowing; the observer's to say."""
         return "", "", 0
 
+    def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
+        """Flags of that statement; the observer's to say."""
+        return ()
+
     def report(self, kind: Kind, *, hidden_rows: int = 0, error: str = "") -> QueryEvent:
         """An event with all that was not reported yet."""
         fingerprint, text, asked_ms = self.shape()
+        flags = self.statement_flags(fingerprint)
+        if self.packed or self.large:
+            flags = (*flags, *(("packed",) if self.packed else ()), *(("large_value",) if self.large else ()))
+            self.packed = self.large = False
         ended = kind == "query"
         if ended:
             self.ordinal += 1
@@ -147,6 +161,7 @@ class Tally:
             patients=tuple(self._patients),
             patients_estimated=self._estimated,
             patients_by=self.patients_by,
+            flags=flags,
             duration_us=max(0, self.now - asked_ms) * 1000 if ended and asked_ms else 0,
             error=error,
         )

@@ -50,6 +50,14 @@ _TURN = "others' turn"
 LINGER_S = 5.0
 """A refused client that does not read its error is dropped after this time."""
 CONNECT_TIMEOUT_S = 10.0
+_DENIED = {
+    "server_export": "writing or reading the server's files",
+    "foreign": "reaching another server",
+    "replication": "replication",
+    "watched_call": "this function",
+    "aggregate": "packing patients into one value",
+    "copy": "COPY",
+}
 _OF_THE_CONNECTION = ("login", "application_name", "connection_attribute")
 """Evidence that does not change from statement to statement."""
 
@@ -325,6 +333,12 @@ class Session:
                 self.guard.emit(self, [replace(event, principal=principal)])
                 self.guard.counters.refused += 1
                 return f"ExfilGuard: {refusal(verdict)}"
+            flag = self.guard.denied_flag(principal, text)
+            if flag:
+                event = self._event("refused", f"statement refused: {flag}")
+                self.guard.emit(self, [replace(event, principal=principal, flags=(flag,))])  # type: ignore[arg-type]
+                self.guard.counters.refused += 1
+                return f"ExfilGuard: {_DENIED[flag]} is not allowed through this guard; ask your IT for an allowance"
         return ""
 
     def apply(self, verdict: Verdict) -> None:

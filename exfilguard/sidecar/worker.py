@@ -29,11 +29,14 @@ from ..errors import CodecError, ConfigError
 from ..events.codec import decode_verdict
 from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
+from ..observe.classify import Classifier
 from ..observe.contexts import Contexts
 from ..observe.identity import Rules
 from ..observe.mysql.patients import OriginColumns
+from ..observe.mysql.statement import normalise as mysql_normalise
 from ..observe.outlet import COMPILED
 from ..observe.patients import Digester, PatientColumns
+from ..observe.statement import normalise as postgres_normalise
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
 from .budget import LocalBudget
@@ -73,6 +76,9 @@ class Guard:
         self.digester = worker.digester
         self.contexts = worker.contexts
         self.rules = identity_rules(listener)
+        self.classifier = Classifier(self.rules.engine, listener.watch)
+        self.denied = denied_flags(listener)
+        self._deny_except = [allowance.rpartition(":")[::2] for allowance in listener.deny_except]
         self.budget: LocalBudget | None = None
         if listener.mode == "enforce":
             self.budget = LocalBudget(listener.budget_rows, listener.budget_patients, listener.budget_window_ms)
@@ -105,6 +111,19 @@ class Guard:
     def opened(self, session: Session) -> None:
         self.sessions[session.principal].add(session)
         self.sessions_open += 1
+
+    def denied_flag(self, principal: str, sql: bytes) -> str:
+        """The flag for which this statement does not pass; empty when it may."""
+        if not self.denied:
+            return ""
+        normalise = mysql_normalise if self.rules.engine == "mysql" else postgres_normalise
+        fingerprint, _ = normalise(sql.decode("utf-8", "replace"))
+        for flag in self.classifier.flags(fingerprint, sql, self.columns.mentioned_in):
+            if flag in self.denied and not any(
+                flag == allowed and fnmatchcase(principal, pattern) for pattern, allowed in self._deny_except
+            ):
+                return flag
+        return ""
 
     def moved(self, session: Session, principal: str) -> None:
         """Another principal is charged for this session now."""
@@ -226,6 +245,16 @@ def _client_context(listener: ListenerConfig) -> ssl.SSLContext:
     return context
 
 
+def denied_flags(listener: ListenerConfig) -> frozenset[str]:
+    """Flags of the statements that do not pass."""
+    named = set(listener.deny)
+    if "default" in named:
+        named.discard("default")
+        if listener.mode == "enforce":
+            named |= {"server_export", "foreign", "replication"}
+    return frozenset(named)
+
+
 def identity_rules(listener: ListenerConfig) -> Rules:
     """What the listener believes of its clients."""
     pattern = listener.application_name_pattern
@@ -301,7 +330,7 @@ class Worker:
             for v in self.verdicts.values()
         )
         for guard in self.guards.values():
-            guard.screens = blocked
+            guard.screens = blocked or bool(guard.denied)
 
     def _set_columns(self, message: object) -> None:
         if not isinstance(message, dict):

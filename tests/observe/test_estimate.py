@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exfilguard.observe.estimate import PATIENT_BYTES, listed, patients_in
+from exfilguard.observe.estimate import PATIENT_BYTES, keyed_pattern, listed, patients_in
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,18 @@ def test_packed_objects_and_long_rows_count_for_many() -> None:
     assert patients_in([b"x" * (10 * PATIENT_BYTES)], expressions=True) == ([], 10)
     assert patients_in([b"x" * (10 * PATIENT_BYTES)], expressions=False) == ([], 1)
     assert patients_in([b"MARTIN", b"1980-01-01"], expressions=False) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        b'[{"id": 7, "nom": "A"},{"id":8,"nom":"B"}]',
+        b'{"rows": [{"ID" : "7"}, {"id":"8", "ward_id": 99}]}',
+        b"<table><row><id>7</id><nom>A</nom></row><row><id>8</id></row></table>",
+        b'\x01[{"id": 7}, {"id": 8}]',
+    ],
+)
+def test_json_and_xml_give_their_identifiers_by_name(cell: bytes) -> None:
+    pattern = keyed_pattern(["id", "patient_id"])
+    assert patients_in([cell], expressions=True, keyed=pattern) == ([b"7", b"8"], 0)
+    assert patients_in([b"id 7 and id 8"], expressions=True, keyed=pattern)[0] == []

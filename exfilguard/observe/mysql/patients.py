@@ -18,6 +18,7 @@ from ...wire.mysql.messages import (
     Column,
 )
 from .. import patients
+from ..estimate import keyed_pattern
 
 MAX_COPIES = 10_000
 UUID_BYTES = 16
@@ -47,7 +48,7 @@ def canonical(value: bytes, column: Column, binary: bool) -> bytes:
 class OriginColumns:
     """The configured identifier columns, `table.column` or `schema.table.column`; names without regard to case."""
 
-    __slots__ = ("_copies", "_identity", "_mentions", "_names", "_qualified", "_tables")
+    __slots__ = ("_copies", "_identity", "_mentions", "_names", "_qualified", "_tables", "keyed")
 
     def __init__(self, columns: Iterable[str]) -> None:
         self._qualified: set[tuple[str, ...]] = set()
@@ -58,6 +59,8 @@ class OriginColumns:
             self._qualified.add(parts)
             self._names.add(parts[-1])
             self._tables.add(parts[-2] if len(parts) > 1 else "")
+        self.keyed = keyed_pattern(self._names)
+        """Finds identifiers in packed cells."""
         self._identity: dict[str, bool] = {}
         """Tables of the configuration: True when each patient has one row there, as far as is known."""
         self._copies: set[str] = set()

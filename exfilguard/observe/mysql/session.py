@@ -27,7 +27,7 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from ...errors import ProtocolError
-from ...events.query import Engine, QueryEvent
+from ...events.query import Engine, Flag, QueryEvent
 from ...wire.mysql import messages
 from ...wire.mysql._scan import binary_values, text_values
 from ...wire.mysql.backend import MAX_KEPT_BYTES, BackendReader
@@ -35,6 +35,7 @@ from ...wire.mysql.compression import Algorithm, Inflater, envelope
 from ...wire.mysql.frontend import FrontendReader
 from ...wire.mysql.messages import Column
 from ...wire.mysql.startup import Login, change_user
+from ..classify import Classifier
 from ..contexts import Contexts
 from ..effects import returns_nothing
 from ..estimate import PATIENT_BYTES, patients_in
@@ -107,6 +108,7 @@ class MysqlObserver(Tally):
         columns: OriginColumns,
         identity: Identity | None = None,
         *,
+        classifier: Classifier | None = None,
         allow_replication: bool = False,
     ) -> None:
         super().__init__(setting, session_id, source)
@@ -120,6 +122,7 @@ class MysqlObserver(Tally):
         """As agreed at login."""
         self._columns = columns
         self._identity = identity or Identity(Rules(engine="mysql"), Contexts({}), session_id, source)
+        self._classifier = classifier or Classifier("mysql")
         self._screener = Screener(self)
         self.stop = False
         self._follow = False  # stop where another principal's answers begin
@@ -267,7 +270,7 @@ class MysqlObserver(Tally):
         script = statement.script
         harmless = (script is not None and script.harmless) or returns_nothing(statement.sql)
         if kind == messages.COM_STMT_PREPARE and (harmless or script is None or not script.principal):
-            return "" if harmless else judge((), statement.sql)  # whom it is charged to is known when it is executed
+            return ""  # whom it is charged to is known when it is executed
         names = self._identity.expected(script)
         return "" if harmless else judge(names, statement.sql)
 
@@ -477,8 +480,9 @@ class MysqlObserver(Tally):
             values = self._values(data, start, end, len(self._fields) - 1) if whole and self._fields else None
             if values is None:
                 return [digester.digest_row(data[start:end])], 0
-            identifiers, count = patients_in(values, expressions=self._expressions)
+            identifiers, count = patients_in(values, expressions=self._expressions, keyed=self._columns.keyed)
             if identifiers:
+                self.packed = self.packed or len(identifiers) > 1
                 return [digester.digest(canonical(value, _TEXT, False)) for value in identifiers], 0
             return [digester.digest_row(data[start:end])], count - 1
         values = self._values(data, start, end, self._last_position)
@@ -733,6 +737,12 @@ class MysqlObserver(Tally):
         if head.statement is None or not head.statement.sql:
             return "", "", head.asked_ms
         return *self._shape(head.statement), head.asked_ms
+
+    def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
+        head = self._pending[0] if self._pending else None
+        if head is None or head.statement is None or not fingerprint:
+            return ()
+        return self._classifier.flags(fingerprint, head.statement.sql, self._columns.mentioned_in)
 
     def _shape(self, statement: _Statement) -> tuple[str, str]:
         """Fingerprint and normalised text, without a final comment: it differs each time."""

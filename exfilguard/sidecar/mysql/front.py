@@ -266,11 +266,14 @@ class MysqlFront:
         session.login = found.user
         listener = session.listener
         observer = MysqlObserver(
-            Setting(listener.name, guard.digester, listener.progress_rows, listener.progress_ms),
+            Setting(
+                listener.name, guard.digester, listener.progress_rows, listener.progress_ms, listener.large_value_bytes
+            ),
             session.id,
             session.source,
             cast("OriginColumns", guard.columns),
             Identity(guard.rules, guard.contexts, session.id, session.source),
+            classifier=guard.classifier,
             allow_replication=guard.may_replicate(found.user),
         )
         observer.startup(found)

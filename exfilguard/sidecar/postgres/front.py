@@ -132,6 +132,8 @@ class PostgresFront:
             listener.progress_ms,
             Identity(guard.rules, guard.contexts, session.id, session.source),
             guard.outlet,
+            guard.classifier,
+            listener.large_value_bytes,
         )
         observer.startup(params)
         if not session.admit(observer, params.get("application_name", "")):

@@ -1,0 +1,184 @@
+"""What kind of statement it is: the flags that detectors, and the `deny` setting, look at.
+
+Strategy: tokens, once per shape. Equal fingerprints are equal token sequences but for their literals, so the answer is kept by
+fingerprint; where literals matter (a DO block, the body of a function, an identifier that the shape does not show) it is not.
+
+Rules:
+- A function counts where its name is called, `name (`, whatever schema stands before it, also inside the text of a DO block or of
+  a function that is being made.
+- Rather a flag too many: a table that happens to have a watched function's name and stands before a parenthesis is flagged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from ..events.query import FLAGS, Engine, Flag
+from .lex import Token, tokens
+
+MAX_CACHED = 10_000
+MAX_TOKENS = 20_000
+MAX_DEPTH = 3
+
+FILES = frozenset(
+    ("lo_export", "lo_import", "pg_read_file", "pg_read_binary_file", "pg_file_write", "pg_file_read", "pg_file_sync",
+     "pg_file_rename", "pg_ls_dir", "load_file", "sys_exec", "sys_eval", "xp_cmdshell")
+)  # fmt: skip
+"""Functions that read or write the server's files, or run its programs."""
+REMOTE = ("dblink", "postgres_fdw")
+"""Beginnings of the names of functions that reach another server."""
+SLOTS = ("pg_create_logical_replication_slot", "pg_create_physical_replication_slot", "pg_logical_slot_", "pg_replication_slot_advance",
+    "pg_copy_logical_replication_slot", "pg_copy_physical_replication_slot", "pg_logical_emit_message", "pg_start_backup",
+    "pg_backup_start")  # fmt: skip
+PACKING = frozenset(
+    ("json_agg", "jsonb_agg", "json_agg_strict", "jsonb_agg_strict", "json_object_agg", "jsonb_object_agg", "json_arrayagg",
+     "json_objectagg", "string_agg", "array_agg", "xmlagg", "group_concat", "json_group_array")
+)  # fmt: skip
+"""Aggregates that put many rows into one."""
+WATCHED = ("query_to_xml", "query_to_xml_and_xmlschema", "table_to_xml", "table_to_xml_and_xmlschema", "schema_to_xml",
+    "database_to_xml", "cursor_to_xml", "ts_stat", "pg_stat_file", "pg_current_logfile")  # fmt: skip
+"""Always watched: they run a text as a query, or show what the server's files are."""
+
+_REPLICATION_WORDS = frozenset(
+    ("start_replication", "create_replication_slot", "base_backup", "identify_system", "timeline_history")
+)
+_FOREIGN_OBJECTS = frozenset(("server", "foreign"))
+_FOREIGN_ENGINES = frozenset(("federated", "connect", "spider", "s3", "federatedx"))
+_FOREIGN_EXTENSIONS = frozenset(
+    ("dblink", "postgres_fdw", "file_fdw", "mysql_fdw", "oracle_fdw", "tds_fdw", "ogr_fdw", "multicorn")
+)
+
+
+class Classifier:
+    """Of one listener. `watch`: further functions, by name without schema; a trailing `*` stands for any rest."""
+
+    def __init__(self, engine: Engine, watch: Iterable[str] = ()) -> None:
+        names = [name.lower() for name in (*WATCHED, *watch)]
+        self._engine: Engine = engine
+        self._watch = frozenset(name for name in names if not name.endswith("*"))
+        self._watch_starts = tuple(name[:-1] for name in names if name.endswith("*"))
+        self._known: dict[str, tuple[Flag, ...]] = {}
+
+    def flags(self, fingerprint: str, sql: bytes, patients: Callable[[bytes], bool]) -> tuple[Flag, ...]:
+        """Flags of a statement. `fingerprint`: of its shape; `patients`: says whether a text names a table of patients."""
+        found = self._known.get(fingerprint)
+        if found is not None:
+            return found
+        flags, lasting = self._classify(sql.decode("utf-8", "replace"), patients(sql))
+        if lasting and fingerprint:
+            if len(self._known) >= MAX_CACHED:
+                self._known.clear()
+            self._known[fingerprint] = flags
+        return flags
+
+    def _classify(self, sql: str, patients: bool) -> tuple[tuple[Flag, ...], bool]:
+        """(flags in the order of FLAGS, True when every statement of the same shape has them)."""
+        found: set[Flag] = set()
+        lasting = self._read(sql, found, 0)
+        if not patients:
+            found.discard("aggregate")
+        return tuple(flag for flag in FLAGS if flag in found), lasting
+
+    def _read(self, sql: str, found: set[Flag], depth: int) -> bool:
+        lasting = True
+        statement: list[Token] = []
+        for count, token in enumerate(tokens(sql, self._engine)):
+            if count >= MAX_TOKENS:
+                found.add("watched_call")  # too long to be read to its end: somebody should
+                return False
+            if token.kind == "comment":
+                continue
+            if token.kind == "op" and token.text == ";":
+                lasting &= self._statement(statement, found, depth)
+                statement = []
+            else:
+                statement.append(token)
+        return self._statement(statement, found, depth) and lasting
+
+    def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int) -> bool:
+        if not statement:
+            return True
+        words = [token.text.lower() if token.kind in ("word", "quoted") else "" for token in statement]
+        lasting = True
+        for at, word in enumerate(words):
+            if not word:
+                continue
+            if statement[at].kind == "quoted" and not word.isidentifier():
+                lasting = False  # the shape shows `"?"`
+                if "\\" in word:
+                    found.add("watched_call")  # U&"..": a name spelled in code points hides something
+            if at + 1 < len(statement) and statement[at + 1].text == "(" and statement[at + 1].kind == "op":
+                self._call(word, found)
+        self._verb(statement, words, found)
+        if words[0] in ("do", "create", "alter", "prepare", "execute") or (depth and "execute" in words):
+            bodies = [token.text for token in statement if token.kind == "string"]
+            if bodies:
+                lasting = False
+                for body in bodies if depth < MAX_DEPTH else ():
+                    self._read(body, found, depth + 1)
+        return lasting
+
+    def _call(self, name: str, found: set[Flag]) -> None:
+        if name in FILES:
+            found.add("server_export")
+        elif name.startswith(REMOTE):
+            found.add("foreign")
+        elif name.startswith(SLOTS):
+            found.add("replication")
+        elif name in PACKING:
+            found.add("aggregate")
+        if name in self._watch or (self._watch_starts and name.startswith(self._watch_starts)):
+            found.add("watched_call")
+
+    def _verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
+        first, rest = words[0], set(words[1:])
+        if first == "copy":
+            self._copy(statement, words, found)
+        elif first in _REPLICATION_WORDS:
+            found.add("replication")
+        elif first in ("create", "alter", "import"):
+            second = words[1] if len(words) > 1 else ""
+            if (
+                second in _FOREIGN_OBJECTS
+                or (second == "user" and "mapping" in rest)
+                or (second == "extension" and rest & _FOREIGN_EXTENSIONS)
+            ):
+                found.add("foreign")
+            elif second in ("publication", "subscription"):
+                found.add("replication")
+        if self._engine == "mysql":
+            self._mysql_verb(statement, words, found)
+
+    def _copy(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
+        """COPY .. TO STDOUT is `copy`; to or from a file of the server, or a program, is `server_export`."""
+        depth = 0
+        for at, token in enumerate(statement):
+            if token.kind == "op":
+                depth += (token.text == "(") - (token.text == ")")
+            elif not depth and at and words[at] in ("to", "from") and at + 1 < len(statement):
+                if words[at] == "to":
+                    found.add("copy")
+                after = statement[at + 1]
+                if after.kind == "string" or words[at + 1] == "program":
+                    found.add("server_export")
+                return
+
+    def _mysql_verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word == "into" and following in ("outfile", "dumpfile"):
+                found.add("server_export")
+        if words[0] in ("create", "alter"):
+            for at, word in enumerate(words):
+                if word == "engine" and _FOREIGN_ENGINES & {
+                    *words[at + 1 : at + 3],
+                    *_texts(statement[at + 1 : at + 3]),
+                }:
+                    found.add("foreign")
+        if (words[0] in ("change", "start") and {"master", "replication", "slave", "replica"} & set(words[1:3])) or (
+            words[0] == "show" and words[1:2] == ["binlog"]
+        ):
+            found.add("replication")
+
+
+def _texts(statement: Sequence[Token]) -> Collection[str]:
+    return [token.text.lower() for token in statement if token.kind == "string"]

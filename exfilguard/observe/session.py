@@ -420,8 +420,6 @@ class SessionObserver(Sink):
                 statement, script, parameters = portal.statement, portal.script, _lookup(portal.parameters)
         text = statement.sql if statement is not None else b""
         harmless = (script is not None and script.harmless) or returns_nothing(text)
-        if kind == "P" and (harmless or script is None or not script.principal):
-            return ""  # whom it is charged to is known when it is bound
         assume = script if kind in "QE" or script is None else replace(script, effects=())
         names = self._identity.expected(assume, parameters)
         return "" if harmless else judge(names, text)

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from .conftest import Hospital
+from .guarded import Relay
 from .stack import connect, wait_for
-from .test_relay import Relay, relay  # noqa: F401
 
 FORBIDDEN = {
     "COPY patient TO PROGRAM 'cat > /tmp/exfilguard-stolen'": "server_export",
@@ -27,7 +27,7 @@ def flagged(events: list[dict[str, Any]], kind: str) -> set[str]:
     return {flag for e in events if e["kind"] == kind for flag in e.get("flags", ())}
 
 
-def test_enforce_refuses_what_leaves_by_the_server_and_the_session_goes_on(relay: Relay, hospital: Hospital) -> None:  # noqa: F811
+def test_enforce_refuses_what_leaves_by_the_server_and_the_session_goes_on(relay: Relay, hospital: Hospital) -> None:
     guarded = relay(mode="enforce", budget_rows=1_000_000, deny_except=["dr.*:foreign"])
     with connect(guarded.dsn()) as through:
         for sql in FORBIDDEN:
@@ -43,7 +43,7 @@ def test_enforce_refuses_what_leaves_by_the_server_and_the_session_goes_on(relay
     assert flagged(guarded.events(), "refused") == set(FORBIDDEN.values())
 
 
-def test_observe_only_tells(relay: Relay, hospital: Hospital) -> None:  # noqa: F811
+def test_observe_only_tells(relay: Relay, hospital: Hospital) -> None:
     guarded = relay()
     with connect(guarded.dsn()) as through:
         with pytest.raises(psycopg.Error, match=r"must be superuser|permission denied"):
@@ -61,7 +61,7 @@ def test_observe_only_tells(relay: Relay, hospital: Hospital) -> None:  # noqa: 
     assert "server_export" not in flagged(guarded.events(), "refused")
 
 
-def test_packed_patients_are_the_same_patients(relay: Relay, hospital: Hospital) -> None:  # noqa: F811
+def test_packed_patients_are_the_same_patients(relay: Relay, hospital: Hospital) -> None:
     guarded = relay()
     ways = {
         "plain": "SELECT id FROM patient WHERE id <= 40",
@@ -69,7 +69,7 @@ def test_packed_patients_are_the_same_patients(relay: Relay, hospital: Hospital)
         "jsonb": "SELECT jsonb_build_object('all', jsonb_agg(to_jsonb(p))) AS x FROM patient AS p WHERE id <= 40",
         "array": "SELECT array_agg(id) AS x FROM patient WHERE id <= 40",
         "string": "SELECT string_agg(id::text, ';') AS x FROM patient WHERE id <= 40",
-        "xml": "SELECT xmlagg(xmlelement(name p, xmlforest(id, nom_naissance))) AS x FROM patient WHERE id <= 40",
+        "xml": "SELECT '<all>' || string_agg('<p><id>' || id || '</id></p>', '') || '</all>' AS x FROM patient WHERE id <= 40",
     }
     for name, sql in ways.items():
         with connect(guarded.hospital.dsn("dpi_export", guarded.port), application_name=name) as through:

@@ -269,8 +269,8 @@ class MysqlObserver(Tally):
             return ""
         script = statement.script
         harmless = (script is not None and script.harmless) or returns_nothing(statement.sql)
-        if kind == messages.COM_STMT_PREPARE and (harmless or script is None or not script.principal):
-            return ""  # whom it is charged to is known when it is executed
+        if kind == messages.COM_STMT_PREPARE and script is not None:
+            script = replace(script, effects=())
         names = self._identity.expected(script)
         return "" if harmless else judge(names, statement.sql)
 

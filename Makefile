@@ -9,7 +9,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay chaos clean
+.PHONY: test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay chaos clean
 
 $(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/postgres/backend.py exfilguard/wire/postgres/frontend.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -31,6 +31,13 @@ typecheck: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/pytest $(ARGS)
+
+# A real EHR behind the sidecar: installs GNU Health from PyPI into a virtual environment of its own (about 3 minutes in all).
+GNUHEALTH_VENV ?= .venv-gnuhealth
+test-gnuhealth: $(STAMP)
+	@test -x $(GNUHEALTH_VENV)/bin/trytond || { $(PYTHON) -m venv $(GNUHEALTH_VENV) && $(GNUHEALTH_VENV)/bin/pip install --quiet \
+	  --disable-pip-version-check 'gnuhealth>=5.0,<5.1' gnuhealth-lab gnuhealth-inpatient gnuhealth-icd10 gnuhealth-history psycopg2-binary; }
+	@GNUHEALTH_VENV=$(GNUHEALTH_VENV) $(BIN)/pytest tests/ehr/gnuhealth.py --timeout 500 $(ARGS)
 
 # Measurements; QUICK=1 for a short run. Each prints a line a bar, writes bench/results/, and exits 1 where one is short.
 bench-attack: $(STAMP)

@@ -41,6 +41,23 @@ FAILURES = ("none", "rollback", "error", "error in transaction", "reset", "disca
     "key rotated")  # fmt: skip
 
 
+def tell_verdict(stack: Stack, principal: str, level: Any, revision: int) -> None:
+    """A verdict, as the shipper tells it to the relay."""
+    standing = Verdict(
+        tenant="clinic",
+        principal=principal,
+        level=level,
+        revision=revision,
+        issued_ms=1,
+        reason="r",
+        issuer="operator:x",
+    )
+    with socket.socket(socket.AF_UNIX) as control, short_path(stack.data_dir / "run" / "relay-0.sock") as address:
+        control.connect(address)
+        control.sendall(b'{"verdict":' + encode_verdict(standing) + b"}\n")
+    time.sleep(0.1)
+
+
 class Site:
     """A relay with two listeners, one of them behind a pooler that lends connections for a transaction."""
 
@@ -64,23 +81,7 @@ class Site:
         return out
 
     def verdict(self, principal: str, level: Any, revision: int) -> None:
-        """As the shipper tells it."""
-        standing = Verdict(
-            tenant="clinic",
-            principal=principal,
-            level=level,
-            revision=revision,
-            issued_ms=1,
-            reason="r",
-            issuer="operator:x",
-        )
-        with (
-            socket.socket(socket.AF_UNIX) as control,
-            short_path(self.stack.data_dir / "run" / "relay-0.sock") as address,
-        ):
-            control.connect(address)
-            control.sendall(b'{"verdict":' + encode_verdict(standing) + b"}\n")
-        time.sleep(0.1)
+        tell_verdict(self.stack, principal, level, revision)
 
     def marker(self, who: str) -> str:
         name = f"m{next(_markers)}"

@@ -1,0 +1,359 @@
+"""Pairing, counting and patients of MySQL sessions, as transcripts: whole, byte by byte, cut at random, compressed."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import pytest
+
+from exfilguard.events.query import QueryEvent
+from exfilguard.observe.mysql.patients import OriginColumns, canonical
+from exfilguard.observe.mysql.session import MAX_PENDING, MAX_STATEMENTS, MysqlObserver
+from exfilguard.observe.patients import Digester
+from exfilguard.observe.tally import Setting
+from exfilguard.wire.mysql import messages, startup
+from exfilguard.wire.mysql.compression import Algorithm
+from exfilguard.wire.mysql.messages import Column, packet
+from tests.wire import mysql_build as b
+
+KEY = b"0123456789abcdef"
+DIGESTER = Digester(KEY)
+ID = b.column("id", "patient", flags=2)
+Step = tuple[str, bytes]
+
+
+def observer(capabilities: int = b.NATIVE, compression: Algorithm = "", rows: int = 1000) -> MysqlObserver:
+    found = MysqlObserver(
+        Setting("ehr", DIGESTER, rows, 50), "s1", "10.0.0.9", OriginColumns(["patient.id", "sejour.patient_id"])
+    )
+    found.startup(startup.login(b.login()))
+    found.login_succeeded(capabilities, compression, 1)
+    return found
+
+
+def wrapped(data: bytes, number: int = 0) -> bytes:
+    squeezed = zlib.compress(data)
+    return len(squeezed).to_bytes(3, "little") + bytes((number,)) + len(data).to_bytes(3, "little") + squeezed
+
+
+def play(
+    steps: list[Step], cut: random.Random | int | None = None, target: MysqlObserver | None = None
+) -> list[QueryEvent]:
+    seen = target or observer()
+    events: list[QueryEvent] = []
+    for side, data in steps:
+        pieces = [data]
+        if cut == 1:
+            pieces = [data[i : i + 1] for i in range(len(data))]
+        elif isinstance(cut, random.Random):
+            edges = sorted(cut.choices(range(len(data) + 1), k=5))
+            pieces = [data[i:j] for i, j in zip([0, *edges], [*edges, len(data)], strict=True)]
+        for piece in pieces:
+            events += seen.client_data(piece, 5) if side == ">" else seen.server_data(piece, 5).events
+    return events
+
+
+def everyhow(steps: list[Step], capabilities: int = b.NATIVE) -> list[QueryEvent]:
+    """The same events however the bytes are cut, and inside a compressed session."""
+    whole = play(steps, target=observer(capabilities))
+    for cut in (1, *(random.Random(seed) for seed in range(5))):
+        assert play(steps, cut, observer(capabilities)) == whole
+    squeezed = [(side, wrapped(data)) for side, data in steps]
+    assert play(squeezed, target=observer(capabilities, "zlib")) == whole
+    assert play(squeezed, 1, observer(capabilities, "zlib")) == whole
+    return whole
+
+
+def digests(*values: str) -> tuple[str, ...]:
+    return tuple(DIGESTER.digest(value.encode()) for value in values)
+
+
+def test_a_text_result_in_both_forms_of_its_end() -> None:
+    for capabilities, deprecate in ((b.NATIVE, False), (b.DEPRECATE, True)):
+        rows = [b.row("7", "Dupont"), b.row("8", None), b.row("7", "x" * 300)]
+        steps = [
+            (">", b.query("SELECT id AS x, nom FROM patient WHERE nom = 'Dupont'")),
+            (
+                "<",
+                b.result(
+                    [b.column("x", "patient", "id"), b.column("nom", "patient", kind=253)], rows, deprecate=deprecate
+                ),
+            ),
+        ]
+        (event,) = everyhow(steps, capabilities)
+        assert (event.kind, event.rows, event.engine, event.patients_by) == ("query", 3, "mysql", "origin")
+        assert event.patients == digests("7", "8")
+        assert event.query == "select id as x , nom from patient where nom = ?"
+        assert event.bytes == sum(map(len, rows))
+
+
+def test_a_binary_result_gives_the_same_patients() -> None:
+    columns = [b.column("nom", "patient", kind=253), b.column("vu", "patient", kind=12), ID, b.column("n", kind=8)]
+    value = b"\x04abcd"
+    rows = [
+        b.binary(value, b"\x04" + b"\1" * 4, (7).to_bytes(4, "little"), None),
+        b.binary(None, None, (8).to_bytes(4, "little"), b"\1" * 8),
+    ]
+    prepared = b"\0" + (5).to_bytes(4, "little") + (4).to_bytes(2, "little") + (1).to_bytes(2, "little") + b"\0\0\0"
+    steps = [
+        (">", b.command(0x16, b"SELECT nom, vu, id, n FROM patient WHERE id > ?")),
+        ("<", b.numbered(prepared, b.column("?"), b.eof(), *columns, b.eof())),
+        (">", b.command(0x17, (5).to_bytes(4, "little") + b"\0" * 10)),
+        ("<", b.result(columns, rows)),
+    ]
+    (event,) = everyhow(steps)
+    assert (event.rows, event.patients) == (2, digests("7", "8"))
+    assert event.fingerprint
+
+
+def test_a_cursor_is_counted_where_it_is_fetched() -> None:
+    prepared = b"\0" + (5).to_bytes(4, "little") + (1).to_bytes(2, "little") + b"\0\0\0\0\0"
+    one = [b.binary((n).to_bytes(4, "little")) for n in (1, 2)]
+    steps = [
+        (">", b.command(0x16, b"SELECT id FROM patient")),
+        ("<", b.numbered(prepared, ID, b.eof())),
+        (">", b.command(0x17, (5).to_bytes(4, "little") + b"\1" + b"\0" * 9)),
+        ("<", b.numbered(b"\1", ID, b.eof(status=0x42))),
+        (">", b.command(0x1C, (5).to_bytes(4, "little") + (2).to_bytes(4, "little"))),
+        ("<", b.numbered(*one, b.eof(status=0x42))),
+        (">", b.command(0x1C, (5).to_bytes(4, "little") + (2).to_bytes(4, "little"))),
+        ("<", b.numbered(one[0], b.eof(status=0x82))),
+        (">", b.command(0x19, (5).to_bytes(4, "little")) + b.command(0x0E)),
+        ("<", b.numbered(b.ok())),
+    ]
+    events = everyhow(steps)
+    assert [e.rows for e in events] == [0, 2, 1]
+    assert events[1].patients == digests("1", "2")
+
+
+def test_several_statements_several_results_and_a_procedure() -> None:
+    more = 0x0A
+    steps = [
+        (">", b.query("SELECT 1; UPDATE t SET a = 1; SELECT id FROM patient; SELECT broken")),
+        ("<", b.result([b.column("1")], [b.row("1")], status=more)),
+        ("<", b.numbered(b.ok(3, more), first=6)),
+        ("<", b.result([ID], [b.row("9")], status=more, first=7)),
+        ("<", b.numbered(b.err("42S22"), first=12)),
+    ]
+    events = everyhow(steps)
+    assert [(e.rows, e.error) for e in events] == [(1, ""), (0, ""), (1, ""), (0, "42S22")]
+    assert events[2].patients == digests("9")
+    assert not any("Dupont" in str(e) for e in events)
+
+
+def test_pipelined_commands_and_the_statement_prepared_last() -> None:
+    prepared = b"\0" + (1).to_bytes(4, "little") + (1).to_bytes(2, "little") + b"\0\0\0\0\0"
+    last = (0xFFFFFFFF).to_bytes(4, "little")
+    steps = [
+        (
+            ">",
+            b.command(0x16, b"SELECT id FROM patient")
+            + b.command(0x17, last + b"\0" * 10)
+            + b.command(0x19, b"\1\0\0\0")
+            + b.query("SELECT 2"),
+        ),
+        ("<", b.numbered(prepared, ID, b.eof()) + b.result([ID], [b.binary(b"\5\0\0\0")])),
+        ("<", b.result([b.column("2")], [b.row("2")])),
+    ]
+    events = everyhow(steps)
+    assert [e.rows for e in events] == [1, 1]
+    assert events[0].patients == digests("5")
+    assert events[1].query == "select ?"
+
+
+def test_local_infile_is_the_clients_and_no_command() -> None:
+    steps = [
+        (">", b.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t")),
+        ("<", b.numbered(b"\xfbx")),
+        (">", packet(2, b"\x03SELECT not a command\n" * 50) + packet(3, b"\x01quit\n") + packet(4, b"")),
+        ("<", packet(5, b"\xff\xff\xff\1\1\1\0\0\0\0") + packet(6, b.ok(51))),
+        (">", b.query("SELECT 1")),
+        ("<", b.result([b.column("1")], [b.row("1")])),
+    ]
+    events = everyhow(steps)
+    assert [(e.rows, e.hidden_rows) for e in events] == [(0, 0), (1, 0)]
+
+
+def test_rows_and_statements_longer_than_a_packet() -> None:
+    value = bytes(33_000_000)
+    payload = b.row("7", value)
+    parts = [payload[at : at + 0xFFFFFF] for at in range(0, len(payload), 0xFFFFFF)]
+    exact = b.row("8", bytes(0xFFFFFF - 6))
+    assert len(exact) == 0xFFFFFF
+    body = b"SELECT " + b"x" * 0xFFFFFF
+    columns = [ID, b.column("doc", "patient", kind=252)]
+    sent = b"\x03" + body
+    steps = [
+        (">", packet(0, sent[:0xFFFFFF]) + packet(1, sent[0xFFFFFF:])),
+        ("<", b.numbered(b"\2", *columns, b.eof(), *parts, exact, b"", b.row("9", "y"), b.eof())),
+    ]
+    for cut in (None, random.Random(3)):
+        events = play(steps, cut)
+        assert sum(e.rows for e in events) == 3
+        # The identifier of a row that is longer than what is kept may be read or not: never no patient.
+        assert len({p for e in events for p in e.patients}) == 3
+        assert sum(e.bytes for e in events) == len(payload) + len(exact) + len(b.row("9", "y"))
+
+
+def test_change_of_user_counts_from_its_ok_on_and_a_refused_one_not_at_all() -> None:
+    body = b"other\0" + b"\x14" + b"p" * 20 + b"clinic\0\x2d\0mysql_native_password\0\0"
+    steps = [
+        (">", b.command(0x11, body)),
+        ("<", packet(1, b"\xfecaching_sha2_password\0" + b"n" * 20 + b"\0")),
+        (">", packet(2, b"\x03secret")),
+        ("<", packet(3, b"\1\3") + packet(4, b.ok())),
+        (">", b.query("SELECT id FROM patient")),
+        ("<", b.result([ID], [b.row("1")])),
+        (">", b.command(0x11, body.replace(b"other", b"admin"))),
+        ("<", packet(1, b.err("28000"))),
+        (">", b.query("SELECT 1")),
+        ("<", b.result([b.column("1")], [b.row("1")])),
+    ]
+    events = everyhow(steps)
+    assert [(e.kind, e.principal) for e in events] == [
+        ("login", "other"), ("query", "other"), ("login_failed", "other"), ("query", "other")]  # fmt: skip
+
+
+def test_rows_moved_without_being_shown() -> None:
+    steps = [
+        (">", b.query("CREATE TABLE copie AS SELECT * FROM patient")),
+        ("<", b.numbered(b.ok(300))),
+        (">", b.query("SELECT id FROM patient INTO OUTFILE '/tmp/x'")),
+        ("<", b.numbered(b.ok(12))),
+        (">", b.query("UPDATE t SET a = (SELECT 1)")),
+        ("<", b.numbered(b.ok(5))),
+        (">", b.query("SELECT id FROM copie")),
+        ("<", b.result([b.column("id", "copie")], [b.row("1")])),
+    ]
+    events = everyhow(steps)
+    assert [(e.hidden_rows, e.patients_estimated) for e in events] == [(300, 300), (12, 12), (0, 0), (0, 0)]
+    assert events[3].patients == digests("1"), "a copy's column counts by its name"
+
+
+def test_packed_identifiers_and_expressions_are_estimated() -> None:
+    steps = [
+        (">", b.query("SELECT GROUP_CONCAT(id) FROM patient")),
+        ("<", b.result([b.column("g", kind=252, charset=45)], [b.row("1,2,3,4")])),
+        (">", b.query("SELECT MD5(id) FROM patient")),
+        ("<", b.result([b.column("m", kind=253)], [b.row("a" * 32), b.row("b" * 32)])),
+        (">", b.query("SELECT nom FROM patient")),
+        ("<", b.result([b.column("nom", "patient", kind=253)], [b.row("A"), b.row("B"), b.row("A")])),
+    ]
+    events = everyhow(steps)
+    assert events[0].patients == digests("1", "2", "3", "4")
+    assert [len(e.patients) for e in events] == [4, 2, 2]
+    assert {e.patients_by for e in events} == {"estimate"}
+
+
+def test_where_the_allowance_ends_the_next_row_does_not_pass() -> None:
+    data = b.result([ID], [b.row(str(n)) for n in range(100)])
+    boundary = len(b.numbered(b"\1", ID, b.eof(), *[b.row(str(n)) for n in range(5)]))
+    for step in (1, 3, 7, len(data)):
+        for rows, patients in ((5, None), (None, 5)):
+            seen, passed, held, left = observer(), b"", b"", [rows, patients]
+            seen.client_data(b.query("SELECT id FROM patient"), 1)
+            for at in range(0, len(data), step):
+                piece, held = held + data[at : at + step], b""
+                found = seen.server_data(piece, 2, *left)
+                left = [
+                    None if x is None else x - n
+                    for x, n in zip(left, (found.rows, len(found.new_patients)), strict=True)
+                ]
+                if found.cut_at is not None:
+                    passed += piece[: found.cut_at]
+                    break
+                end = len(piece) if found.hold_at is None else found.hold_at
+                passed, held = passed + piece[:end], piece[end:]
+            assert len(passed) == boundary
+            assert seen.next_sequence == 9, "the error has the number of the row that did not pass"
+
+
+def test_a_compressed_session_that_is_ended_gives_what_may_pass_in_an_envelope_of_the_guards_own() -> None:
+    seen = observer(compression="zlib")
+    seen.client_data(wrapped(b.query("SELECT id FROM patient")), 1)
+    data = b.result([ID], [b.row(str(n)) for n in range(100)])
+    middle = len(b.numbered(b"\1", ID, b.eof(), b.row("0"))) + 2
+    seen.server_data(wrapped(data[:middle], 1), 2)
+    assert not seen.at_boundary
+    found = seen.server_data(wrapped(data[middle:], 2), 3, allowed_rows=0)
+    assert found.cut_at == 0
+    assert found.tail[:4] == bytes((len(found.tail) - 7, 0, 0, 2))
+    assert data[:middle] + found.tail[7:] == b.numbered(b"\1", ID, b.eof(), b.row("0"), b.row("1"))
+    assert seen.next_envelope == 3
+
+
+def test_what_does_not_follow_the_protocol_is_charged_by_the_packet() -> None:
+    for wrong in (b"\xfc", b"\0", b"\xfe\1", bytes((0xFD, 255, 255, 255))):
+        seen = observer()
+        seen.client_data(b.query("SELECT id FROM patient"), 1)
+        events = seen.server_data(packet(1, wrong), 2).events
+        assert seen.desynced
+        assert [e.kind for e in events] == ["desynced"]
+        assert seen.server_data(packet(2, b"abc") * 5, 3).rows == 5
+        assert seen.at_boundary
+
+
+def test_a_reply_nobody_asked_for() -> None:
+    seen = observer()
+    assert not seen.server_data(packet(0, b.err("08S01")), 2).events, "the server is going away"
+    assert not seen.desynced
+    seen.server_data(packet(0, b.ok()), 2)
+    assert seen.desynced
+
+
+def test_replication_is_forbidden_unless_allowed() -> None:
+    for kind in sorted(messages.REPLICATION):
+        seen = observer()
+        seen.client_data(b.command(kind, b"\4\0\0\0"), 1)
+        assert seen.forbidden
+        allowed = MysqlObserver(Setting("e", DIGESTER, 1, 1), "s", "x", OriginColumns([]), allow_replication=True)
+        allowed.login_succeeded(b.NATIVE, "", 1)
+        allowed.client_data(b.command(kind, b"\4\0\0\0"), 1)
+        assert not allowed.forbidden
+
+
+def test_bounds() -> None:
+    seen = observer()
+    seen.client_data(b.command(0x0E) * (MAX_PENDING + 5), 1)
+    assert seen.desynced
+    other = observer()
+    for number in range(MAX_STATEMENTS + 1_000):
+        other.client_data(b.command(0x16, b"SELECT 1"), 1)
+        other.server_data(packet(1, b"\0" + number.to_bytes(4, "little") + b"\0\0\0\0\0\0\0"), 1)
+    assert len(other._statements) == MAX_STATEMENTS
+    assert not other.desynced
+
+
+def test_query_attributes_stand_before_the_statement() -> None:
+    capabilities = b.DEPRECATE | messages.CLIENT_QUERY_ATTRIBUTES
+    attributes = (
+        b"\2\1\0\1" + b"\xfe\0" + b.text("traceparent") + b"\x08\0" + b.text("n") + b.text("00-abc") + b"\1" * 8
+    )
+    steps = [
+        (">", b.command(3, attributes + b"SELECT id FROM patient")),
+        ("<", b.result([ID], [b.row("1")], deprecate=True)),
+        (">", b.command(3, b"\0\1SELECT 1")),
+        ("<", b.result([b.column("1")], [b.row("1")], deprecate=True)),
+    ]
+    assert [e.query for e in everyhow(steps, capabilities)] == ["select id from patient", "select ?"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "flags", "charset", "binary", "expected"),
+    [
+        (b"42", 3, 0, 63, False, b"42"),
+        (b"\x2a\0\0\0", 3, 0, 63, True, b"42"),
+        (b"\xff", 1, 0, 63, True, b"-1"),
+        (b"\xff", 1, 0x20, 63, True, b"255"),
+        (b"\xfe\xff\xff\xff\xff\xff\xff\xff", 8, 0x20, 63, True, b"18446744073709551614"),
+        (b"00042", 3, 0x40, 63, False, b"42"),
+        (bytes(range(16)), 254, 0x80, 63, True, bytes(range(16)).hex().encode()),
+        (b"A-17 ", 253, 0, 45, False, b"A-17"),
+        (b"4\x002\x00", 253, 0, 54, False, b"42"),
+    ],
+)
+def test_identifiers_have_one_form(
+    value: bytes, kind: int, flags: int, charset: int, binary: bool, expected: bytes
+) -> None:
+    assert canonical(value, Column("c", "patient", "id", "id", kind, charset, flags), binary) == expected

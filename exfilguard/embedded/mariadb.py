@@ -121,6 +121,7 @@ class EmbeddedMariadb:
             "socket": str(self.socket_path),
             "pid-file": str(self.data_dir / "mariadb.pid"),
             "init-file": str(init),
+            "tmpdir": str(self.data_dir),
         }
         flags = [f"--{name}={value}" if value else f"--{name}" for name, value in settings.items()]
         self._child.start([str(program), "--no-defaults", *basedir, *flags], **self._as_user())
@@ -136,6 +137,7 @@ class EmbeddedMariadb:
         done = subprocess.run(
             [
                 str(program), "--no-defaults", *basedir, f"--datadir={data}", "--skip-test-db",
+                f"--tmpdir={self.data_dir}",
                 "--auth-root-authentication-method=normal", "--innodb-log-file-size=48M",
             ],
             capture_output=True, text=True, timeout=120, check=False, cwd=self.data_dir, **self._as_user(),

@@ -35,6 +35,7 @@ from .engine import Front, Observer, Refusal
 from .in_step import InStep
 
 if TYPE_CHECKING:
+    from ..wire.mysql.compression import Envelopes
     from .budget import LocalBudget
     from .throttle import Throttle
     from .worker import Guard
@@ -72,6 +73,7 @@ class Session:
         "closed",
         "early",
         "ending",
+        "envelopes",
         "front",
         "guard",
         "held",
@@ -106,6 +108,8 @@ class Session:
         self.session_limit = 0
         """Rows after which a session-scoped cut ends this session; 0: none stands."""
         self.throttle: Throttle | None = None
+        self.envelopes: Envelopes | None = None
+        """Set for a compressed session whose rows are counted first: what lies around the server's messages."""
         self.ending: Verdict | None = None
         """Set while a result is being brought to its next message boundary."""
         self.closed = False
@@ -203,6 +207,13 @@ class Session:
         observer, guard, listener = self.observer, self.guard, self.listener
         if observer is None or self.closed:
             return
+        if self.envelopes is not None:
+            try:
+                data = self.envelopes.open(data)
+            except ProtocolError:
+                self.cancel_backend()
+                self.refuse(Refusal.PROTOCOL, "the server's compression can no longer be followed", "desynced")
+                return
         if self.in_step is not None:
             self.in_step.from_server(data)
             return
@@ -265,7 +276,7 @@ class Session:
             data = data[:cut_at] + result.tail
         for start, end, instead in reversed(result.patches):
             data = data[:start] + instead + data[end:]
-        self.client.write(data)
+        self._to_client(data)
         if result.events:
             guard.emit(self, result.events)
         if self.ending is not None:
@@ -296,10 +307,13 @@ class Session:
     def deliver(self, data: bytes) -> None:
         """Whole messages that hold no row, to the client and the observer."""
         observer = cast("Observer", self.observer)
-        self.client.write(data)
+        self._to_client(data)
         events = observer.server_data(data, now_ms()).events
         if events:
             self.guard.emit(self, events)
+
+    def _to_client(self, data: bytes) -> None:
+        self.client.write(data if self.envelopes is None else self.envelopes.seal(data))
 
     def _account(self, rows: int, now: int) -> None:
         if not rows:

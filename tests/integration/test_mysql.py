@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
+from pymysql.cursors import SSCursor
 
+from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
+from exfilguard.events.codec import encode_verdict
+from exfilguard.events.verdict import Verdict
+from exfilguard.runtime.stats import short_path
 
 from . import mysql
 from .conftest import enterable_directory
-from .mysql import PATIENTS, GuardedMysql
-from .stack import wait_for
+from .mysql import ACCOUNT, PATIENTS, GuardedMysql
+from .mysql_server import Mysql8
+from .stack import PASSWORD, rss_kib, wait_for
+from .test_relay import certificate
 
 Relay = Callable[..., GuardedMysql]
 
@@ -22,9 +35,14 @@ Relay = Callable[..., GuardedMysql]
 def mariadb() -> Iterator[EmbeddedMariadb]:
     if missing := missing_programs():
         pytest.skip(f"MariaDB needs {missing}")
-    with enterable_directory() as directory, EmbeddedMariadb(directory / "server") as server:
-        mysql.load(server)
-        yield server
+    with enterable_directory() as directory:
+        cert, key = certificate(directory)
+        for path in (cert, key):
+            Path(path).chmod(0o644)
+        settings = {"ssl-cert": str(cert), "ssl-key": str(key)}
+        with EmbeddedMariadb(directory / "server", settings=settings) as server:
+            mysql.load(server)
+            yield server
 
 
 @pytest.fixture
@@ -41,10 +59,313 @@ def relay(tmp_path: Path, mariadb: EmbeddedMariadb) -> Iterator[Relay]:
         guarded.stop()
 
 
+def say(guarded: GuardedMysql, level: str, principal: str = ACCOUNT, revision: int = 9) -> None:
+    """A verdict, as the shipper hands it to the relay."""
+    verdict = Verdict(
+        tenant="clinic",
+        principal=principal,
+        level=level,
+        revision=revision,
+        issued_ms=1,
+        reason="r",
+        issuer="operator:x",  # type: ignore[arg-type]
+    )
+    with (
+        socket.socket(socket.AF_UNIX) as control,
+        short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
+    ):
+        control.connect(address)
+        control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+        time.sleep(0.1)
+
+
+def taken(connection: Any, query: str = "SELECT id, dossier FROM patient") -> tuple[int, Exception | None]:
+    """Rows a client received one by one, and how it ended."""
+    rows = 0
+    try:
+        with connection.cursor(SSCursor) as cursor:
+            cursor.execute(query)
+            while cursor.fetchone() is not None:
+                rows += 1
+    except (
+        pymysql.MySQLError,
+        AttributeError,
+    ) as error:  # the latter when PyMySQL's cursor closes on a lost connection
+        return rows, error
+    return rows, None
+
+
 def test_rows_and_patients_are_counted(relay: Relay) -> None:
     guarded = relay()
     with guarded.connect() as connection, connection.cursor() as cursor:
         assert cursor.execute("SELECT id AS x FROM patient WHERE id <= 10") == 10
         assert cursor.execute("SELECT * FROM patient") == PATIENTS
-    wait_for(lambda: guarded.counted() == PATIENTS + 10)
+        assert cursor.execute("SELECT patient_id FROM sejour WHERE patient_id <= 5") > 0
+    wait_for(lambda: guarded.counted() >= PATIENTS + 10)
     assert len(guarded.patients()) == PATIENTS
+    text = b"".join(p.read_bytes() for p in (guarded.stack.data_dir / "spool" / "0").glob("*.seg"))
+    assert b"<= 10" not in text
+    assert PASSWORD.encode() not in text
+
+
+@pytest.mark.parametrize("account", [ACCOUNT, "edward"])
+@pytest.mark.parametrize("client_tls", [False, True])
+@pytest.mark.parametrize("upstream_tls", ["disable", "require"])
+def test_tls_on_either_side(relay: Relay, tmp_path: Path, account: str, client_tls: bool, upstream_tls: str) -> None:
+    """mysql_native_password and client_ed25519, with packets numbered anew where the sides differ."""
+    changes: dict[str, Any] = {"upstream_tls": upstream_tls}
+    options: dict[str, Any] = {}
+    if client_tls:
+        cert, key = certificate(tmp_path)
+        changes |= {"tls": "terminate", "tls_cert": cert, "tls_key": key}
+        options = {"ssl": ssl.create_default_context(cafile=cert)}
+        options["ssl"].check_hostname = False
+    guarded = relay(**changes)
+    if account == "edward":
+        pytest.importorskip("nacl", reason="PyMySQL needs PyNaCl for ed25519")
+    with guarded.connect(account, **options) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM patient WHERE id < 4")
+        assert cursor.fetchall() == ((1,), (2,), (3,))
+        cursor.execute("SHOW STATUS LIKE 'Ssl_cipher'")
+        assert bool(cursor.fetchone()[1]) == (upstream_tls == "require")
+    wait_for(lambda: guarded.counted(account) == 4)
+    with pytest.raises(pymysql.OperationalError, match="1045"):
+        guarded.connect(account, password="wrong", **options)
+    wait_for(lambda: any(e["kind"] == "login_failed" and e["error"] == "28000" for e in guarded.events()))
+
+
+@pytest.mark.parametrize("server_tls", [False, True])
+@pytest.mark.parametrize("client_tls", [False, True])
+def test_caching_sha2_password_full_and_fast(relay: Relay, tmp_path: Path, server_tls: bool, client_tls: bool) -> None:
+    """Where one side is secure and the other is not, the guard translates the password; the server sees what it expects."""
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server = Mysql8(PASSWORD.encode(), context if server_tls else None)
+    changes: dict[str, Any] = {"upstream_tls": "require" if server_tls else "disable"}
+    options: dict[str, Any] = {}
+    if client_tls:
+        changes |= {"tls": "terminate", "tls_cert": cert, "tls_key": key}
+        options = {"ssl": ssl.create_default_context(cafile=cert)}
+        options["ssl"].check_hostname = False
+    guarded = relay(f"127.0.0.1:{server.port}", **changes)
+    for _ in range(2):
+        with guarded.connect("app", **options) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM patient")
+            assert cursor.fetchall() == ((7,),)
+    with pytest.raises(pymysql.MySQLError):
+        guarded.connect("app", password="wrong", **options)
+    assert server.paths == ["full, TLS" if server_tls else "full, RSA", "fast", "fast"]
+    assert all(bool(c & 1 << 11) == server_tls for c in server.capabilities)
+    wait_for(lambda: guarded.counted("app") == 2)
+    server.close()
+
+
+@pytest.mark.parametrize("unit", ["rows", "patients"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_no_row_passes_the_local_budget(relay: Relay, unit: str, compress: bool) -> None:
+    guarded = relay(mode="enforce", **{f"budget_{unit}": 1_000})
+    query = "SELECT p.id, p.dossier FROM patient AS p JOIN sejour AS s ON s.patient_id = p.id ORDER BY p.id"
+    if compress:
+        driver = pytest.importorskip("MySQLdb")
+        cursors = pytest.importorskip("MySQLdb.cursors")
+        connection = driver.connect(
+            host="127.0.0.1", port=guarded.port, user=ACCOUNT, password=PASSWORD, database="dpi", compress=True
+        )
+        seen: list[int] = []
+        with pytest.raises(driver.MySQLError) as caught, connection.cursor(cursors.SSCursor) as cursor:
+            cursor.execute(query)
+            while row := cursor.fetchone():
+                seen.append(row[0])
+        code = caught.value.args[0]
+    else:
+        seen = []
+        with (
+            pytest.raises(pymysql.MySQLError) as raised,
+            guarded.connect() as through,
+            through.cursor(SSCursor) as cursor,
+        ):
+            cursor.execute(query)
+            while row := cursor.fetchone():
+                seen.append(row[0])
+        code = raised.value.args[0]
+    assert code == 1226
+    assert (len(seen) if unit == "rows" else len(set(seen))) == 1_000
+    wait_for(lambda: guarded.counted() == len(seen))
+    assert len(guarded.patients()) == len(set(seen))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_verdict_in_the_middle_of_a_result_ends_it_between_two_rows(relay: Relay, compress: bool) -> None:
+    driver = pytest.importorskip("MySQLdb")
+    cursors = pytest.importorskip("MySQLdb.cursors")
+    guarded = relay()
+    connection = driver.connect(
+        host="127.0.0.1", port=guarded.port, user=ACCOUNT, password=PASSWORD, database="dpi", compress=compress
+    )
+    rows = 0
+    with pytest.raises(driver.MySQLError, match="reference 9"), connection.cursor(cursors.SSCursor) as cursor:
+        cursor.execute("SELECT p.id, SHA2(p.id * q.id, 512), p.dossier FROM patient AS p, patient AS q")
+        while cursor.fetchone():
+            rows += 1
+            if rows == 3_000:
+                say(guarded, "lock")
+            assert rows < 8_000_000
+    wait_for(lambda: guarded.counted() == rows, message=f"{rows} received, {guarded.counted()} counted")
+
+
+def test_a_locked_account_cannot_log_in_and_nobody_can_become_it(relay: Relay) -> None:
+    guarded = relay()
+    with guarded.connect("other") as connection:
+        say(guarded, "lock")
+        with pytest.raises(pymysql.MySQLError, match="reference 9") as caught:
+            guarded.connect()
+        assert caught.value.args[0] == 3118
+        body = f"{ACCOUNT}\0".encode() + b"\0" + b"dpi\0\x2d\0mysql_native_password\0\0"
+        connection._execute_command(0x11, body)
+        with contextlib.suppress(pymysql.MySQLError, OSError):
+            packet = connection._read_packet()
+            if packet.is_auth_switch_request():
+                connection._process_auth(b"mysql_native_password", packet)
+    with pytest.raises(pymysql.MySQLError), guarded.connect("other") as once, once.cursor() as cursor:
+        say(guarded, "lock", "other", 10)
+        cursor.execute("SELECT 1")
+
+
+def test_replication_is_refused(relay: Relay) -> None:
+    guarded = relay()
+    for command in (0x12, 0x15, 0x1E):
+        with guarded.connect() as connection:
+            connection._execute_command(command, b"\4\0\0\0" * 8)
+            with pytest.raises(pymysql.MySQLError, match="not allowed through this guard") as caught:
+                connection._read_packet()
+            assert caught.value.args[0] == 1227
+    wait_for(lambda: sum(e["kind"] == "refused" for e in guarded.events()) == 3)
+
+
+def test_kill_reaches_the_server_from_a_side_connection(relay: Relay) -> None:
+    guarded = relay()
+    with guarded.connect() as connection, guarded.connect() as side, connection.cursor() as cursor:
+        thread = connection.thread_id()
+        threading.Timer(0.3, lambda: side.query(f"KILL QUERY {thread}")).start()
+        began = time.monotonic()
+        with contextlib.suppress(pymysql.MySQLError):
+            cursor.execute("SELECT SLEEP(20)")
+        assert time.monotonic() - began < 10
+        assert cursor.execute("SELECT 1") == 1
+
+
+def test_with_kill_dsn_a_backend_that_only_computes_is_stopped(relay: Relay, mariadb: EmbeddedMariadb) -> None:
+    dsn = f"mysql://exfilguard_admin:{mariadb.password}@127.0.0.1:{mariadb.port}"
+    guarded = relay(kill_dsn=dsn)
+    connection = guarded.connect()
+    threading.Timer(0.5, lambda: say(guarded, "cut")).start()
+    with pytest.raises(pymysql.MySQLError, match="reference 9"), connection.cursor() as cursor:
+        cursor.execute("SELECT SLEEP(30), 'a guarded nap'")
+    with mariadb.connect() as admin, admin.cursor() as cursor:
+
+        def running() -> int:
+            cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP(30)%'")
+            return int(cursor.fetchone()[0])
+
+        wait_for(lambda: not running(), 5.0, "the backend was killed")
+    assert mariadb.password not in guarded.stack.log("relay")
+
+
+def test_bounds_and_an_unreachable_database_in_mysqls_own_words(relay: Relay) -> None:
+    guarded = relay(max_sessions=1)
+    with guarded.connect():
+        with pytest.raises(pymysql.MySQLError, match="max_sessions") as caught:
+            guarded.connect()
+        assert caught.value.args[0] == 1040
+    wait_for(lambda: guarded.stack.total("sessions") == 0)
+    guarded.connect().close()
+    away = relay(f"127.0.0.1:{free_port()}")
+    with pytest.raises(pymysql.MySQLError, match="cannot reach the database") as caught:
+        away.connect()
+    assert caught.value.args[0] == 1053
+
+
+def test_clients_that_do_not_speak_the_protocol(relay: Relay) -> None:
+    guarded = relay(login_timeout_ms=2_000)
+    for words in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\xff" * 40,
+        b"\1\0\0\1\0",
+        (36).to_bytes(3, "little") + b"\1" + b"\0" * 36,
+        b"x" * 300_000,
+    ):
+        with socket.create_connection(("127.0.0.1", guarded.port), timeout=5) as raw:
+            raw.sendall(words)
+            said = b""
+            with contextlib.suppress(OSError):
+                while part := raw.recv(4096):
+                    said += part
+            assert said[4:5] in (b"\x0a", b"\xff"), "the greeting, or an error"
+    assert guarded.stack.total("garbage_connections_total") >= 4
+    with guarded.connect() as connection, connection.cursor() as cursor:
+        assert cursor.execute("SELECT 1") == 1
+    wait_for(lambda: guarded.stack.total("sessions") == 0)
+
+
+def test_servers_that_do_not_speak_the_protocol_or_die(relay: Relay) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    guarded = relay(f"127.0.0.1:{server.getsockname()[1]}")
+    for words in (b"", b"SSH-2.0-x\r\n", b"\5\0\0\0\x09abcd", b"\xff\xff\xff\0" + b"x" * 100, b"\4\0\0\0\x0aab\0"):
+
+        def once(said: bytes = words) -> None:
+            peer, _ = server.accept()
+            peer.sendall(said)
+            time.sleep(0.05)
+            peer.close()
+
+        threading.Thread(target=once, daemon=True).start()
+        with pytest.raises((pymysql.MySQLError, OSError)):
+            guarded.connect()
+    server.close()
+
+
+def test_a_server_that_dies_in_the_middle_of_a_result(relay: Relay, mariadb: EmbeddedMariadb) -> None:
+    guarded = relay()
+    connection = guarded.connect()
+    thread = connection.thread_id()
+
+    def kill() -> None:
+        with mariadb.connect() as admin, admin.cursor() as cursor:
+            cursor.execute(f"KILL {thread}")
+
+    threading.Timer(0.4, kill).start()
+    rows, error = taken(connection, "SELECT p.id, p.dossier FROM patient AS p, patient AS q")
+    assert rows > 0
+    assert error is not None
+    # A row of which only the beginning was delivered is counted: too many, never too few.
+    wait_for(lambda: rows <= guarded.counted() <= rows + 1, message=f"{rows} received, {guarded.counted()} counted")
+
+
+def test_a_client_that_never_reads_and_a_large_result_use_no_more_memory(relay: Relay) -> None:
+    guarded = relay()
+    pid = guarded.stack.parts["relay"].pid
+    with guarded.connect() as connection:
+        taken(connection, "SELECT 1")
+        before = rss_kib(pid)
+        idle = guarded.connect()
+        idle._execute_command(3, "SELECT REPEAT('x', 1000) FROM seq_1_to_1000000")
+        rows, error = taken(connection, "SELECT REPEAT('x', 1000) FROM seq_1_to_150000")
+        assert (rows, error) == (150_000, None)
+        time.sleep(0.3)
+        assert rss_kib(pid) - before < 16_000
+        idle._force_close()
+
+
+def test_a_side_connection_reads_what_one_long_statement_hides(
+    relay: Relay, tmp_path: Path, mariadb: EmbeddedMariadb
+) -> None:
+    guarded = relay()
+    with guarded.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE copie AS SELECT id, nom FROM patient WHERE id <= 30")
+        cursor.execute(f"SELECT id FROM patient WHERE id <= 20 INTO OUTFILE '{mariadb.data_dir}/out.txt'")
+        cursor.execute("SELECT id AS x FROM copie")
+        cursor.execute("DROP TABLE copie")
+    wait_for(lambda: guarded.counted(what="hidden_rows") == 50)
+    assert guarded.counted(what="patients_estimated") == 50
+    assert len(guarded.patients()) == 30, "the copy's identifiers are patients"

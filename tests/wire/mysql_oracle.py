@@ -114,6 +114,8 @@ class _Reader:
         while i < len(self.client):
             command = self.client[i][1]
             i += 1
+            if not command:
+                continue  # the end of a file, for which a server that broke off no longer asks
             kind = command[0]
             self.out.commands.append(kind)
             if kind in (0x01, 0x18, 0x19):

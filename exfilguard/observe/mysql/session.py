@@ -31,7 +31,7 @@ from ...events.query import Engine, Flag, QueryEvent
 from ...wire.mysql import messages
 from ...wire.mysql._scan import binary_values, text_values
 from ...wire.mysql.backend import MAX_KEPT_BYTES, BackendReader
-from ...wire.mysql.compression import Algorithm, Inflater, envelope
+from ...wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
 from ...wire.mysql.frontend import FrontendReader
 from ...wire.mysql.messages import Column
 from ...wire.mysql.startup import Login, change_user
@@ -135,6 +135,7 @@ class MysqlObserver(Tally):
         self._backend = BackendReader(self)
         self._inflate_client: Inflater | None = None
         self._inflate_server: Inflater | None = None
+        self._envelopes: Envelopes | None = None
         self._pending: deque[_Command] = deque()
         self._statements: dict[int, _Statement] = {}
         self._last_prepared: _Statement | None = None
@@ -165,13 +166,20 @@ class MysqlObserver(Tally):
         self._identity.login(self.login, {**attributes, APPLICATION: self.application})
         self._charge(None)
 
-    def login_succeeded(self, capabilities: int, compression: Algorithm, now_ms: int) -> list[QueryEvent]:
-        """The server accepted the login. What follows is the command phase, compressed or not."""
+    def login_succeeded(
+        self, capabilities: int, compression: Algorithm, now_ms: int, envelopes: Envelopes | None = None
+    ) -> list[QueryEvent]:
+        """The server accepted the login. What follows is the command phase, compressed or not.
+
+        `envelopes`: the relay opens the server's, and this observer is shown what is inside.
+        """
         self.now = now_ms
         self.authenticated = self.logged_in = True
         self.capabilities = capabilities
         if compression:
-            self._inflate_client, self._inflate_server = Inflater(compression), Inflater(compression)
+            self._inflate_client = Inflater(compression)
+            self._envelopes = envelopes
+            self._inflate_server = Inflater(compression) if envelopes is None else None
         return [self.event("login")]
 
     def login_failed(self, sqlstate: str, now_ms: int) -> list[QueryEvent]:
@@ -215,6 +223,8 @@ class MysqlObserver(Tally):
         try:
             for content, _ in self._inflate_client.feed(data):
                 self._read_client(content)
+            if self._envelopes is not None:
+                self._envelopes.next = (self._inflate_client.sequence + 1) & 0xFF
         except ProtocolError as error:
             self._lose(str(error))
         return self.events
@@ -311,7 +321,7 @@ class MysqlObserver(Tally):
 
     def _inflated(self, inflate: Inflater, data: bytes, allowed: int | None) -> tuple[int | None, int | None, bytes]:
         """A compressed session's bytes: (cut_at, hold_at, tail) of Result. An allowance is only ever that of a session that
-        is being ended: `enforce` does not agree to compression."""
+        is being ended: in `enforce` the relay opens the envelopes."""
         if allowed is None:
             for content, _ in inflate.feed(data):
                 self._backend.feed(content)

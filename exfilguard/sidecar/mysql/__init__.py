@@ -2,7 +2,7 @@
 
     client                 relay                         database
       │                     │ ─── connect ───────────────► │
-      │ ◄─ HandshakeV10, capabilities changed ──────────── │   TLS is the guard's; in `enforce` no compression
+      │ ◄─ HandshakeV10, capabilities changed ──────────── │   TLS is the guard's
       │ [SSLRequest, TLS] ► │                              │
       │ HandshakeResponse ► │ verdict? ── refused          │
       │                     │ [SSLRequest, TLS] ─────────► │

@@ -23,7 +23,7 @@ from ...observe.tally import Setting
 from ...runtime.clock import now_ms
 from ...runtime.tasks import spawn
 from ...wire.mysql import messages, startup
-from ...wire.mysql.compression import Algorithm, envelope
+from ...wire.mysql.compression import Algorithm, Envelopes, envelope
 from ...wire.mysql.messages import packet
 from ..engine import Refusal
 from ..relay import CONNECT_TIMEOUT_S, ServerSide, Session
@@ -103,6 +103,8 @@ class MysqlFront:
         if observer is None or not observer.authenticated:
             return packet(self.client_next, payload)
         whole = packet(observer.next_sequence, payload)
+        if self.session.envelopes is not None:
+            return self.session.envelopes.seal(whole)
         number = observer.next_envelope
         return whole if number is None else envelope(number, whole)
 
@@ -181,17 +183,12 @@ class MysqlFront:
             return
         found = startup.greeting(payload)
         self.thread_id, self.nonce, self.plugin = found.thread_id, found.nonce, found.plugin
-        shown = startup.offer(payload, tls=self.session.guard.tls is not None, compression=self._compression)
+        shown = startup.offer(payload, tls=self.session.guard.tls is not None)
         self.offered = startup.greeting(shown).capabilities
         self.awaiting = "response"
         self._to_client(shown)
         if self.client_buffer:
             self._client_data(b"")
-
-    @property
-    def _compression(self) -> bool:
-        """A compressed packet cannot be cut between two rows: `enforce` does without."""
-        return self.session.listener.mode == "observe"
 
     def _login_failed(self, payload: bytes) -> None:
         session, observer = self.session, cast("MysqlObserver | None", self.session.observer)
@@ -210,7 +207,10 @@ class MysqlFront:
             compression = "zlib"
         elif agreed & messages.CLIENT_ZSTD_COMPRESSION_ALGORITHM:
             compression = "zstd"
-        session.guard.emit(session, observer.login_succeeded(agreed, compression, now_ms()))
+        if compression and session.listener.mode == "enforce":
+            session.envelopes = Envelopes(compression)
+        events = observer.login_succeeded(agreed, compression, now_ms(), session.envelopes)
+        session.guard.emit(session, events)
         session.client.divert = None
         if session.server is not None:
             session.server.divert = None
@@ -282,7 +282,7 @@ class MysqlFront:
         if not session.admit(observer, observer.application):
             return
         context = guard.upstream_tls
-        response = startup.answer(payload, tls=context is not None, compression=self._compression)
+        response = startup.answer(payload, tls=context is not None)
         self.capabilities = startup.response_capabilities(response) & self.offered
         if context is None:
             self.awaiting = "auth"

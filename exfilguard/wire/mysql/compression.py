@@ -15,6 +15,8 @@ from ...errors import ProtocolError
 
 Algorithm = Literal["", "zlib", "zstd"]
 HEADER_BYTES = 7
+SEALED_BYTES = 1 << 20
+"""Most content of an envelope of the guard's own."""
 
 try:
     import zstandard
@@ -44,6 +46,41 @@ def _inflate_zstd(payload: bytes, size: int) -> bytes:
     if len(out) != size:
         raise ProtocolError("a compressed packet has another size than it says")
     return out
+
+
+class Envelopes:
+    """A compressed session whose server's bytes are counted before they are forwarded: opened, cut where a row ends, and sealed
+    anew. Numbers go on from the client's last envelope, as the protocol has it."""
+
+    __slots__ = ("_inflater", "_zstd", "next")
+
+    MIN_BYTES = 50
+    """Shorter contents are not compressed, as the servers do."""
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._inflater = Inflater(algorithm)
+        self._zstd = algorithm == "zstd"
+        self.next = 1
+        """The number of the next envelope to the client."""
+
+    def open(self, data: bytes) -> bytes:
+        """The packets in the server's envelopes. Raises ProtocolError."""
+        return b"".join([content for content, _ in self._inflater.feed(data)])
+
+    def seal(self, content: bytes) -> bytes:
+        """Envelopes for the client; nothing for nothing."""
+        out = bytearray()
+        for at in range(0, len(content), SEALED_BYTES):
+            part = content[at : at + SEALED_BYTES]
+            squeezed = part
+            if len(part) >= self.MIN_BYTES:
+                squeezed = zstandard.ZstdCompressor(1).compress(part) if self._zstd else zlib.compress(part, 1)
+            before = len(part)
+            if len(squeezed) >= len(part):
+                squeezed, before = part, 0
+            out += len(squeezed).to_bytes(3, "little") + bytes((self.next,)) + before.to_bytes(3, "little") + squeezed
+            self.next = (self.next + 1) & 0xFF
+        return bytes(out)
 
 
 class Inflater:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from ...errors import ProtocolError
 from .compression import HAS_ZSTD
 from .messages import (
-    CLIENT_COMPRESS,
     CLIENT_CONNECT_ATTRS,
     CLIENT_CONNECT_WITH_DB,
     CLIENT_MYSQL,
@@ -37,8 +36,12 @@ MAX_LOGIN_PACKET_BYTES = 1 << 16
 """No packet of a login is longer: attributes are limited to 64 kB by the clients."""
 SSL_REQUEST_BYTES = 32
 
-NEVER = CLIENT_OPTIONAL_RESULTSET_METADATA | MARIADB_CLIENT_COM_MULTI
-"""Not offered through the guard: no driver asks for them by itself, and both change what a packet is."""
+NEVER = (
+    CLIENT_OPTIONAL_RESULTSET_METADATA
+    | MARIADB_CLIENT_COM_MULTI
+    | (0 if HAS_ZSTD else CLIENT_ZSTD_COMPRESSION_ALGORITHM)
+)
+"""Not offered through the guard: no driver asks for the first two by itself, and both change what a packet is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,10 @@ def greeting(payload: bytes) -> Greeting:
     )
 
 
-def offer(payload: bytes, *, tls: bool, compression: bool) -> bytes:
+def offer(payload: bytes, *, tls: bool) -> bytes:
     """The greeting as the client may see it: TLS is the guard's to offer, and what it cannot follow is left out."""
     found = greeting(payload)
-    capabilities = found.capabilities & ~_hidden(compression)
+    capabilities = found.capabilities & ~NEVER
     capabilities = capabilities | CLIENT_SSL if tls else capabilities & ~CLIENT_SSL
     at = payload.index(0, 1) + 1
     out = bytearray(payload)
@@ -111,12 +114,6 @@ def offer(payload: bytes, *, tls: bool, compression: bool) -> bytes:
     if not capabilities & CLIENT_MYSQL:
         out[at + 27 : at + 31] = (capabilities >> 32).to_bytes(4, "little")
     return bytes(out)
-
-
-def _hidden(compression: bool) -> int:
-    if not compression:
-        return NEVER | CLIENT_COMPRESS | CLIENT_ZSTD_COMPRESSION_ALGORITHM
-    return NEVER if HAS_ZSTD else NEVER | CLIENT_ZSTD_COMPRESSION_ALGORITHM
 
 
 def response_capabilities(payload: bytes) -> int:
@@ -136,10 +133,10 @@ def is_ssl_request(payload: bytes) -> bool:
     return len(payload) == SSL_REQUEST_BYTES and bool(int.from_bytes(payload[:4], "little") & CLIENT_SSL)
 
 
-def answer(payload: bytes, *, tls: bool, compression: bool) -> bytes:
+def answer(payload: bytes, *, tls: bool) -> bytes:
     """The response as the database may see it: CLIENT_SSL says what the connection to the database is, and what `offer` hides
     is not agreed to, whatever the client says."""
-    capabilities = response_capabilities(payload) & ~_hidden(compression)
+    capabilities = response_capabilities(payload) & ~NEVER
     capabilities = capabilities | CLIENT_SSL if tls else capabilities & ~CLIENT_SSL
     out = bytearray(payload)
     out[:4] = (capabilities & 0xFFFFFFFF).to_bytes(4, "little")

@@ -8,7 +8,6 @@ SELECT 1/0, CAST('abc' AS INT);
 CALL deux(3, @total);
 SELECT @total;
 INSERT INTO journal (qui, quoi) VALUES ('client', 'a'), ('client', 'b') RETURNING id, quoi;
-EXPLAIN SELECT id FROM patient;
 USE clinic;
 SET @n = 7;
 PREPARE s FROM 'SELECT id, nom FROM patient WHERE id < ?';

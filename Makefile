@@ -9,7 +9,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay chaos clean
+.PHONY: test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay bench-hooks chaos clean
 
 $(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/postgres/backend.py exfilguard/wire/postgres/frontend.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -42,6 +42,9 @@ test-gnuhealth: $(STAMP)
 # Measurements; QUICK=1 for a short run. Each prints a line a bar, writes bench/results/, and exits 1 where one is short.
 bench-attack: $(STAMP)
 	@$(BIN)/python -m bench.attack $(ARGS)
+
+bench-hooks: $(STAMP)
+	@$(BIN)/python -m bench.hooks $(ARGS)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m bench.chaos $(ARGS)

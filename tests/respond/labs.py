@@ -81,6 +81,8 @@ class Lab(Protocol):
     def disable(self, account: str) -> None:
         """As an administrator does, before any lock."""
 
+    def enable(self, account: str) -> None: ...
+
     def login(self, account: str) -> OldSession | None:
         """A fresh login; None when it is refused."""
 
@@ -173,6 +175,10 @@ class PostgresLab:
         with self.admin() as admin:
             admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(account)))
 
+    def enable(self, account: str) -> None:
+        with self.admin() as admin:
+            admin.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(account)))
+
     def login(self, account: str) -> OldSession | None:
         try:
             return _Sql(psycopg.connect(self.server.dsn(account, PASSWORD), autocommit=True, connect_timeout=5))
@@ -245,6 +251,10 @@ class MariadbLab:
     def disable(self, account: str, host: str = "%") -> None:
         with self.server.connect() as admin, admin.cursor() as cursor:
             cursor.execute("ALTER USER %s@%s ACCOUNT LOCK", (account, host))
+
+    def enable(self, account: str, host: str = "%") -> None:
+        with self.server.connect() as admin, admin.cursor() as cursor:
+            cursor.execute("ALTER USER %s@%s ACCOUNT UNLOCK", (account, host))
 
     def login(self, account: str) -> OldSession | None:
         try:
@@ -434,6 +444,13 @@ class LdapLab:
         with self.admin() as admin:
             admin.modify_s(self.dn(account), [(ldap.MOD_REPLACE, name, [value])])
 
+    def enable(self, account: str) -> None:
+        import ldap
+
+        name, value = ("pwdAccountLockedTime", None) if self.method == "ppolicy" else ("userAccountControl", [b"66048"])
+        with self.admin() as admin:
+            admin.modify_s(self.dn(account), [(ldap.MOD_REPLACE, name, value)])
+
     def login(self, account: str) -> OldSession | None:
         import ldap
 
@@ -493,6 +510,10 @@ class GnuHealthLab(PostgresLab):
         with self.ghealth() as database:
             database.execute("UPDATE res_user SET active = false WHERE login = %s", (account,))
 
+    def enable(self, account: str) -> None:
+        with self.ghealth() as database:
+            database.execute("UPDATE res_user SET active = true WHERE login = %s", (account,))
+
     def login(self, account: str) -> OldSession | None:
         key = secrets.token_hex(8)
         with self.ghealth() as database:
@@ -534,6 +555,10 @@ class MediboardLab(MariadbLab):
     def disable(self, account: str, host: str = "") -> None:
         with self.server.connect() as admin, admin.cursor() as cursor:
             cursor.execute("UPDATE dpi.users SET actif = 0 WHERE login = %s", (account,))
+
+    def enable(self, account: str, host: str = "") -> None:
+        with self.server.connect() as admin, admin.cursor() as cursor:
+            cursor.execute("UPDATE dpi.users SET actif = 1 WHERE login = %s", (account,))
 
     def login(self, account: str) -> OldSession | None:
         key = secrets.token_hex(8)
@@ -661,12 +686,15 @@ class ScimLab:
         assert status == 201, made
         self._ids[account] = made["id"]
 
-    def disable(self, account: str) -> None:
+    def disable(self, account: str, active: bool = False) -> None:
         _, user = call("GET", f"{self.url}/Users/{self._ids[account]}", token=self.token)
         status, _ = call(
-            "PUT", f"{self.url}/Users/{self._ids[account]}", json_body={**user, "active": False}, token=self.token
+            "PUT", f"{self.url}/Users/{self._ids[account]}", json_body={**user, "active": active}, token=self.token
         )
         assert status == 200
+
+    def enable(self, account: str) -> None:
+        self.disable(account, True)
 
     def login(self, account: str) -> OldSession | None:
         _, user = call("GET", f"{self.url}/Users/{self._ids[account]}", token=self.token)
@@ -760,10 +788,13 @@ class KeycloakLab:
         _, found = call("GET", f"{self.server.url}/admin/realms/clinic/users?{query}", token=self._admin())
         return dict(found[0])
 
-    def disable(self, account: str) -> None:
+    def disable(self, account: str, enabled: bool = False) -> None:
         user = self.user(account)
         url = f"{self.server.url}/admin/realms/clinic/users/{user['id']}"
-        assert call("PUT", url, json_body={**user, "enabled": False}, token=self._admin())[0] == 204
+        assert call("PUT", url, json_body={**user, "enabled": enabled}, token=self._admin())[0] == 204
+
+    def enable(self, account: str) -> None:
+        self.disable(account, True)
 
     def login(self, account: str, scope: str = "openid") -> OldSession | None:
         form = {"grant_type": "password", "client_id": "dpi", "username": account, "password": PASSWORD, "scope": scope}
@@ -883,6 +914,10 @@ class CommandLab:
     def disable(self, account: str) -> None:
         with self._changed() as system:
             system["users"][account]["active"] = False
+
+    def enable(self, account: str) -> None:
+        with self._changed() as system:
+            system["users"][account]["active"] = True
 
     def login(self, account: str) -> OldSession | None:
         key = secrets.token_hex(8)

@@ -91,8 +91,9 @@ def tokens(sql: str, engine: Engine = "postgresql", *, backslashes: bool = False
         elif kind == "word":
             yield Token("word", text.lower(), start, pos)
         elif kind == "quoted":
-            quote = text[-1] if text[-1] in '"`' else '"'
-            yield Token("quoted", text[text.index(quote) + 1 : -1].replace(quote * 2, quote), start, pos)
+            quote = "`" if text[0] == "`" else '"'
+            name = text[text.index(quote) + 1 :].removesuffix(quote)  # it may not be terminated
+            yield Token("quoted", name.replace(quote * 2, quote), start, pos)
         elif kind in ("string", "escaped"):
             yield Token("string", _value(text, escapes=kind == "escaped"), start, pos)
         else:

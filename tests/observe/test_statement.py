@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exfilguard.events.query import Engine
+from exfilguard.observe.lex import tokens
 from exfilguard.observe.statement import normalise
 
 
@@ -55,3 +57,11 @@ def test_any_text_has_a_shape(sql: str) -> None:
     fingerprint, text = normalise(sql)
     assert len(fingerprint) == 16
     assert len(text) <= 1000
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+def test_unterminated_names_and_strings_are_tokens_too(engine: Engine) -> None:
+    for text in ("`", '"', 'U&"', "`abc", 'select "abc', "'", "'ab\\", "``", '""', "`a``", "@`", "/*", "$a$"):
+        for token in tokens(text, engine):
+            assert token.end <= len(text)
+    assert [t.text for t in tokens("select `a``b", "mysql")] == ["select", "a`b"]

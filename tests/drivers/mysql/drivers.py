@@ -112,7 +112,7 @@ def sysbench(*options: str) -> Callable[[dict[str, str]], list[str]]:
         return [
             "sh",
             "-c",
-            f"{quoted} prepare && {quoted} run | grep -E 'read:|write:|other:|transactions:|errors:' | sed 's/(.*//'",
+            f"{quoted} prepare && {quoted} run | grep -E 'read:|write:|other:|transactions:|errors:' | sed 's/(.*//' && {quoted} cleanup",
         ]
 
     return command

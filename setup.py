@@ -19,6 +19,7 @@ SOURCES = {
     "exfilguard.observe.outlet": "exfilguard/observe/outlet.py",
     "exfilguard.observe.session": "exfilguard/observe/session.py",
     "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",
+    "exfilguard.sidecar._pump": "exfilguard/sidecar/_pump.pyx",
     "exfilguard.sidecar.journal": "exfilguard/sidecar/journal.py",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 WRITE_HIGH_BYTES = 256 << 10
 """A side with this much unsent data stops the other side's reading."""
-TURN_BYTES = 32 << 10
+TURN_BYTES = 64 << 10
 """A result is worked on in portions of this size, and every other session has its turn in between. The event loop by itself
 would read a fast one up to 32 times in a row, 256 kB each: most of a second for everybody else."""
 _TURN = "others' turn"
@@ -475,6 +475,9 @@ def refusal(verdict: Verdict) -> str:
 
 class _Side(asyncio.Protocol):
     """What the two sides share: writing with back-pressure, and a soft close that flushes."""
+
+    pumped = True
+    """Where compiled, the sockets are read and written by _pump.pyx."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None

@@ -48,6 +48,11 @@ from .relay import ClientSide, ServerSide, Session
 from .throttle import Throttle
 from .verdict_table import VerdictTable
 
+try:
+    from ._pump import PumpLoop as make_loop
+except ImportError:  # no C compiler at installation
+    make_loop = uvloop.new_event_loop  # type: ignore[assignment,misc]
+
 log = logging.getLogger(__name__)
 
 ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
@@ -478,7 +483,8 @@ def run_worker(config: Config, number: int) -> int:
     """Run until SIGTERM. Returns the exit status."""
     try:
         worker = Worker(config, number)
-        uvloop.run(worker.run())
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            runner.run(worker.run())
     except OSError as error:
         log.error(
             "cannot start: %s (%s)",

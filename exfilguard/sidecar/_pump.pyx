@@ -1,0 +1,438 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The relay's sockets, read and written in C: an asyncio event loop whose sessions cost no callback and no object per read.
+
+One epoll set holds the sessions' sockets and asyncio's own file descriptors. `Pump.select` is what asyncio's loop calls to
+wait: it works on sockets that are ready by itself, and returns to asyncio when something of asyncio's is ready, when a timer
+is due, or when it called into Python, which may have planned something.
+
+`PumpTransport` is a transport as asyncio's, for the protocols of the relay: one read of at most READ_BYTES each time its socket
+is ready, so that every other session has its turn in between; a write goes to the socket at once, and what does not fit is
+kept and counts as back-pressure. TLS runs on top of it by asyncio's own `start_tls`.
+"""
+
+import asyncio
+import errno
+import os
+import selectors
+import socket
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EINTR, errno as c_errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_wait(int epfd, epoll_event *events, int most, int timeout_ms)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    enum:
+        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+
+cdef extern from "sys/socket.h" nogil:
+    ssize_t recv(int fd, void *buffer, size_t length, int flags)
+    ssize_t send(int fd, const void *buffer, size_t length, int flags)
+    enum:
+        MSG_NOSIGNAL
+
+cdef extern from "time.h" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *now)
+    enum:
+        CLOCK_MONOTONIC
+
+READ_BYTES = 64 << 10
+cdef enum:
+    READ = 65536
+    READY = 256
+
+
+cdef inline double monotonic_s() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef class Pump:
+    """A selector for asyncio (selectors.BaseSelector) that also drives PumpTransports."""
+
+    cdef object keys
+    cdef int epfd
+    cdef dict transports
+    cdef char *buffer
+    cdef epoll_event ready[READY]
+    cdef bint called  # Python ran: asyncio must look what it has planned
+    cdef object loop
+
+    def __cinit__(self):
+        self.buffer = <char *>malloc(READ)
+        if self.buffer == NULL:
+            raise MemoryError
+
+    def __init__(self):
+        self.keys = selectors.EpollSelector()
+        self.epfd = self.keys._selector.fileno()
+        self.transports = {}
+        self.loop = None
+
+    def drive(self, loop):
+        """The loop that waits here."""
+        self.loop = loop
+
+    def __dealloc__(self):
+        free(self.buffer)
+
+    def register(self, fileobj, events, data=None):
+        return self.keys.register(fileobj, events, data)
+
+    def unregister(self, fileobj):
+        return self.keys.unregister(fileobj)
+
+    def modify(self, fileobj, events, data=None):
+        return self.keys.modify(fileobj, events, data)
+
+    def get_key(self, fileobj):
+        return self.keys.get_key(fileobj)
+
+    def get_map(self):
+        return self.keys.get_map()
+
+    def close(self):
+        self.keys.close()
+
+    def select(self, timeout=None):
+        """[(key, events)] of what asyncio registered. Seconds; None waits for as long as it takes."""
+        cdef int wait_ms, n, i, fd
+        cdef double deadline = 0.0, left
+        cdef bint forever = timeout is None
+        cdef uint32_t events
+        cdef PumpTransport transport
+        cdef list out = []
+        cdef Py_ssize_t timers_before
+        if not forever:
+            deadline = monotonic_s() + max(0.0, <double>timeout)
+        self.called = False
+        planned, timers = self.loop._ready, self.loop._scheduled
+        timers_before = len(timers)
+        while True:
+            if forever:
+                wait_ms = -1
+            else:
+                left = deadline - monotonic_s()
+                wait_ms = 0 if left <= 0.0 else <int>(left * 1e3) + 1
+            if wait_ms == 0:
+                n = epoll_wait(self.epfd, self.ready, READY, 0)
+            else:
+                with nogil:
+                    n = epoll_wait(self.epfd, self.ready, READY, wait_ms)
+            if n < 0:
+                if c_errno == EINTR:
+                    return out  # a signal: its handler runs in Python
+                raise OSError(c_errno, os.strerror(c_errno))
+            for i in range(n):
+                fd = self.ready[i].data.fd
+                events = self.ready[i].events
+                found = self.transports.get(fd)
+                if found is not None:
+                    transport = <PumpTransport>found
+                    transport.handle(events)
+                else:
+                    key = self.keys._fd_to_key.get(fd)
+                    if key is not None:
+                        mask = 0
+                        if events & ~<uint32_t>EPOLLIN:
+                            mask |= selectors.EVENT_WRITE
+                        if events & ~<uint32_t>EPOLLOUT:
+                            mask |= selectors.EVENT_READ
+                        mask &= key.events
+                        if mask:
+                            out.append((key, mask))
+            if out or self.called or wait_ms == 0 or planned or len(timers) != timers_before:
+                return out
+
+
+cdef class PumpTransport:
+    """See asyncio.Transport."""
+
+    _start_tls_compatible = True
+
+    cdef Pump pump
+    cdef object loop, sock, extra, server, protocol
+    cdef object receive  # protocol.data_received; None for a buffered protocol (TLS)
+    cdef int fd
+    cdef uint32_t mask  # what epoll was asked for; 0: not registered
+    cdef bint reading, closing, lost, asked_to_wait, broken
+    cdef bytes backlog
+    cdef Py_ssize_t sent, high, low
+    cdef object __weakref__
+
+    def __init__(self, Pump pump, loop, sock, protocol, waiter, extra, server):
+        self.pump, self.loop, self.sock, self.server = pump, loop, sock, server
+        self.extra = dict(extra or {})
+        self.extra["socket"] = sock
+        self.extra.setdefault("sockname", _name(sock.getsockname))
+        self.extra.setdefault("peername", _name(sock.getpeername))
+        self.fd = sock.fileno()
+        self.backlog = b""
+        self.high, self.low = 64 << 10, 16 << 10
+        self.set_protocol(protocol)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if server is not None:
+            _attach(server, self)
+        pump.transports[self.fd] = self
+        loop.call_soon(self.begin, waiter)
+
+    def begin(self, waiter):
+        if not self.closing:
+            self.protocol.connection_made(self)
+            if not self.closing and not self.lost:
+                self.reading = True
+                self.ask()
+        if waiter is not None and not waiter.cancelled():
+            waiter.set_result(None)
+
+    # -- what asyncio's transports offer ------------------------------------------------------------------------------
+
+    def get_extra_info(self, name, default=None):
+        return self.extra.get(name, default)
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
+        buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        self.receive = None if buffered else protocol.data_received
+
+    def get_protocol(self):
+        return self.protocol
+
+    def is_closing(self):
+        return self.closing
+
+    def is_reading(self):
+        return self.reading and not self.closing
+
+    def pause_reading(self):
+        if self.reading:
+            self.reading = False
+            self.ask()
+
+    def resume_reading(self):
+        if not self.reading and not self.closing:
+            self.reading = True
+            self.ask()
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        if high is None:
+            high = 64 << 10 if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError("high must be >= low must be >= 0")
+        self.high, self.low = high, low
+
+    def get_write_buffer_limits(self):
+        return self.low, self.high
+
+    def get_write_buffer_size(self):
+        return PyBytes_GET_SIZE(self.backlog) - self.sent
+
+    def can_write_eof(self):
+        return False
+
+    def write_eof(self):
+        raise NotImplementedError
+
+    def writelines(self, pieces):
+        self.write(b"".join(pieces))
+
+    cpdef write(self, data):
+        cdef ssize_t n
+        cdef bytes whole
+        if self.lost or self.closing:
+            return
+        whole = data if type(data) is bytes else bytes(data)
+        if PyBytes_GET_SIZE(self.backlog):
+            self.keep(whole, 0)
+            return
+        n = send(self.fd, PyBytes_AS_STRING(whole), PyBytes_GET_SIZE(whole), MSG_NOSIGNAL)
+        if n == PyBytes_GET_SIZE(whole):
+            return
+        if n < 0:
+            if c_errno not in (EAGAIN, EINTR):
+                self.fail(c_errno)
+                return
+            n = 0
+        self.keep(whole, n)
+
+    def close(self):
+        if self.closing:
+            return
+        self.closing = True
+        self.reading = False
+        if PyBytes_GET_SIZE(self.backlog):
+            self.ask()
+        else:
+            self.end(None)
+
+    def abort(self):
+        self.end(None)
+
+    # -- the work -----------------------------------------------------------------------------------------------------
+
+    cdef keep(self, bytes data, Py_ssize_t begin):
+        """What the socket did not take."""
+        self.backlog = self.backlog[self.sent:] + data[begin:]
+        self.sent = 0
+        self.ask()
+        if not self.asked_to_wait and PyBytes_GET_SIZE(self.backlog) > self.high:
+            self.asked_to_wait = True
+            self.pump.called = True
+            self.protocol.pause_writing()
+
+    cdef ask(self):
+        """Tell epoll what is waited for."""
+        cdef epoll_event event
+        cdef uint32_t wanted = 0
+        cdef int op
+        if self.lost:
+            return
+        if self.reading:
+            wanted |= EPOLLIN
+        if PyBytes_GET_SIZE(self.backlog):
+            wanted |= EPOLLOUT
+        if wanted == self.mask:
+            return
+        # A socket that is only hung up would be reported again and again: without a wish it is not in the set at all.
+        op = EPOLL_CTL_DEL if not wanted else EPOLL_CTL_MOD if self.mask else EPOLL_CTL_ADD
+        event.events = wanted
+        event.data.u64 = 0
+        event.data.fd = self.fd
+        self.mask = wanted
+        if epoll_ctl(self.pump.epfd, op, self.fd, &event) < 0:
+            raise OSError(c_errno, os.strerror(c_errno))
+
+    cdef handle(self, uint32_t events):
+        try:
+            if events & (EPOLLOUT | EPOLLERR | EPOLLHUP) and PyBytes_GET_SIZE(self.backlog):
+                self.flush()
+            if events & (EPOLLIN | EPOLLERR | EPOLLHUP) and self.reading and not self.closing:
+                self.read()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.pump.called = True
+            self.loop.call_exception_handler(
+                {"message": "error in a relayed connection", "exception": error, "transport": self}
+            )
+            self.end(error)
+
+    cdef read(self):
+        cdef ssize_t n = recv(self.fd, self.pump.buffer, READ, 0)
+        cdef bytes data
+        if n > 0:
+            data = PyBytes_FromStringAndSize(self.pump.buffer, n)
+            if self.receive is not None:
+                self.receive(data)
+                return
+            self.pump.called = True
+            while data:
+                room = self.protocol.get_buffer(len(data))
+                taken = min(len(room), len(data))
+                room[:taken] = data[:taken]
+                self.protocol.buffer_updated(taken)
+                data = data[taken:]
+        elif n == 0:
+            self.pump.called = True
+            if self.protocol.eof_received():
+                self.pause_reading()
+            else:
+                self.close()
+        elif c_errno not in (EAGAIN, EINTR):
+            self.fail(c_errno)
+
+    cdef flush(self):
+        cdef ssize_t n = send(
+            self.fd, PyBytes_AS_STRING(self.backlog) + self.sent, PyBytes_GET_SIZE(self.backlog) - self.sent, MSG_NOSIGNAL
+        )
+        if n < 0:
+            if c_errno not in (EAGAIN, EINTR):
+                self.fail(c_errno)
+            return
+        self.sent += n
+        if self.sent == PyBytes_GET_SIZE(self.backlog):
+            self.backlog, self.sent = b"", 0
+            if self.closing:
+                self.end(None)
+                return
+            self.ask()
+        if self.asked_to_wait and PyBytes_GET_SIZE(self.backlog) - self.sent <= self.low:
+            self.asked_to_wait = False
+            self.pump.called = True
+            self.protocol.resume_writing()
+
+    cdef fail(self, int code):
+        self.end(OSError(code, os.strerror(code)))
+
+    def end(self, error):
+        """No more of this connection; the protocol is told in a callback of its own."""
+        if self.lost:
+            return
+        self.reading = False
+        self.closing = True
+        self.backlog, self.sent = b"", 0
+        self.ask()
+        self.lost = True
+        del self.pump.transports[self.fd]
+        self.pump.called = True
+        self.loop.call_soon(self.farewell, error)
+
+    def farewell(self, error):
+        try:
+            self.protocol.connection_lost(error)
+        finally:
+            self.sock.close()
+            server, self.server = self.server, None
+            if server is not None:
+                _detach(server, self)
+            self.protocol = self.receive = None
+
+
+def _name(call):
+    try:
+        return call()
+    except OSError:
+        return None
+
+
+def _attach(server, transport):
+    try:
+        server._attach()
+    except TypeError:  # Python 3.13
+        server._attach(transport)
+
+
+def _detach(server, transport):
+    try:
+        server._detach()
+    except TypeError:
+        server._detach(transport)
+
+
+class PumpLoop(asyncio.SelectorEventLoop):
+    """asyncio's loop on a Pump: protocols with a true `pumped` get its transports, all others asyncio's own."""
+
+    def __init__(self):
+        self._pump = Pump()
+        super().__init__(self._pump)
+        self._pump.drive(self)
+
+    def _make_socket_transport(self, sock, protocol, waiter=None, *, extra=None, server=None):
+        if getattr(protocol, "pumped", False):
+            return PumpTransport(self._pump, self, sock, protocol, waiter, extra, server)
+        return super()._make_socket_transport(sock, protocol, waiter, extra=extra, server=server)

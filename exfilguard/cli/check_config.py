@@ -10,8 +10,9 @@ import orjson
 
 from ..config.load import load_config
 from ..config.schema import Config
-from ..detect.policy import load_policy
+from ..detect.policy import policy_at
 from ..errors import ConfigError
+from ..runtime.clock import now_ms
 
 
 def register(commands: Any) -> None:
@@ -55,8 +56,11 @@ def run(args: argparse.Namespace) -> int:
         config = load_config(args.file)
         notes = warnings(config)
         if config.detector.policy:
-            path = Path(args.file).parent / config.detector.policy
-            load_policy(path.read_text(encoding="utf-8"), str(path))
+            policy = policy_at(str(Path(args.file).parent / config.detector.policy))
+            notes += [
+                f"the allowance of {a.account} ends within a week: ask {a.owner} whether it is still needed"
+                for a in policy.ending(now_ms())
+            ]
     except ConfigError as error:
         problems = error.problems
     if args.json:

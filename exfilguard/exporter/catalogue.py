@@ -59,6 +59,7 @@ METRICS: dict[str, Metric] = {
         "counter", (), "Events of accounts beyond detector.max_accounts, counted together as (others)."
     ),
     "policy_refused_total": Metric("counter", (), "Policy files that changed and were refused; the old one stays."),
+    "allowances_ending": Metric("gauge", (), "Allowances of the policy that end within a week.", "max"),
     "events_processed_total": Metric("counter", (), "Events added to the windows."),
     "consumer_lag_records": Metric("gauge", (), "Kafka records the detector has not read yet."),
     "event_to_verdict_seconds": Metric(

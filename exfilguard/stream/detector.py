@@ -24,7 +24,7 @@ from faust.types import TP
 
 from ..config.schema import Config
 from ..detect.judge import Judge
-from ..detect.policy import WINDOW_NAMES, policy_at
+from ..detect.policy import DAY_MS, WINDOW_NAMES, policy_at
 from ..errors import BrokerError, CodecError, ConfigError
 from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
@@ -82,6 +82,8 @@ class Detector:
         self.policy = policy_at(config.detector.policy)
         self._policy_changed = Path(config.detector.policy).stat().st_mtime_ns if config.detector.policy else 0
         self.policy_refused = 0
+        self._announced: dict[tuple[str, int], int] = {}
+        """Allowances that end soon -> when that was last said."""
         self.standing: dict[str, Verdict] = {}
         self.held: dict[int, Held] = {}
         self.parked: dict[int, Engine] = {}
@@ -316,6 +318,7 @@ class Detector:
             self._largest = ranked[:count]
             self._lag = self._measure_lag()
             self._reload_policy()
+            self._announce_allowances(now)
             if time.monotonic() - evicted > EVICT_S:
                 # A part of the accounts each second until all were looked at.
                 looked = [held.engine.evict(now) for held in self.held.values()]
@@ -342,6 +345,21 @@ class Detector:
         self._judges.clear()
         for engine in [held.engine for held in self.held.values()] + list(self.parked.values()):
             engine.refresh()
+
+    def _announce_allowances(self, now: int) -> None:
+        """Once a day for each that ends within a week: its owner decides whether it is still needed."""
+        ending = {(a.account, a.expires_ms): a for a in self.policy.ending(now)}
+        self._announced = {key: said for key, said in self._announced.items() if key in ending}
+        for key, allowance in ending.items():
+            if now - self._announced.get(key, 0) >= DAY_MS:
+                self._announced[key] = now
+                log.warning(
+                    "the allowance of %s (%s) ends in %d hours: ask %s whether it is still needed",
+                    allowance.account,
+                    allowance.reason,
+                    (allowance.expires_ms - now) // 3_600_000,
+                    allowance.owner,
+                )
 
     def _measure_lag(self) -> int:
         lag = 0
@@ -378,6 +396,7 @@ class Detector:
             ),
             ("deadletters_total", {}, self.deadletters),
             ("policy_refused_total", {}, self.policy_refused),
+            ("allowances_ending", {}, len(self.policy.ending(now_ms()))),
             ("window_accounts", {}, sum(len(e.store) for e in engines)),
             ("consumer_lag_records", {}, self._lag),
         ]

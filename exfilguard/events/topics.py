@@ -32,6 +32,11 @@ class Topics:
         return f"{self.prefix}.snapshots"
 
     @property
+    def sums(self) -> str:
+        """Each partition's part of the sums over accounts (source, query shape, tenant), compacted."""
+        return f"{self.prefix}.sums"
+
+    @property
     def deadletter(self) -> str:
         """Records that could not be decoded, with the reason in a header."""
         return f"{self.prefix}.deadletter"

@@ -95,6 +95,7 @@ def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[st
             config.kafka.partitions,
             {**compact, "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"},
         ),
+        topics.sums: (1, {**compact, "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}),
         topics.deadletter: (1, {}),
     }
 

@@ -22,12 +22,14 @@ from faust.transport.drivers import aiokafka as driver
 from ..config.schema import Config
 from ..errors import BrokerError
 from ..runtime.kafka import END_WAIT_MS, WATCH_RETRY_S, TopicWatch
-from ..runtime.process import hand_over_quickly
+from ..runtime.process import hand_over_quickly, keep_memory
 
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 15.0
 FOLLOW_WAIT_MS = 100
+FETCH_BYTES = 16 << 20
+BUFFERED_FRAMES = 256
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
@@ -38,7 +40,46 @@ class _Thread(driver.AIOKafkaConsumerThread):
         return consumer
 
 
+class _Begun:
+    """A coroutine that ran up to its first wait, for somebody else to finish."""
+
+    def __init__(self, coroutine: Any, waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Any:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except BaseException as error:
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(sent)
+        except StopIteration as done:
+            return done.value
+
+
+async def _finish(begun: _Begun) -> Any:
+    return await begun
+
+
 class _Consumer(driver.Consumer):
+    async def wait_first(self, *coroutines: Any, **options: Any) -> Any:
+        """Faust makes four tasks to hand over one record and to notice that the flow stops meanwhile. Nearly every hand-over is
+        done at once, without a wait: then nothing of that is needed."""
+        deliver, *others = coroutines
+        if not hasattr(deliver, "send"):
+            return await super().wait_first(*coroutines, **options)
+        try:
+            waits_for = deliver.send(None)
+        except StopIteration:
+            for other in others:
+                other.close()
+            return None
+        return await super().wait_first(_finish(_Begun(deliver, waits_for)), *others, **options)
+
     def _new_consumer_thread(self) -> Any:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
@@ -100,6 +141,9 @@ def make_app(config: Config, role: str, fetch_wait_ms: int) -> Any:
         broker_request_timeout=20.0,
         broker_commit_interval=1.0,
         broker_max_poll_records=500,
+        # A frame has up to half a megabyte: many of them in one answer, few of them waiting.
+        consumer_max_fetch_size=FETCH_BYTES,
+        stream_buffer_maxsize=BUFFERED_FRAMES,
         stream_wait_empty=False,
     )
     app.fetch_wait_ms = fetch_wait_ms
@@ -122,6 +166,7 @@ def run_app(app: Any) -> int:
 def new_loop() -> asyncio.AbstractEventLoop:
     """The loop of this process; before anything of Faust asks for one."""
     hand_over_quickly()  # Faust's consumer is a thread of its own
+    keep_memory()
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     return loop
@@ -171,6 +216,7 @@ async def read_partition(
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_wait_ms=END_WAIT_MS,
+        max_partition_fetch_bytes=FETCH_BYTES,
     )
     await consumer.start()
     loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ from ..detect.policy import DAY_MS, WINDOW_NAMES, policy_at
 from ..errors import BrokerError, CodecError, ConfigError
 from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
-from ..events.topics import Topics
+from ..events.topics import Topics, principal_hash
 from ..events.verdict import Verdict
 from ..runtime.clock import now_ms
 from ..runtime.kafka import WATCH_S, TopicWatch
@@ -38,12 +38,15 @@ from ..windows import COMPILED
 from .app import Producer, follow, make_app, new_loop, read_partition, run_app, wait_for_topics
 from .checkpoint import Restore
 from .engine import Engine, Fed
+from .sums import Publisher, Sums
 
 log = logging.getLogger(__name__)
 
 LATENCY_BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 60.0)
 RETRY_S = 0.2
 EVICT_S = 60.0
+SUMS_S = 1.0
+HOUR_MS = 3_600_000
 SNAPSHOT_BYTES_PER_S = 20_000_000
 """A large checkpoint puts the next one off, so that snapshots never take more than this."""
 
@@ -98,6 +101,7 @@ class Detector:
         self._chain = ChainWriter(f"detector:{worker}", secrets.token_hex(8))
         self._sealing = asyncio.Lock()
         self._known = asyncio.Event()
+        self.sums = Sums()
         self._retired: dict[str, int] = dict.fromkeys(COUNTERS, 0)  # of engines that are gone
         self._largest: list[tuple[str, list[Any]]] = []
         self._lag = 0
@@ -218,7 +222,11 @@ class Detector:
                 ("source", f"{self.topics.queries}/{partition}/{offset}".encode()),
             ]
             await self._insist(self._publish, self.topics.deadletter, None, value, headers)
-        for verdict in fed.verdicts:
+        await self._say(fed.verdicts)
+
+    async def _say(self, verdicts: list[Verdict]) -> None:
+        """Returns when they are acknowledged."""
+        for verdict in verdicts:
             self.standing[verdict.key] = verdict
             async with self._sealing:  # the next link only once this one is on the topic: a kill leaves no hole
                 record = self._chain.seal(encode_verdict(verdict))
@@ -253,6 +261,53 @@ class Detector:
             except (KafkaError, OSError) as error:
                 log.warning("the verdicts cannot be followed (%s): trying again", type(error).__name__)
                 await asyncio.sleep(RETRY_S)
+
+    async def follow_sums(self) -> None:
+        """Everybody's parts of the sums over accounts; verdicts on the accounts whose partitions are held here."""
+        while True:
+            generation = self.watch.generation
+            self.sums = Sums()
+            try:
+                async for records in follow(self.config, self.topics.sums, self.watch.partitions[self.topics.sums]):
+                    for record in records:
+                        if record is not None:
+                            try:
+                                self.sums.add(record.key, record.value)
+                            except CodecError as error:
+                                log.error("%s/%d: %s", self.topics.sums, record.offset, error)
+                    if records and records[-1] is None:  # not while the past is read again
+                        await self._say(self.sums.judge(self.judge_of, self._owns, self.standing, now_ms()))
+                    if self.watch.generation != generation:
+                        break
+            except (KafkaError, OSError) as error:
+                log.warning("the sums cannot be followed (%s): trying again", type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    def _owns(self, tenant: str, principal: str) -> bool:
+        partitions = self.watch.partitions[self.topics.queries]
+        held = self.held.get(principal_hash(tenant, principal) % partitions)
+        return held is not None and held.ready.is_set()
+
+    async def publish_sums(self) -> None:
+        publishers: dict[int, Publisher] = {}
+        generation, hour = self.watch.generation, now_ms() // HOUR_MS
+        while True:
+            await asyncio.sleep(SUMS_S)
+            if self.watch.generation != generation:
+                publishers, generation = {}, self.watch.generation
+            ready = {partition: held.engine for partition, held in self.held.items() if held.ready.is_set()}
+            publishers = {p: publishers.get(p) or Publisher(p) for p in ready}
+            try:
+                producer = await self._producer.ready()
+                for partition, engine in ready.items():
+                    for key, value in publishers[partition].records(engine, self.judge_of, now_ms()):
+                        await producer.send(self.topics.sums, key=key, value=value)
+            except (KafkaError, OSError) as error:
+                log.warning("the sums were not published (%s): trying again", type(error).__name__)
+                publishers = {}
+            if now_ms() // HOUR_MS > hour:
+                self.sums.close_hour(self.judge_of, ready.values(), hour, now_ms())
+                hour = now_ms() // HOUR_MS
 
     def _learn(self, value: bytes) -> None:
         try:
@@ -439,7 +494,14 @@ def run_detector(config: Config, worker: str) -> int:
             message = event.message
             await detector.handle(message.partition, message.offset, message.value)
 
-    for work in (detector.follow_verdicts, detector.checkpoints, detector.upkeep, detector.watch_topics):
+    for work in (
+        detector.follow_verdicts,
+        detector.follow_sums,
+        detector.publish_sums,
+        detector.checkpoints,
+        detector.upkeep,
+        detector.watch_topics,
+    ):
         app.task(work)
     stats = StatsServer(run_dir(config.data_dir) / f"detector-{worker}.stats", detector.snapshot)
     try:

@@ -71,6 +71,7 @@ cdef extern from "_store.h" nogil:
     void clear_windows(Store *s, Account *a)
     int64_t low_ms(const Store *s, int window, int64_t head)
     int64_t *heads(Account *a)
+    int64_t *sums_of(const Store *s, Account *a)
 
 cdef extern from "_frame.h" nogil:
     enum: WHY_OVER, WHY_HONEYTOKEN, WHY_ASKED, WHY_FLAGS, WHY_FINDING, WHY_SOURCE, WHY_APPLICATION
@@ -348,6 +349,18 @@ cdef class WindowStore:
         for w in range(self.s.windows):
             window_totals(&self.s, a, w, now_ms, out, self.scratch)
             found.append(Totals(out[0], out[1], out[2], out[3]))
+        return found
+
+    def beyond(self, int64_t patients):
+        """The numbers whose longest window holds at least so many patients, as of their newest event (all beyond the exact bound
+        are among them)."""
+        cdef uint32_t i
+        cdef Account *a
+        found = []
+        for i in range(self.s.next):
+            a = account_at(&self.s, i)
+            if a.flags & USED and (a.sliding != NULL or sums_of(&self.s, a)[self.s.longest * UNITS + 1] >= patients):
+                found.append(i)
         return found
 
     def registers(self, uint32_t i, int window, int64_t now_ms, int precision):

@@ -1,0 +1,177 @@
+"""What should not come, comes: each has a stated effect, is counted, and stops nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from exfilguard.detect.judge import Judge
+from exfilguard.detect.policy import load_policy
+from exfilguard.events.verdict import Verdict
+from exfilguard.stream.engine import AHEAD_MS, BACK_MS, Engine
+
+from .test_engine import NOW, POLICY, event, frame, new
+
+HONEY = """
+version = "honey"
+default_class = "c"
+honeytokens = ["00000000000000aa"]
+[class.c]
+limits = [ { unit = "rows", window = "24h", alert = 1_000_000 } ]
+"""
+
+
+def rows(engine: Engine, account: str = "t/p") -> list[int]:
+    return [t.rows for t in engine.store.totals(account)]
+
+
+def test_a_newer_frame_broken_json_wrong_types_and_negative_counts_go_to_the_dead_letters_and_the_next_is_counted() -> (
+    None
+):
+    engine = new()
+    good = orjson.loads(frame(0, event("p", 1)))
+    bad = [
+        orjson.dumps(good | {"v": 2}),
+        frame(0, event("p", 1))[:-7],
+        orjson.dumps(good | {"events": [event("p", 1) | {"rows": "many"}]}),
+        orjson.dumps(good | {"events": [event("p", 1) | {"rows": -1}]}),
+        orjson.dumps(good | {"events": [event("p", 1) | {"time_ms": 1e99}]}),
+        orjson.dumps(good | {"events": [event("p", 1), event("p", 1) | {"kind": {}}]}),
+        orjson.dumps(good | {"events": [event("p", 1) | {"patients": ["x" * 16]}]}),
+        orjson.dumps(good | {"events": [event("p", 1) | {"source": 7}]}),
+        b"\xff" * 100,
+        b"",
+    ]
+    for offset, value in enumerate(bad):
+        assert engine.feed(offset, value, NOW).reason, value
+    assert len(engine.store) == 0
+    assert not engine.feed(len(bad), frame(0, event("p", 3)), NOW).reason
+    assert rows(engine)[-1] == 3
+
+
+def test_an_event_from_the_future_counts_as_of_now_and_wipes_nothing() -> None:
+    engine = new()
+    engine.feed(0, frame(0, event("p", 5, time_ms=NOW)), NOW)
+    for seq, ahead in enumerate((AHEAD_MS + 1, 10**9, 10**12, (1 << 53) - 1 - NOW), 1):
+        engine.feed(seq, frame(seq, event("p", 1, time_ms=NOW + ahead)), NOW)
+    assert rows(engine) == [9] * 7
+    assert engine.future_events == 4
+    assert engine.store.newest_ms("t/p") == NOW
+
+
+def test_an_event_a_little_ahead_is_believed() -> None:
+    engine = new()
+    engine.feed(0, frame(0, event("p", 5, time_ms=NOW + AHEAD_MS)), NOW)
+    assert engine.future_events == 0
+    assert engine.store.newest_ms("t/p") == NOW + AHEAD_MS
+
+
+def test_a_clock_that_was_set_back_goes_on_from_where_it_stood() -> None:
+    """
+    its clock   NOW ──► NOW+1s   │ set back by an hour
+    events      5        5       │  7 (NOW+2s - 1h)   7 (NOW+12s - 1h)
+    counted at  NOW      NOW+1s  │  NOW+1s            NOW+11s
+    """
+    engine, hour = new(), 3_600_000
+    engine.feed(0, frame(0, event("p", 5, time_ms=NOW)), NOW)
+    engine.feed(1, frame(1, event("p", 5, time_ms=NOW + 1_000)), NOW + 1_000)
+    engine.feed(2, frame(2, event("p", 7, time_ms=NOW + 2_000 - hour)), NOW + 2_000)
+    assert rows(engine)[0] == 17
+    engine.feed(3, frame(3, event("p", 7, time_ms=NOW + 12_000 - hour)), NOW + 12_000)
+    assert engine.clock_jumps == 1
+    assert engine.store.newest_ms("t/p") == NOW + 11_000
+    # Set right again: its times would now be an hour ahead, so the correction ends.
+    engine.feed(4, frame(4, event("p", 1, time_ms=NOW + 20_000)), NOW + 20_000)
+    assert engine.store.newest_ms("t/p") == NOW + 20_000
+    assert engine.future_events == 0
+
+
+def test_frames_that_come_late_keep_their_own_time() -> None:
+    engine = new()
+    engine.feed(0, frame(0, event("p", 1, time_ms=NOW)), NOW)
+    engine.feed(1, frame(3, event("p", 1, time_ms=NOW + BACK_MS * 5)), NOW + BACK_MS * 5)
+    engine.feed(2, frame(2, event("p", 1, time_ms=NOW + 1_000)), NOW + BACK_MS * 5)  # was missing, comes out of order
+    assert engine.clock_jumps == 0
+    assert rows(engine)[0] == 1
+    assert rows(engine)[-1] == 3
+
+
+def test_older_than_the_longest_window_is_counted_as_late() -> None:
+    engine = new()
+    engine.feed(0, frame(0, event("p", 1, time_ms=NOW)), NOW)
+    engine.feed(1, frame(0, event("p", 9, time_ms=NOW - 40 * 86_400_000), sidecar="other"), NOW)
+    assert engine.late_events == 1
+    assert rows(engine) == [1] * 7
+
+
+def test_absurd_counts_stop_at_a_bound_and_never_run_over() -> None:
+    engine = new()
+    most = (1 << 53) - 1
+    for seq in range(3):
+        big = event("p", 0) | {"rows": most, "hidden_rows": most, "bytes": most, "patients_estimated": most}
+        engine.feed(seq, frame(seq, *[big] * 400), NOW)
+    for total in engine.store.totals("t/p"):
+        assert all(0 < value <= 1 << 63 for value in total)
+    assert min(rows(engine)) > 1 << 50
+
+
+def test_a_flood_of_new_accounts_is_bounded_counted_together_and_alarmed() -> None:
+    engine = Engine(lambda tenant: Judge(POLICY, tenant, "d"), {}, 1_000, max_accounts=1_000)
+    offset = 0
+    for start in range(0, 20_000, 500):
+        names = [event(f"flood{n}", 1) for n in range(start, start + 500)]
+        assert not engine.feed(offset, frame(offset, *names), NOW).reason
+        offset += 1
+    assert len(engine.store) <= 1_001
+    assert engine.refused_accounts == 19_000
+    assert rows(engine, "t/(others)")[-1] == 19_000
+    assert sum(rows(engine, account)[-1] for account in engine.store) == 20_000
+    engine.feed(offset, frame(offset, event("flood1", 1)), NOW)  # who was there goes on being told apart
+    assert rows(engine, "t/flood1")[-1] == 2
+
+
+def test_a_million_new_accounts_stay_within_their_memory() -> None:
+    engine = Engine(lambda tenant: Judge(POLICY, tenant, "d"), {}, 65_536, max_accounts=60_000)
+    before = resident()
+    for offset in range(200):
+        names = [event(f"u{offset}-{n}", 1, (n,)) for n in range(500)]
+        engine.feed(offset, frame(offset, *names), NOW + offset)
+    assert engine.refused_accounts == 40_000
+    assert (resident() - before) / 60_000 < 4_096
+
+
+def resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ({"flags": ["copy"]}, "flag"),
+        ({"kind": "finding", "detail": "x"}, "finding"),
+        ({"patients": ["00000000000000aa"]}, "honeytoken"),
+        ({"asked": ["00000000000000AA"]}, "honeytoken"),
+        ({"source": "10.0.0.2"}, "new_source"),
+        ({"application": "psql"}, "new_application"),
+    ],
+)
+def test_single_events_that_matter_reach_the_judge(extra: dict[str, Any], why: str) -> None:
+    judge = Judge(load_policy(HONEY, "honey"), "t", "d")
+    told: list[tuple[str, str, dict[str, Any]]] = []
+
+    def notable(principal: str, event: Any, why: str, now_ms: int, previous: Verdict | None) -> None:
+        told.append((principal, why, event))
+
+    judge.notable = notable  # type: ignore[method-assign]
+    engine = Engine(lambda tenant: judge, {}, 1_000)
+    usual = event("p", 1) | {"source": "10.0.0.1", "application": "dpi"}
+    engine.feed(0, frame(0, usual, usual), NOW)
+    assert told == []  # the first source of an account is no news
+    engine.feed(1, frame(1, usual | extra), NOW)
+    assert [(p, w) for p, w, _ in told] == [("p", why)]
+    assert told[0][2] == usual | extra
+    engine.feed(2, frame(2, usual | extra), NOW)
+    assert len(told) == (1 if why.startswith("new_") else 2)

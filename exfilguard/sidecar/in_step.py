@@ -94,4 +94,4 @@ class InStep:
             text = "the database was done before it could be stopped: what the statement changed stands"
             session.refuse(Refusal.CUT, text, "local budget: cut too late to keep the session")
             return
-        session.from_server(rest)
+        session.from_server(rest, opened=True)

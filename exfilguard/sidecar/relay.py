@@ -202,12 +202,13 @@ class Session:
             self._desynced()
         guard.added.observe(time.perf_counter() - began)
 
-    def from_server(self, data: bytes) -> None:
+    def from_server(self, data: bytes, *, opened: bool = False) -> None:
+        """The database's bytes; `opened`: what was inside their envelopes."""
         began = time.perf_counter()
         observer, guard, listener = self.observer, self.guard, self.listener
         if observer is None or self.closed:
             return
-        if self.envelopes is not None:
+        if self.envelopes is not None and not opened:
             try:
                 data = self.envelopes.open(data)
             except ProtocolError:

@@ -195,6 +195,30 @@ def test_no_row_passes_the_local_budget(relay: Relay, unit: str, compress: bool)
     assert len(guarded.patients()) == len(set(seen))
 
 
+@pytest.mark.parametrize("with_kill", [False, True])
+@pytest.mark.parametrize("compress", [False, True])
+def test_after_a_cut_the_session_goes_on_in_step(
+    relay: Relay, mariadb: EmbeddedMariadb, with_kill: bool, compress: bool
+) -> None:
+    driver = pytest.importorskip("MySQLdb")
+    dsn = f"mysql://exfilguard_admin:{mariadb.password}@127.0.0.1:{mariadb.port}" if with_kill else ""
+    guarded = relay(mode="enforce", budget_patients=100, on_cut="error", kill_dsn=dsn)
+    connection = driver.connect(
+        host="127.0.0.1", port=guarded.port, user=ACCOUNT, password=PASSWORD, database="dpi", compress=compress
+    )
+    with connection.cursor() as cursor:
+        for _ in range(3):
+            with pytest.raises(driver.MySQLError, match="ExfilGuard") as caught:
+                cursor.execute("SELECT id, dossier FROM patient ORDER BY id")
+                cursor.fetchall()
+            assert caught.value.args[0] == 1226
+            cursor.execute("SELECT 'in step', 6000")
+            assert cursor.fetchall() == (("in step", 6000),)
+    connection.close()
+    wait_for(lambda: any(e["kind"] == "logout" for e in guarded.events()))
+    assert len(guarded.patients()) == 100
+
+
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_verdict_in_the_middle_of_a_result_ends_it_between_two_rows(relay: Relay, compress: bool) -> None:
     driver = pytest.importorskip("MySQLdb")

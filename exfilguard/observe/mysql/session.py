@@ -199,6 +199,13 @@ class MysqlObserver(Tally):
         return bool(self._pending)
 
     @property
+    def only_reads(self) -> bool:
+        """True when the statement whose result is flowing begins as one that changes nothing."""
+        head = self._pending[0] if self._pending else None
+        sql = head.statement.sql if head is not None and head.statement is not None else b""
+        return _READS.match(sql) is not None
+
+    @property
     def next_sequence(self) -> int:
         """The sequence number that the server's next packet has."""
         return (self._backend.sequence + 1) & 0xFF if self._pending else 1
@@ -778,6 +785,9 @@ _TEXT = Column("", "", "", "", 0xFD, 33, 0)
 
 _MOVES = re.compile(
     rb"\s*(?:/\*.*?\*/\s*)*(?:insert|replace|create|select|with|\(|table|alter|call)\b|\s*\(", re.IGNORECASE | re.DOTALL
+)
+_READS = re.compile(
+    rb"[\s(]*(?:/\*.*?\*/[\s(]*)*(?:select|show|describe|desc|explain|with|table|values)\b", re.IGNORECASE | re.DOTALL
 )
 _SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
 

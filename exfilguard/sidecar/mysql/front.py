@@ -24,6 +24,7 @@ from ...runtime.clock import now_ms
 from ...runtime.tasks import spawn
 from ...wire.mysql import messages, startup
 from ...wire.mysql.compression import Algorithm, Envelopes, envelope
+from ...wire.mysql.discard import Discard
 from ...wire.mysql.messages import packet
 from ..engine import Refusal
 from ..relay import CONNECT_TIMEOUT_S, ServerSide, Session
@@ -108,8 +109,10 @@ class MysqlFront:
         number = observer.next_envelope
         return whole if number is None else envelope(number, whole)
 
-    def statement_error(self, message: str) -> None:
-        return None  # the session is closed: nothing stops a MySQL statement without ending its connection
+    def statement_error(self, message: str) -> tuple[bytes, Discard] | None:
+        observer = cast("MysqlObserver", self.session.observer)
+        payload = messages.err(*ERRORS[Refusal.CUT], message)
+        return packet(observer.next_sequence, payload), Discard(observer.capabilities, only_reads=observer.only_reads)
 
     def going_away(self) -> bytes:
         return self.refusal(Refusal.UPSTREAM, "Server shutdown in progress")

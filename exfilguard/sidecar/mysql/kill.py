@@ -1,4 +1,4 @@
-"""KILL on a connection of its own: a server that computes does not see that its client has gone."""
+"""KILL QUERY on a connection of its own: a server that computes does not see that its client has gone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_S = 5
 
 
 async def kill(listener: ListenerConfig, thread_id: int) -> None:
-    """End the connection `thread_id` as the account of `kill_dsn`. Never raises; a failure is logged without the DSN."""
+    """Stop what the connection `thread_id` does, as the account of `kill_dsn`. Never raises; a failure is logged without the DSN."""
     try:
         await asyncio.to_thread(_kill, listener.kill_dsn, thread_id)
     except Exception as error:  # PyMySQL's errors, and whatever a broken server makes of it
@@ -37,4 +37,4 @@ def _kill(dsn: str, thread_id: int) -> None:
         ) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute(f"KILL {thread_id:d}")
+        cursor.execute(f"KILL QUERY {thread_id:d}")

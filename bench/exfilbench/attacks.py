@@ -183,10 +183,16 @@ def catalogue(doctors: list[str], secretaries: list[str], *, quick: bool = False
         Attack("split over 10 accounts and 10 sources", WIRE, ten, "enumeration", sources=ten_sources),
     ]  # fmt: skip
     mimic = Attack(
-        "split over 10 accounts and sources, as the owners work", WIRE, ten, "enumeration", sources=ten_sources, **own
+        "split over 10 accounts and sources, as the owners work",
+        WIRE,
+        ten,
+        "enumeration",
+        sources=ten_sources,
+        bar=False,
+        **own,
     )  # type: ignore[arg-type]
     hidden = Attack(
-        "split over 50 accounts and sources, as the owners work",
+        "split over every doctor and secretary, as they work",
         500,
         tuple(doctors[:40] + secretaries[:10]),
         "enumeration",

@@ -18,9 +18,9 @@ FRAME_MS = 10
 BUDGET_PATIENTS = 1_000
 BUDGET_MS = 600_000
 """The local budget of a users' listener in `enforce`: budget_patients = 1_000, budget_window = "10m"."""
-SERVICE_BUDGET_PATIENTS = 3_000
+SERVICE_BUDGET_PATIENTS = 2_500
 SERVICE_BUDGET_MS = 6 * 3_600_000
-"""Batches and interfaces come through a listener of their own: budget_patients = 3_000, budget_window = "6h"."""
+"""Batches and interfaces come through a listener of their own: budget_patients = 2_500, budget_window = "6h"."""
 
 
 RETRY_MS = 30_000
@@ -154,7 +154,8 @@ def _part(event: dict[str, Any], at: int, admitted: int, count: int) -> dict[str
 
 def horizon_days(attack: Attack) -> int:
     """Days of normal traffic that the attack needs beside it."""
-    return 1 if attack.speed == 0 else HORIZON_DAYS + 1
+    at_once = attack.speed == 0 and attack.hours == (0.0, 24.0)
+    return 1 if at_once else HORIZON_DAYS + 1
 
 
 def start_of(day_ms: int, attack: Attack) -> int:

@@ -29,7 +29,7 @@ MAX_CACHED = 200_000
 NEW_SHAPE = 0.9
 GROWN_UP_HOURS = 14 * 24
 OWN_PART = 0.1
-"""Of its class's first surplus step: so much beyond its own habit makes an account part of a sum that grew over days."""
+"""Of its class's first surplus step: so much beyond its habit makes an account one that takes more than it used to."""
 GROWTH = 1.5
 """A standing or recent alert is said again when its total has grown by this factor."""
 Ladders = tuple[tuple[tuple[int, ...], ...], ...]
@@ -259,7 +259,7 @@ class Judge:
         """Verdicts on the accounts behind a sum. `contributors`: (principal, share of the sum 0..1), largest first;
         `standing`: newest verdicts by key, so that nothing is said twice.
 
-        A sum of an hour or less speaks for itself. What grew over days must be explained by accounts that take more than their own
+        A sum of an hour or less speaks for itself. Of what grew over days, half of the accounts must take more than their own
         habit; and a query shape must be new as well, in an installation that is not: the screens of an application are used by
         the same people for years, a thief's tool is not. (A shape is new when its 30 days hold no more than its last 7.)
         """
@@ -274,13 +274,17 @@ class Judge:
         level = crossed.level
         if window > HOUR and dimension == "shape" and self._tenant_hours < GROWN_UP_HOURS:
             level = "alert"
+        if window > HOUR:
+            busier = sum(
+                self._surplus.get(name, 0.0) >= OWN_PART * _first(self._of(name)[1].surplus) for name, _ in contributors
+            )
+            if busier < max(rule.min_accounts, len(contributors) / 2):
+                return []
         what = "source" if dimension == "source" else "query shape"
         out = []
         for principal, share in contributors:
-            name, rules = self._of(principal)
+            name, _ = self._of(principal)
             if share * 100 < rule.share or name in rule.exempt:
-                continue
-            if window > HOUR and self._surplus.get(principal, 0.0) < OWN_PART * _first(rules.surplus):
                 continue
             if any((a.multiply > 1 or a.use_class) and a.covers(principal, now_ms) for a in self.policy.allowances):
                 continue

@@ -161,14 +161,16 @@ def week(patients: int, month: int = 0) -> list[Totals]:
     return out
 
 
-def test_what_grew_over_days_is_held_against_accounts_beyond_their_habit_only(judge: Judge) -> None:
+def test_what_grew_over_days_must_come_from_accounts_beyond_their_habit(judge: Judge) -> None:
     people = [("a", 0.4), ("b", 0.3), ("c", 0.3)]
     assert judge.cross("source", "10.1.1.1", week(2_500), people, NOW, {}) == []
-    for name, today in (("a", 40), ("b", 130), ("c", 130)):
+    for name, today in (("a", 40), ("b", 130), ("c", 130), ("d", 130)):
         profile, _ = live(judge, name, [40] * 10)
         live(judge, name, [today], profile, 10)
+    assert judge.cross("source", "10.1.1.1", week(2_500), people, NOW, {}) == []  # two of three
+    people = [("a", 0.3), ("b", 0.3), ("c", 0.2), ("d", 0.2)]
     found = judge.cross("source", "10.1.1.1", week(2_500), people, NOW, {})
-    assert [(v.principal, v.level) for v in found] == [("b", "cut"), ("c", "cut")]
+    assert [(v.principal, v.level) for v in found] == [(name, "cut") for name in "abcd"]
 
 
 def test_a_screen_in_use_for_weeks_is_no_thiefs_tool(judge: Judge) -> None:

@@ -53,3 +53,7 @@ class EmbeddedError(ExfilGuardError):
 
 class EvidenceError(ExfilGuardError):
     """The archive, the ledger or a key of theirs cannot be used as it is."""
+
+
+class DrillAborted(ExfilGuardError):
+    """A drill met something it did not expect and stopped: the message says what, and what to do."""

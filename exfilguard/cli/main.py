@@ -16,6 +16,7 @@ from . import (
     console,
     demo,
     digest,
+    drill,
     operate,
     parts,
     replay,
@@ -35,6 +36,7 @@ COMMANDS = (
     replay,
     report,
     audit,
+    drill,
     digest,
     check_config,
 )

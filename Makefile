@@ -9,7 +9,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay bench-stream bench-hooks chaos clean
+.PHONY: test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
 $(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/postgres/backend.py exfilguard/wire/postgres/frontend.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -49,6 +49,11 @@ bench-stream: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@$(BIN)/python -m bench.stream $(ARGS)
 
+bench-archive: $(STAMP)
+	@$(BIN)/python -m bench.archive $(ARGS)
+
+bench-exposure: $(STAMP)
+	@$(BIN)/python -m bench.exposure $(ARGS)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m bench.chaos $(ARGS)

@@ -180,6 +180,9 @@ def _set_up(args: argparse.Namespace, table: str, column: str) -> int:
     print(
         f"{args.canaries:,} synthetic patients in {canary.SCHEMA}.{table}; the account {args.account} can read nothing else"
     )
+    print("to rehearse a suspension, give it a class in the policy:")
+    print('  [class.canary]\n  limits = [ { unit = "patients", window = "10s", alert = 1_000, lock = 2_000 } ]')
+    print(f'  [accounts]\n  "{args.account}" = "canary"')
     print(f"its connection string is in {args.dsn_file}; now: exfilguard drill --dsn-file {args.dsn_file}")
     return 0
 
@@ -187,8 +190,9 @@ def _set_up(args: argparse.Namespace, table: str, column: str) -> int:
 # -- the drill --------------------------------------------------------------------------------------------------------
 
 
-def limit_of(config: Config, account: str) -> int:
-    """The smallest number of patients beyond which the policy cuts or locks this account; 0: none."""
+def limit_of(config: Config, account: str) -> tuple[int, str]:
+    """The smallest number of patients beyond which the policy cuts or locks this account, and which of both; (0, "") when it
+    does neither. Raises DrillAborted."""
     from ..detect.policy import policy_at
 
     policy = policy_at(config.detector.policy)
@@ -199,19 +203,19 @@ def limit_of(config: Config, account: str) -> int:
         if fnmatchcase(account, allowance.account):
             raise DrillAborted("an allowance of the policy covers the canary: its drill would prove nothing")
     steps = [
-        value
+        (value, level)
         for limit in policy.classes[name].limits
         if limit.unit == "patients"
         for level, value in limit.steps
         if severity(level) >= severity("cut")
     ]
-    return min(steps, default=0)
+    return min(steps, default=(0, ""))
 
 
 def _perform(target: Target, result: DrillResult) -> None:
     """Raises DrillAborted, psycopg.Error, BrokerError."""
     result.canaries = canary.check(target.direct(), target.table)
-    result.limit = limit_of(target.config, target.account)
+    result.limit, result.level = limit_of(target.config, target.account)
     if not result.limit:
         raise DrillAborted("the policy cuts this account at no number of patients: give its class a limit")
     if result.canaries < result.limit + 5 * canary.PAGE:
@@ -243,7 +247,8 @@ def _rehearse(target: Target, result: DrillResult, witness: str) -> None:
     result.times |= {"started": taken.started_ms, "crossed": crossed, "ended": taken.ended_ms}
     deadline = time.monotonic() + max(goals["alert"], goals["locked"]) / 1000 + 1.0
     locked_ms = 0
-    while taken.sqlstate and time.monotonic() < deadline and not locked_ms:
+    locks = result.level == "lock"
+    while locks and taken.sqlstate and time.monotonic() < deadline and not locked_ms:
         if attack.try_login(target.direct()):
             locked_ms = now_ms()
         time.sleep(POLL_S)
@@ -271,12 +276,18 @@ def _rehearse(target: Target, result: DrillResult, witness: str) -> None:
         else f"nobody stopped it: the drill's limit did ({taken.limited})"
     )
     result.step("cut", cut_ms, start, goals["cut"], detail)
-    result.step("locked", locked_ms, start, goals["locked"])
+    not_rehearsed = (
+        f"not rehearsed: the policy cuts this account at {result.limit:,}, before it locks; give it a class of its own"
+    )
+    if locks:
+        result.step("locked", locked_ms, start, goals["locked"])
+    else:
+        result.steps.append(Step("locked", True, detail=not_rehearsed))
     through, direct = attack.try_login(target.guarded()), attack.try_login(target.direct())
     result.steps.append(Step("relogin_guard", bool(through), detail=f"SQLSTATE {through}" if through else ""))
-    result.steps.append(Step("relogin_database", bool(direct), detail=f"SQLSTATE {direct}" if direct else ""))
-    refused = attack.try_login(target.guarded(witness))
-    result.steps.append(Step("care", not refused, detail=witness))
+    refused = f"SQLSTATE {direct}" if direct else ""
+    result.steps.append(Step("relogin_database", bool(direct) or not locks, detail=refused if locks else not_rehearsed))
+    result.steps.append(Step("care", not attack.try_login(target.guarded(witness)), detail=witness))
     ordered = now_ms()
     _lift(target, "drill: the rehearsal is over")
     deadline = time.monotonic() + goals["unlocked"] / 1000 + 1.0

@@ -36,6 +36,8 @@ class DrillResult:
     max_seconds: int = 0
     delivered: int = 0
     limit: int = 0
+    level: str = ""
+    """What the policy does at that limit: `cut` or `lock`."""
     reason: str = ""
     aborted: str = ""
     steps: list[Step] = field(default_factory=list)

@@ -13,20 +13,28 @@ import psycopg
 import pytest
 
 from bench import exposure as bench_exposure
+from exfilguard.cli.drill import ACCOUNT
 from exfilguard.cli.installation import Installation
 from exfilguard.config.schema import (
     ArchiveConfig,
     Config,
+    DetectorConfig,
     ExporterConfig,
     PostgresHookConfig,
     ResponderConfig,
     SidecarConfig,
 )
+from exfilguard.detect.policy import DEFAULT_POLICY
 from exfilguard.embedded.child import free_port
 from exfilguard.lab import attack, canary, patients
 
 from .conftest import Hospital, enterable_directory
 from .stack import connect, listener, port_of, wait_for
+
+CANARY_CLASS = """
+[class.canary]
+limits = [ { unit = "patients", window = "10s", alert = 1_000, lock = 2_000 } ]
+"""
 
 
 def test_the_exposure_report_is_what_the_thieves_received(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +54,11 @@ def test_the_exposure_report_is_what_the_thieves_received(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def guarded(tmp_path: Path, hospital: Hospital) -> Iterator[Installation]:
+    policy = tmp_path / "policy.toml"
+    text = DEFAULT_POLICY.read_text(encoding="utf-8").replace(
+        '"batch_*" = "batch"\n', f'"batch_*" = "batch"\n"{ACCOUNT}" = "canary"\n'
+    )
+    policy.write_text(text + CANARY_CLASS, encoding="utf-8")
     installation = Installation(
         Config(
             tenant="clinic",
@@ -53,6 +66,7 @@ def guarded(tmp_path: Path, hospital: Hospital) -> Iterator[Installation]:
             sidecar=SidecarConfig(id="h"),
             archive=ArchiveConfig(commit_ms=300),
             listener=[listener(hospital.upstream, catalog_dsn=hospital.dsn(patients.CATALOG_ACCOUNT))],
+            detector=DetectorConfig(policy=str(policy)),
             responder=ResponderConfig(postgres=PostgresHookConfig(dsn=hospital.dsn(patients.HOOK_ACCOUNT))),
             exporter=ExporterConfig(listen=f"127.0.0.1:{free_port()}"),
         )
@@ -86,7 +100,9 @@ def test_a_drill_passes_gives_the_account_back_and_can_be_repeated(
     for _ in range(2):
         done = drill(guarded, "--dsn-file", str(dsn), "--out", str(tmp_path / "filed"), "--json", *generous)
         result: dict[str, Any] = json.loads(done.stdout)
-        assert (done.returncode, result["passed"], result["aborted"]) == (0, True, ""), result
+        assert (done.returncode, result["passed"], result["aborted"]) == (0, True, ""), [
+            s for s in result["steps"] if not s["good"]
+        ]
         assert [s["key"] for s in result["steps"]] == [
             "alert", "cut", "locked", "relogin_guard", "relogin_database", "care", "unlocked", "report"
         ]  # fmt: skip
@@ -126,7 +142,7 @@ def test_a_drill_that_would_not_be_safe_does_not_begin(
         connection.execute("ALTER ROLE exfilguard_canary CREATEDB")
         refused("rights beyond reading")
         connection.execute("ALTER ROLE exfilguard_canary NOCREATEDB")
-        connection.execute(f"DELETE FROM {canary.SCHEMA}.patient WHERE id > {canary.FIRST_ID + 2_000}")
+        connection.execute(f"DELETE FROM {canary.SCHEMA}.patient WHERE id > {canary.FIRST_ID + 2_500}")
         refused("run --setup with more")
         connection.execute(f"COMMENT ON SCHEMA {canary.SCHEMA} IS 'my own'")
         refused("is not a drill's")

@@ -1,0 +1,147 @@
+"""`make bench-archive`: how long does the exposure of one account for one day take, in an archive of 100 million events?
+
+The events are made as columns by DuckDB (20,000 accounts over 30 days, a few patients each) and go through the archive's own
+commit and compaction, as those of the frames do (KEEP=DIR keeps the archive there, and goes on with it); how fast frames become columns is measured beside it, on frames. The question is
+asked cold (another account and day each time) of the reader that the reports use, every page's checksum verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from exfilguard.events.codec import decode_frame, encode_frame, frame_head
+from exfilguard.evidence.archive import DAY_MS, ArchiveWriter
+from exfilguard.evidence.columns import EVENTS
+from exfilguard.evidence.exposure import exposure
+from exfilguard.evidence.reader import ArchiveReader
+
+from .report import QUICK, Report, percentile
+
+EVENTS_TOTAL = int(os.environ.get("EVENTS", "2_000_000" if QUICK else "100_000_000"))
+DAYS = 3 if QUICK else 30
+ACCOUNTS = 20_000
+BATCH = 500_000
+QUESTIONS = 20
+FIRST_DAY_MS = 1_764_028_800_000 // DAY_MS * DAY_MS
+TENANT = "bench"
+
+_MADE = f"""
+SELECT ({{day}} + (random() * {DAY_MS - 1})::BIGINT)::BIGINT AS time_ms,
+       'account-' || lpad(((random() * random() * {ACCOUNTS})::INT)::VARCHAR, 5, '0') AS principal,
+       'query' AS kind, 'login' AS evidence, 'postgresql' AS engine, 'dpi' AS listener,
+       'h-' || (random() * 100000)::INT AS session, 'dpi' AS login, 'dpi' AS database,
+       '10.0.' || (random() * 200)::INT || '.' || (random() * 250)::INT AS source, 'dpi-web' AS application,
+       lpad(to_hex((random() * 400)::INT), 16, '0') AS fingerprint, 'origin' AS patients_by, '' AS error, '' AS detail,
+       (random() * 20)::BIGINT AS rows, 0::BIGINT AS hidden_rows, (random() * 5000)::BIGINT AS bytes,
+       0::BIGINT AS patients_estimated, (random() * 500)::BIGINT AS statement, (random() * 9000)::BIGINT AS duration_us,
+       n AS seq
+  FROM range({{first}}, {{last}}) AS t(n)
+"""
+
+
+def batch(connection: duckdb.DuckDBPyConnection, day: int, first: int, count: int) -> pa.Table:
+    """`count` events of one day as EVENTS, two random patients each."""
+    query = _MADE.format(day=day, first=first, last=first + count)
+    made = connection.sql(query).to_arrow_table()
+    digests = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(8), 2 * count, [None, pa.py_buffer(os.urandom(16 * count))]
+    )
+    empty = pa.FixedSizeBinaryArray.from_buffers(pa.binary(8), 0, [None, pa.py_buffer(b"")])
+    zeros = pa.array([0] * (count + 1), pa.int32())
+    columns = {
+        "patients": pa.ListArray.from_arrays(pa.array(range(0, 2 * count + 1, 2), pa.int32()), digests),
+        "asked": pa.ListArray.from_arrays(zeros, empty),
+        "flags": pa.ListArray.from_arrays(zeros, pa.array([], pa.string())),
+        "sidecar": pa.array(["h-0"] * count, pa.string()),
+        "epoch": pa.array(["e"] * count, pa.string()),
+        "item": pa.array([0] * count, pa.int32()),
+    }
+    arrays = [columns[f.name] if f.name in columns else made[f.name].combine_chunks().cast(f.type) for f in EVENTS]
+    return pa.Table.from_arrays(arrays, schema=EVENTS)
+
+
+def fill(root: Path) -> float:
+    """Seconds."""
+    began = time.monotonic()
+    writer = ArchiveWriter(root, 3 * 365 * DAY_MS)
+    writer.begin("bench")
+    connection = duckdb.connect(config={"threads": 2})
+    done = writer.manifest.events
+    for n in range(DAYS):
+        day = FIRST_DAY_MS + n * DAY_MS
+        until = EVENTS_TOTAL * (n + 1) // DAYS
+        while done < until:
+            count = min(BATCH, until - done)
+            writer.commit_tables([(TENANT, batch(connection, day, done, count))], day + DAY_MS - 1)
+            done += count
+        while writer.compact(day + 2 * DAY_MS):
+            pass
+        print(f"{done:,} events, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    writer.close()
+    return time.monotonic() - began
+
+
+def frames_per_s() -> float:
+    """Events of frames that become columns on disk, per second."""
+    event = {
+        "time_ms": FIRST_DAY_MS, "kind": "query", "listener": "dpi", "session": "s", "principal": "account-00017",
+        "login": "dpi", "database": "dpi", "source": "10.0.0.9", "application": "dpi-web", "fingerprint": "ab" * 8,
+        "rows": 12, "bytes": 900, "patients": [f"{n:016x}" for n in range(3)], "patients_by": "origin", "statement": 4,
+    }  # fmt: skip
+    head, one = frame_head(TENANT, "h-0", "e"), orjson.dumps(event)
+    frames = [encode_frame(head, n, [one] * 500) for n in range(40 if QUICK else 200)]
+    with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:
+        writer = ArchiveWriter(Path(name), 3 * 365 * DAY_MS)
+        writer.begin("bench")
+        began = time.monotonic()
+        for n, frame in enumerate(frames):
+            writer.add(0, n, decode_frame(frame))
+        writer.commit(FIRST_DAY_MS)
+        took = time.monotonic() - began
+        writer.close()
+    return len(frames) * 500 / took
+
+
+def main() -> int:
+    report = Report("archive")
+    with contextlib.ExitStack() as stack:
+        made = os.environ.get("KEEP") or stack.enter_context(tempfile.TemporaryDirectory(prefix="exfilguard-bench-"))
+        root = Path(made) / "archive"
+        filled_s = fill(root)
+        files = list(ArchiveReader(root).manifest.files.values())
+        times, patients = [], []
+        for n in range(QUESTIONS):
+            day = FIRST_DAY_MS + n % DAYS * DAY_MS
+            began = time.monotonic()
+            reader = ArchiveReader(root)
+            found = exposure(reader, TENANT, f"account-{n * 137 % ACCOUNTS:05d}", day, day + DAY_MS)
+            times.append(time.monotonic() - began)
+            patients.append(len(found.patients))
+            if reader.skipped:
+                raise SystemExit(f"damaged: {reader.skipped}")
+    report.bar("events", sum(f.rows for f in files), EVENTS_TOTAL, at_most=False)
+    report.bar("exposure_of_an_account_and_day_max_s", max(times), 2)
+    report.bar("questions_with_an_answer", sum(p > 0 for p in patients), 1, at_most=False)
+    report.facts |= {
+        "frames_to_archive_events_per_s": frames_per_s(),
+        "exposure_p50_s": percentile(times, 0.5),
+        "patients_p50": percentile([float(p) for p in patients], 0.5),
+        "files": len(files),
+        "bytes_per_event": sum(f.nbytes for f in files) / max(1, sum(f.rows for f in files)),
+        "fill_s": filled_s,
+    }
+    print(report.facts, flush=True)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -60,6 +60,9 @@ class MailHook(NotifyHook):
         return mail
 
     def explain(self, error: Exception) -> str | None:
+        if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
+            codes = ", ".join(sorted({str(refused.code) for refused in error.recipients}))
+            return f"the mail server refused all recipients ({codes}): check recipients"
         if isinstance(error, aiosmtplib.SMTPResponseException):
             return f"the mail server refused ({error.code}): check sender, recipients, user and password"
         if isinstance(error, aiosmtplib.SMTPException | OSError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import ConfigError
+from ..observe.asked import parse_column
 from .check_console import check_console
 from .check_responder import check_responder
 from .evidence import check_evidence
@@ -365,6 +366,11 @@ def _check_listener(listener: Any, path: str, config: Config, reader: _Reader) -
                 ipaddress.ip_network(source, strict=False)
             except ValueError:
                 problem(f"{path}.trusted_sources", 'write an address, a network such as "10.0.0.0/24", "unix" or "*"')
+    for column in listener.asked_columns:
+        try:
+            parse_column(column)
+        except ValueError as error:
+            problem(f"{path}.asked_columns", str(error))
     for flag in listener.deny:
         if flag not in DENIABLE:
             problem(f"{path}.deny", f"{flag} is no flag: use {', '.join(DENIABLE)}")

@@ -144,6 +144,12 @@ class ListenerConfig:
         "them set is not believed beyond its transaction. Use the signed context there.",
         False,
     )
+    asked_columns: list[str] = setting(
+        "Further columns that identify a patient where a statement asks for one (`column = value`, `IN`, `ANY`, literal or "
+        "parameter); the `patient_columns` are among them. An EAV table names its conditions: "
+        "`DicomIdentifiers.value[tagGroup=16,tagElement=32]`.",
+        [],
+    )
     watch: list[str] = setting(
         "Further functions whose calls are flagged `watched_call`, by name; a trailing `*` stands for any rest.", []
     )

@@ -15,7 +15,7 @@ from ..events.codec import encode_event
 from ..events.query import QueryEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 try:
     from ..events._encode import query_event
@@ -55,3 +55,8 @@ def text_part(text: str, columns: tuple[str, ...]) -> bytes:
 def flags_part(flags: tuple[str, ...]) -> bytes:
     """A statement's flags."""
     return b',"flags":' + orjson.dumps(flags)
+
+
+def asked_part(digests: Sequence[str]) -> bytes:
+    """Digests of the patients a statement asked for."""
+    return b',"asked":' + orjson.dumps(list(digests))

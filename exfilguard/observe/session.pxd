@@ -8,7 +8,8 @@ from .outlet cimport Outlet
 cdef class _Statement:
     cdef public bytes sql
     cdef public list fields
-    cdef public object script
+    cdef public object script, plan
+    cdef public tuple types
 
 
 cdef class _Portal:
@@ -16,7 +17,7 @@ cdef class _Portal:
     cdef public tuple formats
     cdef public list fields
     cdef public object script
-    cdef public list parameters
+    cdef public list parameters, asked
 
 
 cdef class _Pending:
@@ -37,7 +38,7 @@ cdef class SessionObserver(Sink):
     cdef public bytes backend_key
     cdef public object _columns, _digester, _identity, _pending
     cdef public long long _progress_rows, _progress_ms
-    cdef public object _screener, _classifier
+    cdef public object _screener, _classifier, _asked
     cdef public long long _large_value_bytes
     cdef public bint _packed, _large
     cdef public list _patches

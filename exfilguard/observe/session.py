@@ -32,12 +32,13 @@ from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader, Sink
 from ..wire.postgres.frontend import FrontendReader
 from ..wire.postgres.messages import Field
 from ..wire.postgres.startup import error_response
+from .asked import AskedColumns, Plan
 from .classify import Classifier
 from .contexts import Contexts
 from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
-from .outlet import Outlet, constant_part, encode_query, flags_part, text_part
+from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part, text_part
 from .patients import Digester, PatientColumns, canonical
 from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
@@ -78,7 +79,7 @@ class Result:
 class _Statement:
     """A prepared statement, or the text of a simple Query."""
 
-    __slots__ = ("fields", "script", "sql")
+    __slots__ = ("fields", "plan", "script", "sql", "types")
 
     def __init__(self, sql: bytes) -> None:
         self.sql = sql
@@ -86,10 +87,14 @@ class _Statement:
         """From Describe; None when nobody asked."""
         self.script: Script | None = None
         """What the text says of who is charged; None for most."""
+        self.plan: Plan | None = None
+        """What it asks for (asked.py); None for most."""
+        self.types: tuple[int, ...] = ()
+        """Type OIDs of its parameters, where they are known; kept only with a plan."""
 
 
 class _Portal:
-    __slots__ = ("fields", "formats", "parameters", "script", "statement")
+    __slots__ = ("asked", "fields", "formats", "parameters", "script", "statement")
 
     def __init__(self, statement: _Statement, formats: tuple[int, ...] | None) -> None:
         self.statement = statement
@@ -98,6 +103,8 @@ class _Portal:
         self.script: Script | None = None
         self.parameters: list[str | None] | None = None
         """Kept only where the identity depends on them."""
+        self.asked: list[str] | None = None
+        """Digests of the patients that were asked for, until an event has told them."""
 
 
 class _Pending:
@@ -138,6 +145,7 @@ class SessionObserver(Sink):
         outlet: Outlet | None = None,
         classifier: Classifier | None = None,
         large_value_bytes: int = 1 << 20,
+        asked: AskedColumns | None = None,
     ) -> None:
         self.listener = listener
         self.session_id = session_id
@@ -159,6 +167,7 @@ class SessionObserver(Sink):
         self._identity = identity or Identity(Rules(), Contexts({}), session_id, source)
         self._classifier = classifier or Classifier("postgresql")
         self._large_value_bytes = large_value_bytes
+        self._asked = asked
         self._packed = self._large = False  # seen in the result since the last event
         self._screener = Screener(self)
         self.refusals = 0
@@ -359,6 +368,8 @@ class SessionObserver(Sink):
             name, pos = messages.cstring(body, 0)
             end = body.find(0, pos)
             statement = self._read(body[pos : end if end >= 0 else len(body)], whole)
+            if statement.plan is not None and whole:
+                statement.types = messages.parameter_types(body[end + 1 :])
             pending.script = statement.script
             self._remember(pending, self._statements, name, statement)
         elif kind == "B":
@@ -367,6 +378,8 @@ class SessionObserver(Sink):
             statement = self._statements.get(name) or _Statement(b"")
             formats = messages.bind_result_formats(body, pos) if whole else None
             made = _Portal(statement, formats)
+            if statement.plan is not None and whole:
+                self._bind_asked(made, statement.plan, body, pos)
             if statement.script is not None:
                 self._bind_script(made, statement.script, body, pos)
                 pending.script = made.script
@@ -441,12 +454,42 @@ class SessionObserver(Sink):
     def _read(self, sql: bytes, whole: bool) -> _Statement:
         """A text the client sent, and what it says of who is charged."""
         statement = _Statement(sql)
+        if self._asked is not None:
+            statement.plan = self._asked.plan(sql)
         script = self._identity.read(sql, self._now, whole=whole, backslashes=self._backslashes)
         if script is not None:
             statement.script = script
             if script.finding:
                 self._tell_finding(statement)
         return statement
+
+    def _bind_asked(self, portal: _Portal, plan: Plan, body: bytes, pos: int) -> None:
+        values = messages.bind_values(body, pos)
+        types = portal.statement.types
+        if values is None:
+            return
+
+        def parameter(number: int) -> tuple[int, bytes | None, int] | None:
+            if not 0 < number <= len(values):
+                return None
+            return (*values[number - 1], types[number - 1] if number <= len(types) else 0)
+
+        portal.asked = [self._digester.digest(value) for value in plan.resolve(parameter)]
+
+    def _take_asked(self, head: _Pending) -> list[str]:
+        """Digests of what the statement asked for; once for each execution."""
+        portal, statement = head.portal, head.statement
+        if portal is not None:
+            found, portal.asked = portal.asked, None
+            return found or []
+        if statement is not None and statement.plan is not None and not head.done:
+            return [self._digester.digest(value) for value in statement.plan.resolve()]
+        return []
+
+    def _on_parameter_description(self, body: bytes) -> None:
+        head = self._pending[0] if self._pending else None
+        if head is not None and head.kind == "D" and head.statement is not None and head.statement.plan is not None:
+            head.statement.types = messages.parameter_types(body)
 
     def _bind_script(self, portal: _Portal, script: Script, body: bytes, pos: int) -> None:
         portal.script = again = self._identity.again(script, self._now)
@@ -816,6 +859,7 @@ class SessionObserver(Sink):
             flags = (*flags, *(("packed",) if self._packed else ()), *(("large_value",) if self._large else ()))
             self._packed = self._large = False
         final = kind == "query"
+        asked = self._take_asked(head) if final and head is not None and self._asked is not None else ()
         if final:
             self._ordinal += 1
         statement = self._ordinal if final else self._ordinal + 1
@@ -838,6 +882,7 @@ class SessionObserver(Sink):
                     patients_estimated=self._estimated,
                     patients_by=self._patients_by,
                     flags=flags,
+                    asked=tuple(asked),
                     duration_us=duration_us,
                     error=error,
                 )
@@ -848,6 +893,8 @@ class SessionObserver(Sink):
                 told = text_part(text, columns)
             if flags:
                 told += flags_part(flags)
+            if asked:
+                told += asked_part(asked)
             payload = encode_query(
                 self._now, final, self._constant_now(), statement, fingerprint, told, self._rows, hidden_rows,
                 self._bytes, self._patients, self._estimated, self._patients_by, duration_us, error,
@@ -947,6 +994,7 @@ _HANDLERS = {
     ord("R"): SessionObserver._on_authentication,
     ord("K"): SessionObserver._on_key,
     ord("S"): SessionObserver._on_parameter,
+    ord("t"): SessionObserver._on_parameter_description,
     ord("T"): SessionObserver._on_description,
     ord("n"): SessionObserver._on_no_data,
     ord("1"): lambda observer, body: observer._on_answered("P"),

@@ -139,6 +139,10 @@ class Tally:
         """Flags of that statement; the observer's to say."""
         return ()
 
+    def statement_asked(self) -> list[str]:
+        """Digests of the patients that statement asked for; the observer's to say."""
+        return []
+
     def report(self, kind: Kind, *, hidden_rows: int = 0, error: str = "") -> QueryEvent:
         """An event with all that was not reported yet."""
         fingerprint, text, asked_ms = self.shape()
@@ -162,6 +166,7 @@ class Tally:
             patients_estimated=self._estimated,
             patients_by=self.patients_by,
             flags=flags,
+            asked=tuple(self.statement_asked()) if ended else (),
             duration_us=max(0, self.now - asked_ms) * 1000 if ended and asked_ms else 0,
             error=error,
         )

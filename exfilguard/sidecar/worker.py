@@ -29,6 +29,7 @@ from ..errors import CodecError, ConfigError
 from ..events.codec import decode_verdict
 from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
+from ..observe.asked import AskedColumns
 from ..observe.classify import Classifier
 from ..observe.contexts import Contexts
 from ..observe.identity import Rules
@@ -82,6 +83,7 @@ class Guard:
         self.contexts = worker.contexts
         self.rules = identity_rules(listener)
         self.classifier = Classifier(self.rules.engine, listener.watch)
+        self.asked = AskedColumns([*listener.patient_columns, *listener.asked_columns], self.rules.engine)
         self.denied = denied_flags(listener)
         self._deny_except = [allowance.rpartition(":")[::2] for allowance in listener.deny_except]
         self.budget: LocalBudget | None = None

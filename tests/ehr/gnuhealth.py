@@ -159,7 +159,7 @@ def make_people(web: int) -> dict[str, list[int]]:
             "model.party.party.create",
             [
                 {"name": f"Anne{n}", "lastname": f"Martin{owner}{n}", "is_person": True, "is_patient": True, "gender": "f",
-                    "fed_country": "FRA", "ref": f"R{owner}{n}", "addresses": [], "contact_mechanisms": []}
+                    "fed_country": "FRA", "ref": f"R{owner}{n}", "code": f"C{owner}{n}", "addresses": [], "contact_mechanisms": []}
                 for n in range(EACH if owner else EXTRA)
             ],
         )  # fmt: skip

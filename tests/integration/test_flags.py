@@ -84,3 +84,39 @@ def test_packed_patients_are_the_same_patients(relay: Relay, hospital: Hospital)
     for name, (others, packed) in found.items():
         assert others == patients, name
         assert packed, name
+
+
+def test_patients_asked_for_are_the_patients_returned(relay: Relay, hospital: Hospital) -> None:
+    """The same digests, whether the identifier is a literal, a text or a binary parameter, or one of an array."""
+    guarded = relay()
+    with connect(guarded.dsn()) as through:
+        through.execute("SELECT id, 1 AS plain FROM patient WHERE id IN (11, 12)").fetchall()
+        ways: list[tuple[str, Any, dict[str, Any]]] = [
+            ("SELECT nom_naissance AS w0 FROM patient WHERE id IN (11, 12)", None, {}),
+            ("SELECT nom_naissance AS w1 FROM patient WHERE id = %s OR id = %s", (11, 12), {}),
+            ("SELECT nom_naissance AS w2 FROM patient p WHERE p.id = %b OR p.id = %b", (11, 12), {"prepare": True}),
+            ("SELECT nom_naissance AS w3 FROM patient WHERE id = ANY(%s)", ([11, 12],), {}),
+            ("SELECT nom_naissance AS w4 FROM patient WHERE id = ANY(%b)", ([11, 12],), {"binary": True}),
+            ("SELECT s.id AS w5 FROM sejour AS s WHERE s.patient_id = ANY('{11,12}')", None, {}),
+            ("SELECT id AS w6 FROM sejour WHERE id = 11", None, {}),
+        ]
+        for sql, parameters, options in ways:
+            for _ in range(2):
+                through.execute(sql, parameters, **options).fetchall()
+
+    def told() -> dict[str, list[dict[str, Any]]]:
+        shapes: dict[str, str] = {}
+        out: dict[str, list[dict[str, Any]]] = {}
+        for event in guarded.events():
+            if event["kind"] == "query":
+                shapes.setdefault(event["fingerprint"], event.get("query", ""))
+                out.setdefault(shapes[event["fingerprint"]], []).append(event)
+        return out
+
+    wait_for(lambda: sum(map(len, told().values())) == 1 + 2 * len(ways))
+    found = told()
+    (plain,) = (events[0] for query, events in found.items() if " plain " in query)
+    for number in range(len(ways)):
+        (events,) = (events for query, events in found.items() if f" w{number} " in query)
+        for event in events:
+            assert set(event.get("asked", ())) == (set(plain["patients"]) if number < 6 else set()), number

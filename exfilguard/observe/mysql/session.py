@@ -35,6 +35,7 @@ from ...wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
 from ...wire.mysql.frontend import FrontendReader
 from ...wire.mysql.messages import Column
 from ...wire.mysql.startup import Login, change_user
+from ..asked import AskedColumns, Parameters, Plan
 from ..classify import Classifier
 from ..contexts import Contexts
 from ..effects import returns_nothing
@@ -78,6 +79,8 @@ class _Statement:
     columns: list[Column] | None = None
     script: Script | None = None
     """What the text says of who is charged; None for most."""
+    plan: Plan | None = None
+    """What it asks for (../asked.py); None for most."""
 
 
 @dataclass(slots=True)
@@ -93,6 +96,8 @@ class _Command:
     script: Script | None = None
     done: int = 0
     """Statements of it that have completed."""
+    parameters: Parameters | None = None
+    """Of an execution whose statement asks for patients."""
 
 
 class MysqlObserver(Tally):
@@ -109,6 +114,7 @@ class MysqlObserver(Tally):
         identity: Identity | None = None,
         *,
         classifier: Classifier | None = None,
+        asked: AskedColumns | None = None,
         allow_replication: bool = False,
     ) -> None:
         super().__init__(setting, session_id, source)
@@ -123,6 +129,7 @@ class MysqlObserver(Tally):
         self._columns = columns
         self._identity = identity or Identity(Rules(engine="mysql"), Contexts({}), session_id, source)
         self._classifier = classifier or Classifier("mysql")
+        self._asked = asked
         self._screener = Screener(self)
         self.stop = False
         self._follow = False  # stop where another principal's answers begin
@@ -444,6 +451,8 @@ class MysqlObserver(Tally):
     def _read(self, sql: bytes, whole: bool) -> _Statement:
         """A text the client sent, and what it says of who is charged."""
         statement = _Statement(sql)
+        if self._asked is not None:
+            statement.plan = self._asked.plan(sql)
         statement.script = self._identity.read(sql, self.now, whole=whole, backslashes=self._backslashes)
         if statement.script is not None and statement.script.finding:
             self._tell_finding(statement)
@@ -754,6 +763,12 @@ class MysqlObserver(Tally):
         if head.statement is None or not head.statement.sql:
             return "", "", head.asked_ms
         return *self._shape(head.statement), head.asked_ms
+
+    def statement_asked(self) -> list[str]:
+        head = self._pending[0] if self._pending else None
+        if head is None or head.statement is None or head.statement.plan is None or head.done:
+            return []
+        return [self.setting.digester.digest(value) for value in head.statement.plan.resolve(head.parameters)]
 
     def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
         head = self._pending[0] if self._pending else None

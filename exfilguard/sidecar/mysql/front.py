@@ -277,6 +277,7 @@ class MysqlFront:
             cast("OriginColumns", guard.columns),
             Identity(guard.rules, guard.contexts, session.id, session.source),
             classifier=guard.classifier,
+            asked=guard.asked,
             allow_replication=guard.may_replicate(found.user),
         )
         observer.startup(found)

@@ -134,6 +134,7 @@ class PostgresFront:
             guard.outlet,
             guard.classifier,
             listener.large_value_bytes,
+            guard.asked,
         )
         observer.startup(params)
         if not session.admit(observer, params.get("application_name", "")):

@@ -116,6 +116,15 @@ def bind_result_formats(body: bytes, pos: int) -> tuple[int, ...] | None:
         return None
 
 
+def parameter_types(body: bytes) -> tuple[int, ...]:
+    """Type OIDs of a ParameterDescription, or of the end of a Parse; empty when it is malformed."""
+    try:
+        (count,) = struct.unpack_from("!H", body)
+        return struct.unpack_from(f"!{count}I", body, 2)
+    except struct.error:
+        return ()
+
+
 def bind_values(body: bytes, pos: int) -> list[tuple[int, bytes | None]] | None:
     """(format, value) of each parameter of a Bind, `pos` behind its two names; None when the body was cut among them."""
     try:

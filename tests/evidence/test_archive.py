@@ -91,7 +91,7 @@ class Killed(BaseException):
     """As `kill -9`: nothing that follows is run."""
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 30))
 def test_killed_anywhere_each_frame_is_in_exactly_once(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A log that is delivered at least once; the writer dies at a random file operation, again and again."""

@@ -52,8 +52,10 @@ def test_the_exposure_report_is_what_the_thieves_received(monkeypatch: pytest.Mo
     assert results.skipped == {}
 
 
-@pytest.fixture
-def guarded(tmp_path: Path, hospital: Hospital) -> Iterator[Installation]:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, hospital: Hospital) -> Iterator[Installation]:
+    """One installation for the tests of this module: each works with accounts of its own."""
+    tmp_path = tmp_path_factory.mktemp("guarded")
     policy = tmp_path / "policy.toml"
     text = DEFAULT_POLICY.read_text(encoding="utf-8").replace(
         '"batch_*" = "batch"\n', f'"batch_*" = "batch"\n"{ACCOUNT}" = "canary"\n'
@@ -97,16 +99,15 @@ def test_a_drill_passes_gives_the_account_back_and_can_be_repeated(
     assert again.returncode == 0, again.stderr
 
     generous = ["--alert-within", "20s", "--cut-within", "20s", "--locked-within", "20s", "--unlocked-within", "20s"]
-    for _ in range(2):
-        done = drill(guarded, "--dsn-file", str(dsn), "--out", str(tmp_path / "filed"), "--json", *generous)
-        result: dict[str, Any] = json.loads(done.stdout)
-        assert (done.returncode, result["passed"], result["aborted"]) == (0, True, ""), [
-            s for s in result["steps"] if not s["good"]
-        ]
-        assert [s["key"] for s in result["steps"]] == [
-            "alert", "cut", "locked", "relogin_guard", "relogin_database", "care", "unlocked", "report"
-        ]  # fmt: skip
-        assert result["limit"] < result["delivered"] < result["canaries"]
+    done = drill(guarded, "--dsn-file", str(dsn), "--out", str(tmp_path / "filed"), "--json", *generous)
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, result["passed"], result["aborted"]) == (0, True, ""), [
+        s for s in result["steps"] if not s["good"]
+    ]
+    assert [s["key"] for s in result["steps"]] == [
+        "alert", "cut", "locked", "relogin_guard", "relogin_database", "care", "unlocked", "report"
+    ]  # fmt: skip
+    assert result["limit"] < result["delivered"] < result["canaries"]
     assert len(list((tmp_path / "filed").glob("drill-*.html"))) >= 1
     text = next((tmp_path / "filed").glob("drill-*.html")).read_text()
     assert "Réussi" in text
@@ -116,7 +117,7 @@ def test_a_drill_passes_gives_the_account_back_and_can_be_repeated(
     done = drill(guarded, "--dsn-file", str(dsn), "--out", str(tmp_path / "filed"), "--cut-within", "0ms", "--json")
     result = json.loads(done.stdout)
     assert (done.returncode, result["passed"]) == (1, False)
-    assert [s["key"] for s in result["steps"] if not s["good"]] == ["cut"] or not result["passed"]
+    assert "cut" in [s["key"] for s in result["steps"] if not s["good"]]
     wait_for(lambda: attack.try_login(dsn.read_text().strip()) == "", 15, "given back")
 
 
@@ -189,6 +190,6 @@ def test_reports_as_commands(guarded: Installation, hospital: Hospital, tmp_path
     incident = json.loads(report("incident", "dr.martin", "--json").stdout)
     assert [s["source"] for s in incident["sources"]] == ["127.0.0.1"]
     review = json.loads(report("access-review", "--dsn-file", str(tmp_path / "dsn"), "--json").stdout)
-    assert [a["principal"] for a in review["accounts"]] == ["dr.martin"]
+    assert [a["patients"] for a in review["accounts"] if a["principal"] == "dr.martin"] == [20]
     assert ["dr.martin", "public.sejour"] in review["grants"]
     assert ["dr.martin", "public.patient"] not in review["grants"]

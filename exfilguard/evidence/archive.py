@@ -13,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,16 @@ def day_of(time_ms: int) -> str:
 def day_start_ms(day: str) -> int:
     """Raises ValueError."""
     return int(dt.datetime.combine(dt.date.fromisoformat(day), dt.time(), dt.UTC).timestamp()) * 1000
+
+
+_PLAIN_TENANT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+
+
+def folder_of(tenant: str) -> str:
+    """The tenant's name in a path. A frame may hold any text there; only a plain one becomes a directory."""
+    if _PLAIN_TENANT.fullmatch(tenant):
+        return tenant
+    return "~" + hashlib.sha256(tenant.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 class ArchiveWriter:
@@ -141,7 +153,7 @@ class ArchiveWriter:
         count = 0
         for tenant, table in tables:
             for day, part in self._by_day(table, now_ms):
-                name = f"events/day={day}/tenant={tenant}/{new:010d}.parquet"
+                name = f"events/day={day}/tenant={folder_of(tenant)}/{new:010d}.parquet"
                 files[name] = self._write(name, "events", tenant, day, part)
                 count += part.num_rows
         for tenant in {shape[0] for shape in self._new_shapes}:
@@ -150,7 +162,7 @@ class ArchiveWriter:
                 for (of, fingerprint, engine, columns), (query, first_ms) in self._new_shapes.items()
                 if of == tenant
             ]
-            name = f"shapes/tenant={tenant}/{new:010d}.parquet"
+            name = f"shapes/tenant={folder_of(tenant)}/{new:010d}.parquet"
             files[name] = self._write(name, "shapes", tenant, "", shapes_table(rows))
         if files or self.offsets != self.manifest.offsets:
             self._save(files, (), now_ms, count)
@@ -245,7 +257,8 @@ class ArchiveWriter:
                 self._save({}, (), now_ms)
             return ""
         new = self.manifest.commit + 1
-        where = f"events/day={day}/tenant={tenant}" if kind == "events" else f"shapes/tenant={tenant}"
+        folder = folder_of(tenant)
+        where = f"events/day={day}/tenant={folder}" if kind == "events" else f"shapes/tenant={folder}"
         name = f"{where}/{new:010d}.parquet"
         table = pa.concat_tables(tables)
         if kind == "events":

@@ -264,6 +264,23 @@ def test_a_damaged_manifest_gives_way_to_the_one_before(tmp_path: Path) -> None:
         ArchiveReader(tmp_path)
 
 
+@pytest.mark.parametrize("tenant", ["../../../x", "a/b", "..", "é", "x" * 300, "a'b"])
+def test_no_tenants_name_leaves_the_archives_directory(tmp_path: Path, tenant: str) -> None:
+    root = tmp_path / "deep" / "archive"
+    writer = ArchiveWriter(root, YEAR_MS, file_rows=10)
+    shape = {"fingerprint": "a", "query": "q"}
+    for n in range(20):
+        writer.add(0, n, frame(n, [event("thief", **shape)], tenant=tenant))
+        writer.commit(NOW)
+    while writer.compact(NOW + 2 * DAY_MS):
+        pass
+    assert not [p for p in tmp_path.rglob("*.parquet") if root not in p.resolve().parents]
+    reader = ArchiveReader(root)
+    assert reader.account(tenant, "thief", 0, NOW * 2, ("rows",)).num_rows == 20
+    assert reader.shapes(tenant).num_rows == 1
+    assert reader.skipped == {}
+
+
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     writer = made(tmp_path)
     with pytest.raises(EvidenceError, match="another process"):

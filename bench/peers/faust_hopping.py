@@ -17,16 +17,14 @@ app = faust.App(
     f"peer-faust-{os.getpid()}",
     broker=f"kafka://{BOOTSTRAP}",
     store="memory://",
-    value_serializer="raw",
-    key_serializer="raw",
     topic_partitions=1,
     datadir=tempfile.mkdtemp(prefix="peer-faust-"),
     web_enabled=False,
     consumer_auto_offset_reset="earliest",
 )
-frames = app.topic(TOPIC, value_serializer="raw")
+frames = app.topic(TOPIC, value_type=bytes, value_serializer="raw", key_serializer="raw")
 tables = [
-    app.Table(f"rows{width}", default=int, key_serializer="json", value_serializer="json").hopping(
+    app.Table(f"rows{width}", default=int).hopping(
         timedelta(milliseconds=width),
         timedelta(milliseconds=width // STEPS),
         expires=timedelta(milliseconds=2 * width),

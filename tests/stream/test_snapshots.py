@@ -73,10 +73,9 @@ def test_what_lies_on_the_topic_stays_below_a_small_multiple_of_the_state(monkey
     rng = random.Random(4)
     engine, topic = new(), []
     live: dict[bytes, int] = {}
-    offset, largest = 0, 0
-    for _ in range(300):
+    largest = 0
+    for offset in range(300):
         deliver_one(engine, offset, rng)
-        offset += 1
         before = len(topic)
         snapshot(engine, topic)
         for key, value in topic[before:]:

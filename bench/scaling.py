@@ -46,8 +46,7 @@ def measure(directory: Path, bootstrap: str, count: int, bodies: list[list[bytes
     cores = os.cpu_count() or 1
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        for n in range(count):
-            processes.append(worker.start(core=cores - 1 - n % cores, worker=str(n + 1)))
+        processes += [worker.start(core=cores - 1 - n % cores, worker=str(n + 1)) for n in range(count)]
         deadline = time.monotonic() + 60
         while not shared(worker, count):
             if time.monotonic() > deadline:

@@ -14,10 +14,6 @@ from ..config.schema import Config
 from ..errors import BrokerError
 from ..events.topics import Topics
 from ..runtime.kafka import TIMEOUT_S, admin_client, ensure_topics, producer_of
-from ..stream.app import read_partition
-from ..stream.checkpoint import Restore
-from ..stream.engine import Engine
-from ..stream.repartition import repartition
 from .common import add_config_option, load
 
 TEXT = (
@@ -34,6 +30,8 @@ def register(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..stream.repartition import repartition  # Faust takes a second to import: only where it is needed
+
     config = load(args)
     topics = Topics(config.kafka.prefix)
     try:
@@ -47,7 +45,9 @@ def run(args: argparse.Namespace) -> int:
         raise BrokerError(
             f"{config.kafka.bootstrap} did not answer ({type(error).__name__}): nothing has changed"
         ) from None
-    engines, ends, keys = [], [], []
+    engines: list[Any] = []
+    ends: list[int] = []
+    keys: list[list[bytes]] = []
     for partition in range(max(before, min(held, args.partitions))):
         engine, end, known = asyncio.run(_restored(config, topics, partition, partition < before))
         engines.append(engine)
@@ -74,16 +74,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _engine(config: Config) -> Engine:
-    return Engine(
-        lambda tenant: None,
-        {},
-        config.detector.max_patients,
-        max_accounts=config.detector.max_accounts,  # type: ignore[arg-type,return-value]
-    )
+def _engine(config: Config) -> Any:
+    from ..stream.engine import Engine
+
+    nobody: Any = None  # no frame is fed, so nobody is asked for a judge
+    return Engine(nobody, {}, config.detector.max_patients, max_accounts=config.detector.max_accounts)
 
 
-async def _restored(config: Config, topics: Topics, partition: int, there: bool) -> tuple[Engine, int, list[bytes]]:
+async def _restored(config: Config, topics: Topics, partition: int, there: bool) -> tuple[Any, int, list[bytes]]:
+    from ..stream.app import read_partition
+    from ..stream.checkpoint import Restore
+
     restore, keys, engine = Restore(), [], _engine(config)
     async for record in read_partition(config, topics.snapshots, partition, 0):
         restore.add(record.key, record.value)

@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ class StatsServer:
             with connection:
                 try:
                     connection.settimeout(1.0)
-                    connection.sendall(orjson.dumps(asdict(self._snapshot())))
+                    connection.sendall(orjson.dumps(self._snapshot()))
                 except (OSError, RuntimeError):
                     continue  # a dictionary that changed while being read, or a peer that left: the next scrape asks again
 

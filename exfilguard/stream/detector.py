@@ -47,7 +47,7 @@ RETRY_S = 0.2
 EVICT_S = 60.0
 SUMS_S = 1.0
 HOUR_MS = 3_600_000
-SNAPSHOT_BYTES_PER_S = 20_000_000
+SNAPSHOT_BYTES_PER_S = 10_000_000
 """A large checkpoint puts the next one off, so that snapshots never take more than this."""
 
 

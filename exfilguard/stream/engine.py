@@ -46,9 +46,9 @@ MAX_ACCOUNTS = 2_000_000
 """Accounts of one partition; further names are counted together, and `accounts_refused_total` rises."""
 MAX_VALUES = 100_000
 """Sources, and query shapes, of one partition."""
-DIMENSION_EXACT = 4_096
-DIMENSION_PRECISION = 13
-"""Sums over accounts: distinct patients exact up to so many, then HyperLogLog with a standard error of 1.15 %."""
+DIMENSION_EXACT = 2_048
+DIMENSION_PRECISION = 12
+"""Sums over accounts: distinct patients exact up to so many, then HyperLogLog with a standard error of 1.6 %."""
 DIMENSIONS = ("source", "shape", "tenant")
 EVICT_ACCOUNTS = 50_000
 """Accounts looked at in one call of `evict`."""

@@ -9,7 +9,7 @@ topic, adds up, and speaks of the accounts that it owns.
     {"v":1,"partition":3,"dimension":"source","tenant":..,"value":..,"at_ms":..,
      "windows":{"3600000":[rows,patients,bytes,queries,sketch], ..},"contributors":[[account,patients], ..]}
 
-`sketch`: the registers of a HyperLogLog with p = 13, one byte each, deflated (zlib) and in base64. Error: 1.15 % standard, on the
+`sketch`: the registers of a HyperLogLog with p = 12, one byte each, deflated (zlib) and in base64. Error: 1.6 % standard, on the
 patients of all accounts together. Totals of a part that has not moved since are those of `at_ms`; a window that ended since is 0.
 """
 

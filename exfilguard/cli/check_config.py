@@ -37,11 +37,15 @@ def warnings(config: Config) -> list[str]:
     for listener in config.listener:
         if not listener.patient_columns:
             out.append(f"listener {listener.name}: no patient_columns: rows are counted, patients are not")
-        elif not listener.catalog_dsn:
+        elif not listener.catalog_dsn and listener.protocol == "postgres":
             out.append(
                 f"listener {listener.name}: no catalog_dsn: patient columns are matched by name, an alias hides them"
             )
-        if listener.tls == "terminate" and listener.upstream_tls != "disable":
+        if listener.protocol == "mysql" and not listener.kill_dsn:
+            out.append(
+                f"listener {listener.name}: no kill_dsn: a statement that only computes is not stopped by a cut before it writes"
+            )
+        if listener.protocol == "postgres" and listener.tls == "terminate" and listener.upstream_tls != "disable":
             out.append(
                 f"listener {listener.name}: TLS on both sides: clients must use channel_binding=disable with SCRAM; "
                 "or reach the database by its Unix socket"

@@ -21,7 +21,7 @@ from .installation import Installation
 
 
 def register(commands: Any) -> None:
-    text = "run everything on one machine in front of your PostgreSQL"
+    text = "run everything on one machine in front of your PostgreSQL, MySQL or MariaDB"
     parser = commands.add_parser(
         "up",
         help=text,
@@ -30,7 +30,10 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--config", "-c", default=None, metavar="FILE", help=f"default: {DEFAULT_CONFIG}, when it is there"
     )
-    parser.add_argument("--upstream", metavar="ADDRESS", help="the database: host:port or unix:/path/.s.PGSQL.5432")
+    parser.add_argument("--upstream", metavar="ADDRESS", help="the database: host:port, or unix:/path of its socket")
+    parser.add_argument(
+        "--engine", choices=("postgres", "mysql", "mariadb"), help="the database's protocol; default: postgres"
+    )
     parser.add_argument("--listen", metavar="ADDRESS", help="where applications connect instead: host:port")
     parser.add_argument(
         "--patient-column", action="append", metavar="TABLE.COLUMN", help="identifies a patient; repeat it"
@@ -64,6 +67,7 @@ def configured(args: argparse.Namespace) -> Config:
             return None
 
     changes = {
+        "engine": args.engine,
         "upstream": args.upstream,
         "listen": args.listen,
         "patient_columns": args.patient_column,

@@ -384,10 +384,25 @@ def _check_listener(listener: Any, path: str, config: Config, reader: _Reader) -
             problem(f"{path}.identity_variables", "a user variable begins with @")
     if listener.tls == "terminate":
         _check_certificate(listener, path, reader)
+    _check_engine(listener, path, problem)
     if listener.upstream_tls != "disable" and listener.upstream.startswith("unix:"):
         problem(f"{path}.upstream_tls", "a Unix socket has no TLS: set it to disable")
     if listener.upstream_ca and not (reader.base / listener.upstream_ca).is_file():
         problem(f"{path}.upstream_ca", "no such file")
+
+
+def _check_engine(listener: Any, path: str, problem: Any) -> None:
+    """Settings that only one engine has."""
+    if listener.protocol == "mysql":
+        if listener.catalog_dsn:
+            problem(f"{path}.catalog_dsn", "MySQL names a column's origin in each result: leave it out")
+        if listener.kill_dsn and not re.fullmatch(r"mysql://[^\s/@:]+(:[^\s@]*)?@[^\s/@]+/?", listener.kill_dsn):
+            problem(f"{path}.kill_dsn", "write it as mysql://user:password@host:port")
+    else:
+        if listener.kill_dsn:
+            problem(f"{path}.kill_dsn", "PostgreSQL is cancelled by its own protocol: leave it out")
+        if listener.allow_replication:
+            problem(f"{path}.allow_replication", "PostgreSQL's replication never passes: leave it out")
 
 
 def _check_certificate(listener: Any, path: str, reader: _Reader) -> None:

@@ -398,11 +398,8 @@ def _check_engine(listener: Any, path: str, problem: Any) -> None:
             problem(f"{path}.catalog_dsn", "MySQL names a column's origin in each result: leave it out")
         if listener.kill_dsn and not re.fullmatch(r"mysql://[^\s/@:]+(:[^\s@]*)?@[^\s/@]+/?", listener.kill_dsn):
             problem(f"{path}.kill_dsn", "write it as mysql://user:password@host:port")
-    else:
-        if listener.kill_dsn:
-            problem(f"{path}.kill_dsn", "PostgreSQL is cancelled by its own protocol: leave it out")
-        if listener.allow_replication:
-            problem(f"{path}.allow_replication", "PostgreSQL's replication never passes: leave it out")
+    elif listener.kill_dsn:
+        problem(f"{path}.kill_dsn", "PostgreSQL is cancelled by its own protocol: leave it out")
 
 
 def _check_certificate(listener: Any, path: str, reader: _Reader) -> None:

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..detect.judge import Judge
-from ..detect.policy import Policy
+from ..detect.policy import HOUR_MS, Policy
 from ..events.verdict import LEVELS, Verdict, severity
 from .engine import Engine
 from .recorded import last_time
+from .sums import Publisher, Sums
 
 MAX_VERDICTS = 100_000
+SUMS_MS, SUMS_FRAMES = 3_600_000, 100
+"""Sums over accounts are looked at after so much recorded time, or so many frames."""
 
 
 @dataclass(slots=True)
@@ -85,7 +88,14 @@ def replay(frames: Iterable[bytes], policy: Policy, max_patients: int) -> Replay
             found = judges[tenant] = Judge(policy, tenant, "replay")
         return found
 
+    def take(verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
+            standing[verdict.key] = verdict
+            _note(out, verdict)
+
     engine = Engine(judge_of, standing, max_patients)
+    publisher, sums = Publisher(0), Sums()
+    looked_ms = looked_frame = hour = 0
     for offset, frame in enumerate(frames):
         now = last_time(frame)
         before = engine.events
@@ -98,9 +108,16 @@ def replay(frames: Iterable[bytes], policy: Policy, max_patients: int) -> Replay
             out.first_ms = out.first_ms or now
             out.last_ms = max(out.last_ms, now)
             out.by_minute[now // 60_000] += engine.events - before
-        for verdict in fed.verdicts:
-            standing[verdict.key] = verdict
-            _note(out, verdict)
+        take(fed.verdicts)
+        # What the detector does every second and every hour (stream/sums.py), in the recording's time.
+        if now >= looked_ms + SUMS_MS or (offset - looked_frame >= SUMS_FRAMES and now > looked_ms + 1_000):
+            looked_ms, looked_frame = now, offset
+            for key, value in publisher.records(engine, judge_of, now):
+                sums.add(key, value)
+            take(sums.judge(judge_of, lambda tenant, principal: True, standing, now))
+        if hour and now // HOUR_MS > hour:
+            sums.close_hour(judge_of, [engine], hour, now)
+        hour = max(hour, now // HOUR_MS)
     out.events = engine.events
     return out
 

@@ -54,6 +54,28 @@ def test_what_a_policy_would_have_said(tmp_path: Path) -> None:
     assert out.as_dict()["verdicts"] == {"alert": 1, "cut": 1}
 
 
+def test_accounts_that_act_together_are_seen(tmp_path: Path) -> None:
+    head = frame_head("clinic", "one", "1")
+    names = [f"dr.{n}" for n in range(6)]
+    path = tmp_path / "recording"
+    path.write_bytes(
+        b"\n".join(
+            encode_frame(head, seq, [orjson.dumps(event(seq * 6 + i, name)) for i, name in enumerate(names)])
+            for seq in range(120)
+        )
+    )
+    together = (
+        STRICT.replace("alert = 50, cut = 100", "alert = 900")
+        + """
+[cross.source]
+limits = [ { unit = "patients", window = "1h", alert = 200, cut = 500 } ]
+"""
+    )
+    out = replay(in_order(FileRecording(str(path))), load_policy(together, "p"), 10_000)
+    assert {a.principal for a in out.accounts.values() if a.level == "cut"} == set(names)
+    assert out.detectors == {"cross": 12}
+
+
 def test_partitions_have_sequences_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "recording.gz"
     lines = [b"0\t" + f for f in frames(10)] + [b"1\t" + f for f in frames(10, principal="other", start=1_000)]

@@ -57,6 +57,7 @@ class HookState:
     not_before: float = 0.0
     """time.monotonic()"""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ class Reconciler:
             state = account.hooks[hook.name]
             if not state.working and time.monotonic() >= state.not_before:
                 state.working = True
-                spawn(self._work(account, hook, state), f"hook {hook.name}")
+                state.task = spawn(self._work(account, hook, state), f"hook {hook.name}")
 
     def tick(self) -> None:
         """Every second or so: locks that have expired, and hooks that are due again."""
@@ -140,11 +141,15 @@ class Reconciler:
             self.begin(key)
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Another process takes these over: nothing new is begun."""
+        """Another process takes these over. Nothing new is begun, and what is under way is broken off: it must not come to an
+        account that its new owner has given back already. What was `started` is on record there."""
         for key in keys:
             account = self.accounts.pop(key, None)
             if account is not None:
                 account.gone = True
+                for state in account.hooks.values():
+                    if state.task is not None:
+                        state.task.cancel()
 
     @property
     def locked_accounts(self) -> int:

@@ -154,6 +154,27 @@ def test_an_account_is_given_back_as_it_was_whatever_failed_and_crashed_in_betwe
     asyncio.run(play())
 
 
+def test_what_is_under_way_does_not_come_to_an_account_that_its_new_owner_gave_back() -> None:
+    """A partition goes to another process while a lock hangs; there the account is locked and given back. Found by bench-hooks."""
+
+    async def play() -> None:
+        hook = FakeHook("h")
+        hook.hang_s = 0.3
+        site = Site(hook)
+        site.learn(verdict("a"))
+        await site.until(lambda: any(a.outcome == "started" for a in site.actions))
+        await asyncio.sleep(0.05)
+        hook.hang_s = 0.0
+        await site.crash()
+        await site.until(lambda: site.reconciler.locked_accounts == 1)
+        site.learn(verdict("a", "none", 2))
+        await site.until(lambda: site.reconciler.locked_accounts == 0)
+        await asyncio.sleep(0.5)
+        assert hook.open["a"]
+
+    asyncio.run(play())
+
+
 def test_a_lock_ends_by_itself_when_it_expires() -> None:
     async def play() -> None:
         hook = FakeHook("h")

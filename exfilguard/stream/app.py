@@ -40,7 +40,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
         return consumer
 
 
-class _NoMonitor(faust.Monitor):  # type: ignore[misc]
+class _NoMonitor(faust.Monitor):
     """Nobody reads Faust's own figures of each record, and they cost as much as a small frame."""
 
     on_message_in = faust.Sensor.on_message_in

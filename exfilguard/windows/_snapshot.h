@@ -272,21 +272,24 @@ static int load_body(Store *s, Account *a, Store *principals, const Shape *shape
     if (sliding) {
         int p = byte_of(&in);
         uint64_t used = varint(&in), reg = 0;
-        if (in.bad || p != s->precision || used > (uint64_t)1 << p || !(a->sliding = hll_new(p))) goto bad;
+        if (in.bad || p < s->precision || p > 18 || used > (uint64_t)1 << p || !(a->sliding = hll_new(s->precision))) goto bad;
+        int fold = p - s->precision; /* a finer sketch: its low register bits belong to the rank */
         for (uint64_t i = 0; i < used; i++) {
             uint64_t distance = varint(&in);
             int count = byte_of(&in);
             reg += distance;
             if (in.bad || (i && !distance) || reg >= (uint64_t)1 << p || !count || count > HLL_KEPT) goto bad;
             uint64_t age_before = 0;
+            int rank_before = 0;
             for (int k = 0; k < count; k++) {
                 int rank = byte_of(&in);
                 uint64_t age = varint(&in);
-                Register *r = a->sliding->registers + reg;
-                if (in.bad || rank < 1 || rank > 64 - p + 1 || age > UINT32_MAX || age < age_before || (k && rank <= r->ranks[k - 1])) goto bad;
+                if (in.bad || rank < 1 || rank > 64 - p + 1 || age > UINT32_MAX || age < age_before || rank <= rank_before) goto bad;
                 age_before = age;
-                r->ranks[k] = (uint8_t)rank;
-                r->times[k] = (uint32_t)newest - (uint32_t)age;
+                rank_before = rank;
+                uint32_t low = (uint32_t)reg & ((1u << fold) - 1);
+                uint8_t folded = (uint8_t)(low ? fold - (31 - __builtin_clz(low)) : fold + rank);
+                hll_put(a->sliding, (uint32_t)(reg >> fold), folded, newest - (int64_t)age, newest);
             }
         }
     } else {

@@ -87,3 +87,12 @@ def test_memory_of_an_account_is_bounded_whatever_it_reads() -> None:
     fill(store, [(NOW + 4_000 + n // 50, 200_000 + n) for n in range(400_000)])
     assert len(store.dump("a")) < 2 * size
     assert store.totals("a", NOW + 40 * 86_400_000) == [Totals(0, 0, 0, 0)] * 4
+
+
+def test_a_finer_sketch_is_folded_into_a_coarser_one() -> None:
+    fine, coarse, direct = (WindowStore(WINDOWS, 32, 10, p) for p in (15, 12, 12))
+    for store in (fine, direct):
+        fill(store, [(NOW + n * 20, n) for n in range(50_000)])
+    coarse.load("a", fine.dump("a"))
+    for got, expected in zip(coarse.totals("a"), direct.totals("a"), strict=True):
+        assert got == expected

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pymysql
 
-from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig
+from exfilguard.config.schema import Config, IdentityConfig, KafkaConfig, ListenerConfig
 from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb
 from exfilguard.events.codec import check_event
@@ -71,13 +71,14 @@ def mysql_listener(upstream: str, **changes: Any) -> ListenerConfig:
 class GuardedMysql:
     """A running relay in front of a server."""
 
-    def __init__(self, data_dir: Path, upstream: str, **changes: Any) -> None:
+    def __init__(self, data_dir: Path, upstream: str, identity: IdentityConfig | None = None, **changes: Any) -> None:
         self.listener = mysql_listener(upstream, **changes)
         self.port = port_of(self.listener.listen)
         config = Config(
             tenant="clinic",
             data_dir=str(data_dir),
             kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
+            identity=identity or IdentityConfig(),
             listener=[self.listener],
         )
         self.stack = Stack(config)

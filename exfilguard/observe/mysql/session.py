@@ -713,7 +713,7 @@ class MysqlObserver(Tally):
         statement = self._pending[0].statement
         if statement is not None and self._result_columns:
             payloads = [payload for payload in self._definitions if payload[0] != messages.EOF]
-            statement.columns = self._parsed(payloads[-self._result_columns :])
+            statement.columns = self._parsed(payloads[max(0, len(payloads) - self._result_columns) :])
             self._columns.find(statement.columns)
 
     def _on_fields(self, payload: bytes) -> None:

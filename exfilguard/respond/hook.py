@@ -137,6 +137,10 @@ class SuspendHook(abc.ABC, Generic[Client]):
         """What `restore` is verified by."""
         return seen.undo == undo
 
+    def is_given_back(self, seen: Seen, undo: dict[str, Any]) -> bool:
+        """True when somebody else has lifted the lock meanwhile: then nothing is touched."""
+        return not seen.locked
+
     @abc.abstractmethod
     def explain(self, error: Exception) -> str | None:
         """What an exception of the library means and what to do, without any value; None when it is not its own."""
@@ -207,7 +211,7 @@ class SuspendHook(abc.ABC, Generic[Client]):
             seen = await self.look(client, account)
             if not undo or self.is_as_before(seen, undo):
                 return HookResult("already", verified=True, detail="is as it was before the lock")
-            if not seen.locked:
+            if self.is_given_back(seen, undo):
                 return HookResult("already", verified=True, detail="somebody else has given it back: left as it is")
             if self.settings.dry_run:
                 return HookResult("dry_run", verified=False, detail="would restore what was before the lock")

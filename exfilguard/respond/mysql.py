@@ -80,6 +80,10 @@ class MySQLHook(SuspendHook[Connection]):
             if row["locked"] and before.get(row["host"]) is False:
                 await rows(client, "CALL exfilguard.unlock_account(%s, %s)", (user, row["host"]))
 
+    def is_given_back(self, seen: Seen, undo: dict[str, Any]) -> bool:
+        """None of the rows that were open before is locked now."""
+        return not any(seen.undo["hosts"].get(host) for host, locked in undo.get("hosts", {}).items() if not locked)
+
     def is_as_before(self, seen: Seen, undo: dict[str, Any]) -> bool:
         """A row that was made or dropped meanwhile is nobody's to restore."""
         now, before = seen.undo["hosts"], undo.get("hosts", {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -56,7 +55,8 @@ def command(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_killed_again_and_again_everything_is_in_once(tmp_path: Path, broker: EmbeddedBroker | ApacheKafka) -> None:
     made, load = installation(tmp_path / "i", broker)
-    stack = Stack(replace(made.config, archive=COMMIT))
+    elsewhere = tmp_path / "elsewhere"
+    stack = Stack(replace(made.config, archive=replace(COMMIT, checkpoint_dir=str(elsewhere))))
     topics = Topics(stack.config.kafka.prefix)
     rng = random.Random(5)
     decisions = 0
@@ -118,11 +118,11 @@ def test_killed_again_and_again_everything_is_in_once(tmp_path: Path, broker: Em
     assert len(exported.stdout.splitlines()) >= sum(1 for _ in rows)
 
     # Somebody removes an entry.
-    kept = tmp_path / "kept"
-    shutil.copytree(_ledger(stack).parent, kept)
+    (key,) = elsewhere.glob("*.public-key.pem")
+    (_ledger(stack).parent / "checkpoints.jsonl").unlink()
     text = _ledger(stack).read_text().splitlines(keepends=True)
     _ledger(stack).write_text("".join(text[:5] + text[6:]))
-    bad = command(stack, "audit", "verify", "--public-key", str(kept / "public-key.pem"), "--checkpoints", str(kept))
+    bad = command(stack, "audit", "verify", "--public-key", str(key), "--checkpoints", str(elsewhere))
     assert bad.returncode == 1
     assert "entry 5 is missing" in bad.stdout
 

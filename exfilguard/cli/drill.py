@@ -40,6 +40,8 @@ CANARIES = 12_000
 MAX_SECONDS = 60
 POLL_S = 0.05
 ARCHIVE_WAIT_S = 30.0
+GRACE_MS = 60_000
+"""After a drill the detector leaves the canary alone for this long: what was taken is still in its windows."""
 OBJECTIVES = {
     "alert": ("2s", "from the limit crossed to the verdict"),
     "cut": ("1s", "from the limit crossed to the end of the extraction"),
@@ -224,9 +226,12 @@ def _perform(target: Target, result: DrillResult) -> None:
             "with more, or give the account a class with smaller limits"
         )
     result.max_rows = result.canaries
-    standing = [v for v in _verdicts(target) if v.in_force(now_ms())]
-    if standing and standing[-1].level != "none":
+    known = _verdicts(target)
+    if known and known[-1].in_force(now_ms()):
         raise DrillAborted(f"a verdict stands on the canary already: exfilguard unlock {target.account} --reason drill")
+    if known and known[-1].level == "none" and now_ms() < known[-1].expires_ms:
+        left_s = (known[-1].expires_ms - now_ms()) // 1000 + 1
+        raise DrillAborted(f"the canary was given back a moment ago and is left alone: again in {left_s} s")
     witness = target.account + canary.WITNESS
     for dsn, which in ((target.guarded(), "guard"), (target.direct(), "database"), (target.guarded(witness), "guard")):
         if state := attack.try_login(dsn):
@@ -359,7 +364,7 @@ def _lift(target: Target, reason: str) -> None:
         reason=reason,
         issuer=f"operator:{getpass.getuser()}",
         crossed_ms=now,
-        expires_ms=now + 1_000,  # the next drill must find the detector awake
+        expires_ms=now + GRACE_MS,
     )
     record = ChainWriter(verdict.issuer, secrets.token_hex(8)).seal(encode_verdict(verdict))
     with producer_of(target.config) as producer:

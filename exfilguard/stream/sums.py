@@ -20,6 +20,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -32,8 +33,10 @@ from ..windows import Totals, estimate
 from .engine import DIMENSION_PRECISION, DIMENSIONS, Engine
 
 VERSION = 1
-PARTS_A_SECOND = 20
-"""Published by one engine in one call: the largest that grew first."""
+LOOKED = 200
+"""Sums looked at by one engine in one call."""
+PARTS = 5
+"""Published in one call: those that grew most first."""
 SHARE_OF_LEAST = 32
 """A part is published from this share of the smallest limit on: parts of a sum that crosses may be small."""
 GROWN = 64
@@ -48,41 +51,54 @@ class Publisher:
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        self._said: dict[tuple[str, str], tuple[int, int]] = {}
+        self._at = 0
+        self._said: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
         """(dimension, key) -> (patients, when)"""
 
     def records(
         self, engine: Engine, judge_of: Callable[[str], Judge], now_ms: int
     ) -> list[tuple[bytes, bytes | None]]:
         """The parts that are due, bounded; deletions of those that are no more. Call it every second or so."""
+        floors: dict[tuple[str, str], int] = {}
+
+        def floor(dimension: str, tenant: str) -> int:
+            if (dimension, tenant) not in floors:
+                least = judge_of(tenant).cross_from(dimension) if dimension in _PEOPLE else SHARE_OF_LEAST
+                floors[dimension, tenant] = max(1, least // SHARE_OF_LEAST) if least else 1 << 60
+            return floors[dimension, tenant]
+
+        tenants = [key.partition("/")[0] for key in engine.dimensions["tenant"]]
+        candidates = [
+            (dimension, number)
+            for dimension in DIMENSIONS
+            for number in engine.dimensions[dimension].beyond(min((floor(dimension, t) for t in tenants), default=1))
+        ]
+        # A part of them in each call: frames wait meanwhile.
+        start = self._at if self._at < len(candidates) else 0
+        self._at = start + LOOKED
         due: list[tuple[int, str, str, int]] = []
-        seen = set()
-        for dimension in DIMENSIONS:
+        for dimension, number in candidates[start : start + LOOKED]:
             store = engine.dimensions[dimension]
-            floors: dict[str, int] = {}
-            for number in store.beyond(0 if dimension == "tenant" else 1):
-                key = store.key(number)
-                tenant = key.partition("/")[0]
-                if tenant not in floors:
-                    least = judge_of(tenant).cross_from(dimension) if dimension in _PEOPLE else SHARE_OF_LEAST
-                    floors[tenant] = max(1, least // SHARE_OF_LEAST) if least else 1 << 60
-                patients = store.totals_of(number, now_ms)[-1].patients
-                if patients < floors[tenant]:
-                    continue
-                seen.add((dimension, key))
-                before, when = self._said.get((dimension, key), (-1, 0))
-                if abs(patients - before) * GROWN > before or now_ms - when > REPEAT_MS:
-                    due.append((patients - max(before, 0), dimension, key, number))
+            key, patients = store.key(number), store.patients(number)
+            before, when = self._said.get((dimension, key), (0, 0))
+            if patients < floor(dimension, key.partition("/")[0]):
+                continue
+            if not when or abs(patients - before) * GROWN > before or now_ms - when > REPEAT_MS:
+                due.append((patients - before, dimension, key, number))
         due.sort(reverse=True)
         out: list[tuple[bytes, bytes | None]] = []
-        for _, dimension, key, number in due[:PARTS_A_SECOND]:
+        for _, dimension, key, number in due[:PARTS]:
             store = engine.dimensions[dimension]
             totals = store.totals_of(number, now_ms)
-            self._said[dimension, key] = (totals[-1].patients, now_ms)
+            if not any(total.patients for total in totals):
+                continue  # out of every window
+            self._said[dimension, key] = (store.patients(number), now_ms)
+            self._said.move_to_end((dimension, key))
             out.append((self._key(dimension, key), self._part(engine, dimension, key, number, totals, now_ms)))
-        for dimension, key in self._said.keys() - seen:
-            del self._said[dimension, key]
-            out.append((self._key(dimension, key), None))
+        for dimension, key in list(islice(self._said, PARTS)):  # those that were said longest ago
+            if engine.dimensions[dimension].totals(key, now_ms)[-1].patients == 0:
+                del self._said[dimension, key]
+                out.append((self._key(dimension, key), None))
         return out
 
     def _key(self, dimension: str, key: str) -> bytes:

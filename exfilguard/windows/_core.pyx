@@ -363,6 +363,12 @@ cdef class WindowStore:
                 found.append(i)
         return found
 
+    def patients(self, uint32_t i):
+        """Distinct patients in the longest window, as of the newest event. Raises KeyError."""
+        cdef int64_t[UNITS] out
+        window_totals(&self.s, self.of(i), self.s.longest, 0, out, self.scratch)
+        return out[1]
+
     def registers(self, uint32_t i, int window, int64_t now_ms, int precision):
         """Plain HyperLogLog registers (one byte each) of an account's window, for adding up over workers. Raises KeyError.
 

@@ -98,6 +98,7 @@ class Detector:
         self.snapshot_bytes = 0
         self._judges: dict[str, Judge] = {}
         self._producer = Producer(config)
+        self._snapshots = Producer(config)  # a verdict must not wait behind a large checkpoint
         self._chain = ChainWriter(f"detector:{worker}", secrets.token_hex(8))
         self._sealing = asyncio.Lock()
         self._known = asyncio.Event()
@@ -334,7 +335,7 @@ class Detector:
         if checkpoint is None:
             return 0
         try:
-            producer = await self._producer.ready()
+            producer = await self._snapshots.ready()
             sent = []
             while True:
                 # Between two portions frames have their turn; never between a frame and its verdicts.

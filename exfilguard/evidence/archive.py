@@ -231,7 +231,7 @@ class ArchiveWriter:
         groups: dict[tuple[str, str, str], list[str]] = {}
         for name, entry in self.manifest.files.items():
             over = entry.kind == "events" and day_start_ms(entry.day) + DAY_MS + CLOSED_AFTER_MS < now_ms
-            if name not in self.manifest.damaged and entry.rows < self.file_rows // 2 and (over or not entry.merged):
+            if name not in self.manifest.damaged and entry.rows <= self.file_rows // 2 and (over or not entry.merged):
                 groups.setdefault((entry.kind, entry.tenant, entry.day), []).append(name)
         for (kind, tenant, day), names in sorted(groups.items()):
             over = kind == "events" and day_start_ms(day) + DAY_MS + CLOSED_AFTER_MS < now_ms

@@ -4,6 +4,7 @@ sidecar's own processes."""
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,12 @@ def run_sidecar(args: argparse.Namespace) -> int:
     supervisor = Supervisor(sidecar_parts(args.config, config.sidecar.workers))
     stop = stop_on_signals()
     supervisor.start()
+    # SIGHUP: the relays read their certificates again.
+    signal.signal(signal.SIGHUP, lambda *_: supervisor.signal("relay-", signal.SIGHUP))
     try:
         supervisor.run_until(stop)
     finally:
-        supervisor.stop(grace_s=15.0)
+        supervisor.stop(grace_s=config.sidecar.drain_ms / 1000 + 5.0)
     return 0
 
 

@@ -13,17 +13,18 @@ import re
 import tomllib
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import ConfigError
 from ..observe.asked import parse_column
+from .certificates import problem_of
 from .check_console import check_console
 from .check_responder import check_responder
 from .evidence import check_evidence
-from .schema import DENIABLE, Config
+from .schema import DENIABLE, Config, ListenerConfig
 
 ENV_PREFIX = "EXFILGUARD_"
 NOT_SETTINGS = {"EXFILGUARD_LOG_LEVEL", "EXFILGUARD_REQUIRE_COMPILED", "EXFILGUARD_KAFKA_LIBS"}
@@ -254,7 +255,7 @@ def parse_config(text: str, source: str, base: Path, environ: Mapping[str, str])
         _check(config, reader)
     if reader.problems or config is None:
         raise ConfigError(reader.problems)
-    return config
+    return replace(config, listener=[_anchored(listener, base) for listener in config.listener])
 
 
 def _check(config: Config, reader: _Reader) -> None:
@@ -383,12 +384,22 @@ def _check_listener(listener: Any, path: str, config: Config, reader: _Reader) -
         if not variable.startswith("@"):
             problem(f"{path}.identity_variables", "a user variable begins with @")
     if listener.tls == "terminate":
-        _check_certificate(listener, path, reader)
+        _check_pair(listener, path, "tls_cert", "tls_key", 'is needed with tls = "terminate"', reader)
+    elif listener.tls_client_ca:
+        problem(f"{path}.tls_client_ca", 'has no effect without tls = "terminate"')
+    if listener.upstream_cert or listener.upstream_key:
+        _check_pair(listener, path, "upstream_cert", "upstream_key", "is needed with the other", reader)
+    for network in listener.proxy_protocol_in:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            problem(f"{path}.proxy_protocol_in", f"{network!r} is no address or network: write 10.0.0.5 or 10.0.0.0/24")
     _check_engine(listener, path, problem)
     if listener.upstream_tls != "disable" and listener.upstream.startswith("unix:"):
         problem(f"{path}.upstream_tls", "a Unix socket has no TLS: set it to disable")
-    if listener.upstream_ca and not (reader.base / listener.upstream_ca).is_file():
-        problem(f"{path}.upstream_ca", "no such file")
+    for name in ("upstream_ca", "tls_client_ca"):
+        if getattr(listener, name) and not (reader.base / getattr(listener, name)).is_file():
+            problem(f"{path}.{name}", "no such file")
 
 
 def _check_engine(listener: Any, path: str, problem: Any) -> None:
@@ -402,20 +413,20 @@ def _check_engine(listener: Any, path: str, problem: Any) -> None:
         problem(f"{path}.kill_dsn", "PostgreSQL is cancelled by its own protocol: leave it out")
 
 
-def _check_certificate(listener: Any, path: str, reader: _Reader) -> None:
-    import ssl
+def _check_pair(listener: Any, path: str, cert: str, key: str, why: str, reader: _Reader) -> None:
+    """A certificate and its key: there, matching, and not expired."""
+    for name in (cert, key):
+        if not getattr(listener, name):
+            reader.problem(f"{path}.{name}", why)
+            return
+    if problem := problem_of(reader.base / getattr(listener, cert), reader.base / getattr(listener, key)):
+        reader.problem(f"{path}.{cert}", problem)
 
-    for name in ("tls_cert", "tls_key"):
-        value = getattr(listener, name)
-        if not value:
-            reader.problem(f"{path}.{name}", 'is needed with tls = "terminate"')
-            return
-        if not (reader.base / value).is_file():
-            reader.problem(f"{path}.{name}", "no such file")
-            return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            reader.base / listener.tls_cert, reader.base / listener.tls_key
-        )
-    except (ssl.SSLError, OSError):
-        reader.problem(f"{path}.tls_cert", "the certificate and the key cannot be used together: check that they match")
+
+_FILES = ("tls_cert", "tls_key", "tls_client_ca", "upstream_ca", "upstream_cert", "upstream_key")
+
+
+def _anchored(listener: ListenerConfig, base: Path) -> ListenerConfig:
+    """Its files as absolute paths: a configuration means the same wherever a part is started."""
+    changes: dict[str, Any] = {n: str(base.absolute() / path) for n in _FILES if (path := getattr(listener, n))}
+    return replace(listener, **changes)

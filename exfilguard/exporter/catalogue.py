@@ -35,6 +35,12 @@ METRICS: dict[str, Metric] = {
     "garbage_connections_total": Metric("counter", _LISTENER, "Connections closed for not speaking the protocol."),
     "upstream_failures_total": Metric("counter", _LISTENER, "Sessions that could not reach the database."),
     "spool_lost_events_total": Metric("counter", _LISTENER, "Events not recorded because the spool was full."),
+    "idle_sessions_closed_total": Metric("counter", _LISTENER, "Sessions closed by idle_timeout."),
+    "login_timeouts_total": Metric("counter", _LISTENER, "Connections closed because no login came in login_timeout."),
+    "tls_failures_total": Metric("counter", _LISTENER, "TLS handshakes with clients that failed."),
+    "certificate_expiration_timestamp_seconds": Metric(
+        "gauge", _LISTENER, "When the certificate shown to clients expires, Unix time.", "max"
+    ),
     "records_past_limit_total": Metric("counter", _LISTENER, "Records delivered past a local limit in enforce mode."),
     "desynced_total": Metric("counter", ("protocol",), "Sessions whose protocol could no longer be followed."),
     "events_spooled_total": Metric("counter", (), "Events written to the spool."),

@@ -34,7 +34,7 @@ cdef class _Pending:
 cdef class SessionObserver(Sink):
     cdef dict __dict__  # what is not named here works too, only slower
     cdef public str listener, session_id, source, principal, evidence
-    cdef public bint authenticated, desynced
+    cdef public bint authenticated, desynced, in_transaction, replication
     cdef public bytes backend_key
     cdef public object _columns, _digester, _identity, _pending
     cdef public long long _progress_rows, _progress_ms

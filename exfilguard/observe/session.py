@@ -26,7 +26,7 @@ from typing import Any
 
 from ..errors import ProtocolError
 from ..events.query import Evidence, Flag, Kind, PatientsBy, QueryEvent
-from ..wire.postgres import messages
+from ..wire.postgres import messages, startup
 from ..wire.postgres._scan import row_values
 from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader, Sink
 from ..wire.postgres.frontend import FrontendReader
@@ -49,6 +49,7 @@ MAX_STATEMENTS = 10_000
 QUERY_CANCELED = "57014"
 """SQLSTATE given to a statement whose session ended before its result did."""
 
+_XLOG_DATA = b"w"
 _BINARY_COPY_TRAILER = b"\xff\xff"
 _BINARY_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
 """Signature; 4 bytes of flags and the length of an extension follow. It comes in front of the first tuple or of the trailer."""
@@ -155,6 +156,10 @@ class SessionObserver(Sink):
         self.authenticated = False
         """AuthenticationOk was seen."""
         self.desynced = False
+        self.in_transaction = False
+        """By the last ReadyForQuery: true in a failed one too."""
+        self.replication = False
+        """The session was started for replication: all its events are flagged."""
         self.backend_key: bytes | None = None
         """Body of BackendKeyData, for a CancelRequest."""
         self._columns = columns
@@ -223,6 +228,7 @@ class SessionObserver(Sink):
         self._login = params.get("user", "")
         self._database = params.get("database", self._login)
         self._application = params.get("application_name", "")
+        self.replication = startup.replicates(params)
         self._identity.login(self._login, params)
         self._charge(None)
 
@@ -537,8 +543,10 @@ class SessionObserver(Sink):
         self._portion_estimated += count
 
     def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
-        if self._copy == "out" and whole and _no_tuple(data, start, end):
-            # Not a tuple: taken back here, counted by `rows` next.
+        if (self._copy == "out" and whole and _no_tuple(data, start, end)) or (
+            self._copy == "both" and data[start : start + 1] != _XLOG_DATA
+        ):
+            # Not a tuple, nor a piece of the log: taken back here, counted by `rows` next.
             self._uncount()
             return True
         if not self._patients_by:
@@ -805,6 +813,7 @@ class SessionObserver(Sink):
         head = self._head("QSF*")
         if head is None:
             return
+        self.in_transaction = body[:1] != b"I"
         if body[:1] == b"I" and self._identity.sticky:
             self._identity.idle()
             self._charged = True
@@ -837,7 +846,10 @@ class SessionObserver(Sink):
                 del self._pending[1]
 
     def _on_copy_both(self, body: bytes) -> None:
-        self._desync("replication stream")
+        """START_REPLICATION was granted: each XLogData counts as a row, keepalives as none."""
+        self._copy = "both"
+        self._forget_columns()
+        self.wants_rows = True
 
     def _on_function_result(self, body: bytes) -> None:
         if self._head("F") is not None:
@@ -858,6 +870,8 @@ class SessionObserver(Sink):
         if self._packed or self._large:
             flags = (*flags, *(("packed",) if self._packed else ()), *(("large_value",) if self._large else ()))
             self._packed = self._large = False
+        if self.replication and "replication" not in flags:
+            flags = (*flags, "replication")
         final = kind == "query"
         asked = self._take_asked(head) if final and head is not None and self._asked is not None else ()
         if final:
@@ -914,7 +928,7 @@ class SessionObserver(Sink):
             or self._application is not self._constant_of[2]
         ):
             self._constant_of = (self.principal, self.evidence, self._application)
-            self._constant = constant_part(self._event("query"))
+            self._constant = constant_part(self._event("query", flags=()))
         return self._constant
 
     def _shape(self, statement: _Statement) -> tuple[str, str]:
@@ -924,6 +938,8 @@ class SessionObserver(Sink):
         return normalise_bytes(sql, self._backslashes)
 
     def _event(self, kind: Kind, **values: object) -> QueryEvent:
+        if self.replication:
+            values.setdefault("flags", ("replication",))
         return QueryEvent(
             time_ms=self._now,
             kind=kind,

@@ -135,6 +135,12 @@ class Supervisor:
                 part.process.kill()
                 part.process.wait()
 
+    def signal(self, prefix: str, signum: int) -> None:
+        """Send a signal to the parts whose name begins with `prefix`."""
+        for part in self.parts:
+            if part.name.startswith(prefix) and part.process is not None and part.alive:
+                part.process.send_signal(signum)
+
     def run_until(self, stop: threading.Event, poll_s: float = 0.1) -> None:
         while not stop.wait(poll_s):
             self.check()

@@ -167,7 +167,7 @@ cdef class PumpTransport:
     cdef object receive  # protocol.data_received; None for a buffered protocol (TLS)
     cdef int fd
     cdef uint32_t mask  # what epoll was asked for; 0: not registered
-    cdef bint reading, closing, lost, asked_to_wait, broken
+    cdef bint reading, closing, lost, asked_to_wait, broken, finished
     cdef bytes backlog
     cdef Py_ssize_t sent, high, low
     cdef object __weakref__
@@ -243,10 +243,21 @@ cdef class PumpTransport:
         return PyBytes_GET_SIZE(self.backlog) - self.sent
 
     def can_write_eof(self):
-        return False
+        return True
 
     def write_eof(self):
-        raise NotImplementedError
+        """Nothing more is written: said to the other end when the backlog has left."""
+        if self.lost or self.closing or self.finished:
+            return
+        self.finished = True
+        if not PyBytes_GET_SIZE(self.backlog):
+            self.shut()
+
+    cdef shut(self):
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other end was faster
 
     def writelines(self, pieces):
         self.write(b"".join(pieces))
@@ -254,7 +265,7 @@ cdef class PumpTransport:
     cpdef write(self, data):
         cdef ssize_t n
         cdef bytes whole
-        if self.lost or self.closing:
+        if self.lost or self.closing or self.finished:
             return
         whole = data if type(data) is bytes else bytes(data)
         if PyBytes_GET_SIZE(self.backlog):
@@ -370,6 +381,8 @@ cdef class PumpTransport:
             if self.closing:
                 self.end(None)
                 return
+            if self.finished:
+                self.shut()
             self.ask()
         if self.asked_to_wait and PyBytes_GET_SIZE(self.backlog) - self.sent <= self.low:
             self.asked_to_wait = False

@@ -35,6 +35,10 @@ class Refusal(Enum):
     """The client asked for what may not pass, such as replication."""
     SPOOL = "spool"
     """The spool is full, and the policy is to refuse."""
+    IDLE = "idle"
+    """Nothing was said for `idle_timeout`."""
+    SHUTDOWN = "shutdown"
+    """The guard is being stopped."""
     PROTOCOL = "protocol"
     """The client does not speak the protocol, or it can no longer be followed."""
 
@@ -60,6 +64,10 @@ class Observer(Protocol):
     @property
     def awaiting_reply(self) -> bool:
         """True while the server owes an answer."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """True while a transaction is open, failed or not."""
 
     @property
     def unreported(self) -> bool:
@@ -110,9 +118,6 @@ class Front(Protocol):
     def statement_error(self, message: str) -> tuple[bytes, Discard] | None:
         """The error packet that ends the running statement and not the session, and what finds the statement's end in the
         server's bytes. None where the engine cannot go on after a cut: then the session is closed."""
-
-    def going_away(self) -> bytes:
-        """What an idle client is told when the guard is stopped and its session ends: the engine's words for a shutdown."""
 
     def cancel(self) -> Coroutine[Any, Any, None] | None:
         """What stops the backend's work, to be run in the background; None when nothing can."""

@@ -31,8 +31,10 @@ from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
 from ..runtime.clock import now_ms
 from ..runtime.tasks import spawn
+from ..wire import proxy
 from .engine import Front, Observer, Refusal
 from .in_step import InStep
+from .proxied import ProxyHeader, addresses_of
 
 if TYPE_CHECKING:
     from ..wire.mysql.compression import Envelopes
@@ -76,6 +78,7 @@ class Session:
         "envelopes",
         "front",
         "guard",
+        "heard_ms",
         "held",
         "id",
         "in_step",
@@ -114,6 +117,8 @@ class Session:
         """Set while a result is being brought to its next message boundary."""
         self.closed = False
         self.started = False
+        self.heard_ms = 0
+        """When either side last said something behind the login."""
         self.in_step: InStep | None = None
         """Set after a cut that the session survives, until the server is ready again."""
         self.held = b""
@@ -178,14 +183,15 @@ class Session:
         if guard.refuse_statements and not self.ending:
             self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
+        self.heard_ms = now = now_ms()
         forward_first = False
         if guard.screens or observer.holding:
-            data, events = observer.screen(data, now_ms(), self._judge)
+            data, events = observer.screen(data, now, self._judge)
         else:
             forward_first = self.listener.mode == "observe" and not observer.reads_first
             if forward_first:
                 server.write(data)
-            events = observer.client_data(data, now_ms())
+            events = observer.client_data(data, now)
         if observer.forbidden:
             text = f"{observer.forbidden} is not allowed through this guard"
             self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
@@ -218,7 +224,7 @@ class Session:
         if self.in_step is not None:
             self.in_step.from_server(data)
             return
-        now = now_ms()
+        self.heard_ms = now = now_ms()
         if self.ending is not None or listener.mode == "enforce" or observer.refusals:
             self._count_then_forward(data, now)
         else:
@@ -425,6 +431,30 @@ class Session:
         self.guard.counters.refused += 1
         self.close()
 
+    @property
+    def at_rest(self) -> bool:
+        """True when nothing is asked, nothing is being answered, and no transaction is open."""
+        observer = self.observer
+        return observer is None or not (observer.awaiting_reply or observer.in_transaction or self.in_step)
+
+    def dismiss(self, why: Refusal, message: str) -> None:
+        """End a session that is at rest, or whose time is up, in the engine's words. Nobody did anything wrong."""
+        if not self.closed:
+            if self.observer is not None and self.observer.authenticated and self.observer.at_boundary:
+                self.client.write(self.front.refusal(why, message))
+            self.close()
+
+    def client_gone(self) -> bool:
+        """The client says no more. True when it may still hear the rest of what it asked for, as from the database itself."""
+        observer, server = self.observer, self.server
+        if self.closed or observer is None or server is None or not observer.awaiting_reply:
+            self.close()
+            return False
+        if not server.write_eof():
+            self.close()
+            return False
+        return True
+
     def _event(self, kind: Any, detail: str) -> QueryEvent:
         observer = self.observer
         return QueryEvent(
@@ -517,6 +547,14 @@ class _Side(asyncio.Protocol):
             transport.close()
             asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
+    def write_eof(self) -> bool:
+        """Say that nothing more comes. False where only a close can say that: TLS."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or not transport.can_write_eof():
+            return False
+        transport.write_eof()
+        return True
+
     def abort(self) -> None:
         if self.transport is not None:
             self.transport.abort()
@@ -530,17 +568,22 @@ class ClientSide(_Side):
         self.guard = guard
         self.session: Session | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.addresses = proxy.Header()
+        """The client's and the one it connected to; behind a load balancer as its PROXY header says."""
+        self.lingers = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.attach(transport)
         if self.session is None:  # a TLS upgrade calls this again
             self.guard.counters.connections += 1
-            peer = transport.get_extra_info("peername")
-            source = peer[0] if isinstance(peer, tuple) else "unix"
-            self.session = Session(self.guard, self, source)
+            self.addresses = addresses_of(transport)
+            self.session = Session(self.guard, self, self.addresses.source or "unix")
             delay = self.guard.listener.login_timeout_ms / 1000
             self.timer = asyncio.get_running_loop().call_later(delay, self._too_slow)
-            self.session.front.connected()
+            if self.guard.believes(self.addresses.source):
+                self.divert = ProxyHeader(self).data_received
+            else:
+                self.session.front.connected()
 
     def _too_slow(self) -> None:
         session = self.session
@@ -571,14 +614,35 @@ class ClientSide(_Side):
             self.attach(upgraded)
         return True
 
+    def tls_object(self) -> ssl.SSLObject:
+        """After `start_tls`: what was negotiated."""
+        return cast("ssl.SSLObject", cast("asyncio.Transport", self.transport).get_extra_info("ssl_object"))
+
     def eof_received(self) -> bool:
-        if self.session is not None:
-            self.session.close()
-        return False
+        if self.session is None:
+            return False
+        return self.session.client_gone()
+
+    def close_softly(self) -> None:
+        """What was written reaches the client even when it is still sending: a socket that is closed with unread bytes in it
+        answers with a reset, which may overtake the error. So: say the end, read on for a while, and throw that away."""
+        if self.lingers or not self.write_eof():
+            super().close_softly()
+            return
+        self.lingers = True
+        self.guard.lingering += 1
+        self.divert = _ignore
+        self.resume_all()
+        transport = self.transport
+        if transport is not None:
+            asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
+        if self.lingers:
+            self.lingers = False
+            self.guard.lingering -= 1
         if self.session is not None:
             if not self.session.closed:
                 self.session.close()
@@ -592,6 +656,10 @@ class ClientSide(_Side):
     def resume_writing(self) -> None:
         if self.session is not None and self.session.server is not None:
             self.session.server.resume("client is slow")
+
+
+def _ignore(data: bytes) -> None:
+    pass
 
 
 def _feed(transport: asyncio.Transport, data: bytes) -> None:

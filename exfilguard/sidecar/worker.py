@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import re
@@ -40,13 +41,16 @@ from ..observe.patients import Digester, PatientColumns
 from ..observe.statement import normalise as postgres_normalise
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
+from ..wire import proxy
 from .budget import LocalBudget
-from .engine import FrontMaker
+from .drain import drain
+from .engine import FrontMaker, Refusal
 from .journal import Counters, Journal, ListenerOutlet
 from .mysql.front import MysqlFront
 from .postgres.front import PostgresFront
 from .relay import ClientSide, ServerSide, Session
 from .throttle import Throttle
+from .tls import Certificates
 from .verdict_table import VerdictTable
 
 try:
@@ -57,7 +61,6 @@ except ImportError:  # no C compiler at installation
 log = logging.getLogger(__name__)
 
 ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
-DRAIN_S = 10.0
 STALLED_S = 0.1
 
 FRONTS: dict[str, FrontMaker] = {"postgres": PostgresFront, "mysql": MysqlFront, "mariadb": MysqlFront}
@@ -96,10 +99,32 @@ class Guard:
         """Requests are looked at before they are sent."""
         self.unreported: set[Session] = set()
         """Sessions with rows that no event has told yet: a result that stalls is still reported in time."""
-        self.tls = _server_context(listener) if listener.tls == "terminate" else None
-        self.upstream_tls = _client_context(listener) if listener.upstream_tls != "disable" else None
+        self.certificates = Certificates(listener)
+        self._load_balancers = [ipaddress.ip_network(network) for network in listener.proxy_protocol_in]
         self._desynced_sessions: set[str] = set()
         self.server: asyncio.Server | None = None
+        self._next_idle_ms = 0
+        self.lingering = 0
+        """Clients that were told the end and have not closed yet."""
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """Towards clients; None when TLS is refused."""
+        return self.certificates.server
+
+    @property
+    def upstream_tls(self) -> ssl.SSLContext | None:
+        """Towards the database."""
+        return self.certificates.client
+
+    def believes(self, address: str) -> bool:
+        """True for a load balancer, whose PROXY header says who the client is."""
+        if not self._load_balancers or not address:
+            return False
+        found = ipaddress.ip_address(address.partition("%")[0])
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return any(found in network for network in self._load_balancers)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +185,23 @@ class Guard:
                 self.unreported.discard(session)
             elif events := observer.tick(now_ms()):
                 self.emit(session, events)
+
+    def close_idle(self) -> None:
+        """Sessions in which nothing was said for `idle_timeout`. Looked for four times in that time, and not more often than
+        once a second."""
+        limit = self.listener.idle_timeout_ms
+        now = now_ms()
+        if not limit or now < self._next_idle_ms:
+            return
+        self._next_idle_ms = now + min(limit // 4, 1_000)
+        for session in self.all_sessions():
+            observer = session.observer
+            if observer is not None and not observer.awaiting_reply and now - session.heard_ms >= limit:
+                self.counters.idle_closed += 1
+                session.dismiss(Refusal.IDLE, "terminating connection due to idle-session timeout")
+
+    def all_sessions(self) -> list[Session]:
+        return [session for sessions in self.sessions.values() for session in sessions]
 
     def note_desynced(self, session: Session) -> bool:
         """True the first time for this session."""
@@ -222,6 +264,8 @@ class Guard:
             return ""
         host, port = parse_address(upstream)
         await loop.create_connection(lambda: side, host, port)
+        if self.listener.proxy_protocol_out != "off":
+            side.write(proxy.build(self.listener.proxy_protocol_out, side.session.client.addresses))
         return host
 
     async def open_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -229,27 +273,12 @@ class Guard:
         upstream = self.listener.upstream
         if upstream.startswith("unix:"):
             return await asyncio.open_unix_connection(upstream.removeprefix("unix:"))
-        return await asyncio.open_connection(*parse_address(upstream))
-
-
-def _server_context(listener: ListenerConfig) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(listener.tls_cert, listener.tls_key)
-    except (OSError, ssl.SSLError):
-        raise ConfigError(
-            [f"listener {listener.name}: tls_cert and tls_key cannot be used: check the files and that they match"]
-        ) from None
-    return context
-
-
-def _client_context(listener: ListenerConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=listener.upstream_ca or None)
-    if listener.upstream_tls == "require":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+        reader, writer = await asyncio.open_connection(*parse_address(upstream))
+        if self.listener.proxy_protocol_out != "off":
+            writer.write(
+                proxy.build(self.listener.proxy_protocol_out, proxy.Header())
+            )  # for nobody: a cancel is the guard's
+        return reader, writer
 
 
 def denied_flags(listener: ListenerConfig) -> frozenset[str]:
@@ -385,6 +414,7 @@ class Worker:
         stop = asyncio.Event()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         self.load_saved()
         control_path = run_dir(self.data_dir) / f"relay-{self.number}.sock"
         control_path.unlink(missing_ok=True)
@@ -396,7 +426,7 @@ class Worker:
                 lambda guard=guard: ClientSide(guard),  # type: ignore[misc]
                 host,
                 port,
-                reuse_port=self.config.sidecar.workers > 1,
+                reuse_port=True,  # other workers, and the process that takes over in a rolling restart
                 backlog=1024,
             )
             log.info(
@@ -413,29 +443,14 @@ class Worker:
             self._set_screens()  # a verdict may have run out
             for guard in self.guards.values():
                 guard.report_stalled()
-        await self._drain()
+                guard.close_idle()
+        await drain(self)
         control.close()
         stats.close()
 
-    async def _drain(self) -> None:
-        """Take no new session; let running statements end; then close."""
-        self.draining = True
+    def _reload(self) -> None:
         for guard in self.guards.values():
-            if guard.server is not None:
-                guard.server.close()
-        deadline = time.monotonic() + DRAIN_S
-        while time.monotonic() < deadline:
-            held = [s for guard in self.guards.values() for sessions in guard.sessions.values() for s in sessions]
-            for session in held:
-                if session.observer is None or not session.observer.awaiting_reply:
-                    session.close()
-            if not held:
-                break
-            await asyncio.sleep(0.05)
-        for guard in self.guards.values():
-            for session in [s for sessions in guard.sessions.values() for s in sessions]:
-                session.abort()
-        await asyncio.sleep(0.05)
+            guard.certificates.reload()
 
     def snapshot(self) -> Snapshot:
         out = Snapshot(role="relay", instance=str(self.number))
@@ -458,7 +473,12 @@ class Worker:
                 ("cuts_total", {**labels, "by": "budget"}, c.local_cuts),
                 ("cuts_total", {**labels, "by": "verdict"}, c.verdict_cuts),
                 ("spool_lost_events_total", labels, c.spool_gap),
+                ("idle_sessions_closed_total", labels, c.idle_closed),
+                ("login_timeouts_total", labels, c.login_timeouts),
+                ("tls_failures_total", labels, c.tls_failures),
             ]
+            if guard.certificates.expires_at:
+                out.values.append(("certificate_expiration_timestamp_seconds", labels, guard.certificates.expires_at))
             out.histograms.append(("relay_added_seconds", labels, guard.added.cumulative(), guard.added.total))
         out.details = {"pid": os.getpid(), "verdicts": len(self.verdicts), "spool_full": self.journal.full}
         return out

@@ -135,6 +135,7 @@ class MysqlObserver(Tally):
         self._follow = False  # stop where another principal's answers begin
         self.refusals = 0
         self._charged = False  # the principal is that of a statement's own evidence
+        self.in_transaction = False
         self._allow_replication = allow_replication
         self._backslashes = True
         self._lost = False  # packets can no longer be told apart
@@ -646,6 +647,7 @@ class MysqlObserver(Tally):
     def _completed(self, status: int) -> None:
         """One statement of the head ended well: what it set counts from here on."""
         head, identity = self._pending[0], self._identity
+        self.in_transaction = bool(status & messages.SERVER_STATUS_IN_TRANS)
         changed = head.script is not None
         if head.script is not None and head.kind != messages.COM_STMT_PREPARE:
             identity.completed(head.script, head.done)

@@ -40,6 +40,8 @@ ERRORS = {
     Refusal.UPSTREAM: (1053, "08S01"),  # ER_SERVER_SHUTDOWN
     Refusal.FORBIDDEN: (1227, "42000"),  # ER_SPECIFIC_ACCESS_DENIED_ERROR
     Refusal.SPOOL: (1021, "HY000"),  # ER_DISK_FULL
+    Refusal.IDLE: (4031, "HY000"),  # ER_CLIENT_INTERACTION_TIMEOUT
+    Refusal.SHUTDOWN: (1053, "08S01"),  # ER_SERVER_SHUTDOWN
     Refusal.PROTOCOL: (1835, "HY000"),  # ER_MALFORMED_PACKET
 }
 CACHING_SHA2 = "caching_sha2_password"
@@ -113,9 +115,6 @@ class MysqlFront:
         observer = cast("MysqlObserver", self.session.observer)
         payload = messages.err(*ERRORS[Refusal.CUT], message)
         return packet(observer.next_sequence, payload), Discard(observer.capabilities, only_reads=observer.only_reads)
-
-    def going_away(self) -> bytes:
-        return self.refusal(Refusal.UPSTREAM, "Server shutdown in progress")
 
     def cancel(self) -> Coroutine[Any, Any, None] | None:
         """With `kill_dsn` the server is told; without, the end of its connection stops it at its next write."""

@@ -18,6 +18,7 @@ from ...wire.postgres import startup
 from ...wire.postgres.discard import Discard
 from ..engine import Refusal
 from ..relay import CONNECT_TIMEOUT_S, ServerSide, Session
+from ..tls import common_name
 
 if TYPE_CHECKING:
     from ..worker import Guard
@@ -31,6 +32,8 @@ SQLSTATES = {
     Refusal.UPSTREAM: "08006",  # connection_failure
     Refusal.FORBIDDEN: "42501",  # insufficient_privilege
     Refusal.SPOOL: "53100",  # disk_full
+    Refusal.IDLE: "57P05",  # idle_session_timeout
+    Refusal.SHUTDOWN: "57P01",  # admin_shutdown
     Refusal.PROTOCOL: "08P01",  # protocol_violation
 }
 
@@ -59,10 +62,6 @@ class PostgresFront:
     def statement_error(self, message: str) -> tuple[bytes, Discard] | None:
         return startup.error_response("ERROR", SQLSTATES[Refusal.CUT], message), Discard()
 
-    def going_away(self) -> bytes:
-        text = "terminating connection due to administrator command"
-        return startup.error_response("FATAL", "57P01", text)  # admin_shutdown
-
     def cancel(self) -> Coroutine[Any, Any, None] | None:
         observer = cast("SessionObserver | None", self.session.observer)
         key = observer.backend_key if observer is not None else None
@@ -84,6 +83,10 @@ class PostgresFront:
 
     def _start_up(self) -> None:
         session, guard = self.session, self.session.guard
+        if guard.tls is not None and not self.encrypted and startup.is_tls(self.buffer):
+            direct, self.buffer = self.buffer, b""
+            spawn(self._upgrade(guard.tls, direct), "client TLS")
+            return
         while self.buffer and not session.started and not session.closed:
             request, used = startup.parse(self.buffer)
             if request is None:
@@ -108,20 +111,40 @@ class PostgresFront:
                 self._start(raw, request.params, rest)
                 return
 
-    async def _upgrade(self, context: ssl.SSLContext) -> None:
-        if await self.session.client.start_tls(context):
-            self.encrypted = True
+    async def _upgrade(self, context: ssl.SSLContext, direct: bytes = b"") -> None:
+        """TLS towards the client. `direct`: its first bytes, when it did not ask for TLS but began it."""
+        client = self.session.client
+        if not await client.start_tls(context, direct):
+            return
+        self.encrypted = True
+        if direct and client.tls_object().selected_alpn_protocol() != "postgresql":
+            # Without it, somebody could send a browser's TLS connection here.
+            self.session.guard.counters.tls_failures += 1
+            text = "direct TLS needs ALPN postgresql: use sslnegotiation=postgres with this client"
+            self.session.refuse(Refusal.PROTOCOL, text, "direct TLS without ALPN")
+
+    def _certificate_problem(self) -> str:
+        """Why the client's certificate does not prove that it is this account; empty when it does."""
+        session = self.session
+        if not self.encrypted:
+            return "a client certificate is required: connect with TLS"
+        found = session.client.tls_object().getpeercert()
+        if not found:
+            return "a client certificate is required: set sslcert and sslkey"
+        return "" if common_name(found) == session.login else "the client certificate is another account's"
 
     def _start(self, raw: bytes, params: dict[str, str], rest: bytes) -> None:
         """The client sent its StartupMessage: check the standing verdict, then connect to the database."""
         session = self.session
         session.login = params.get("user", "")
-        if params.get("replication", "").lower() not in ("", "0", "off", "false", "no"):
-            session.refuse(
-                Refusal.LOGIN, "replication is not allowed through this guard", "replication start-up refused"
-            )
-            return
         guard, listener = session.guard, session.listener
+        if startup.replicates(params) and not guard.may_replicate(session.login):
+            text = "replication is not allowed through this guard for this account: see allow_replication"
+            session.refuse(Refusal.FORBIDDEN, text, "replication start-up refused")
+            return
+        if listener.tls_client_ca and (problem := self._certificate_problem()):
+            session.refuse(Refusal.LOGIN, problem, "client certificate refused")
+            return
         observer = SessionObserver(
             listener.name,
             session.id,

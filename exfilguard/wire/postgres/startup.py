@@ -92,6 +92,20 @@ def _params(body: bytes) -> dict[str, str]:
     return params
 
 
+_FALSE = frozenset(("", "0", "f", "fa", "fal", "fals", "false", "n", "no", "of", "off"))
+"""PostgreSQL takes any unambiguous beginning of a Boolean's name."""
+
+
+def replicates(params: dict[str, str]) -> bool:
+    """True when the session is to be a replication connection: physical (a Boolean) or logical (`database`)."""
+    return params.get("replication", "").lower() not in _FALSE
+
+
+def is_tls(buffer: bytes) -> bool:
+    """True when the bytes begin a TLS handshake (a handshake record, TLS 1.x), which needs no SSLRequest since PostgreSQL 17."""
+    return buffer[:2] == b"\x16\x03"
+
+
 def ssl_request() -> bytes:
     """SSLRequest, towards the database."""
     return _HEADER.pack(8, SSL_REQUEST_CODE)

@@ -46,13 +46,13 @@ from .load import ACCOUNTS, FRAME_EVENTS, TENANT, Frames, account, templates
 from .report import QUICK, Report, percentile
 
 FIVE_WINDOWS_MS = (10_000, 60_000, 300_000, 3_600_000, 86_400_000)
-CORE_EVENTS = 2_000_000 if QUICK else 10_000_000
-TEMPLATES = 400 if QUICK else 1_000
+CORE_EVENTS = 1_000_000 if QUICK else 10_000_000
+TEMPLATES = 200 if QUICK else 1_000
 BACKLOG_FRAMES = 1_600
 """Read in about a second, and written in less than the group's session lasts."""
 ROUNDS = 2 if QUICK else 9
-PEER_S = 4.0 if QUICK else 20.0
-LATENCY_S = 5.0 if QUICK else 30.0
+PEER_S = 2.5 if QUICK else 20.0
+LATENCY_S = 4.0 if QUICK else 30.0
 RESTORED = 1_000_000
 KEPT: list[Any] = []
 SERVER_CORE, WORKER_CORE = 0, (os.cpu_count() or 1) - 1

@@ -68,6 +68,8 @@ class Account:
     hooks: dict[str, HookState] = field(default_factory=lambda: defaultdict(HookState))
     held: int = 0
     """Revision of the verdict that the mass-lock stop holds back; 0: none."""
+    ready: bool = False
+    """All that is on record has been read: before that, what a lock had changed is not known, and nothing may be begun."""
     gone: bool = False
     """Another process has taken it over."""
 
@@ -126,8 +128,9 @@ class Reconciler:
             self.begin(verdict.key)
 
     def begin(self, key: str) -> None:
-        """Start what is due for this account and is not running."""
+        """Start what is due for this account and is not running. All that is on record of it has been read."""
         account = self.accounts[key]
+        account.ready = True
         due = [hook for hook in self.hooks if self._due(account, hook) is not None]
         for hook in due:
             state = account.hooks[hook.name]
@@ -137,8 +140,9 @@ class Reconciler:
 
     def tick(self) -> None:
         """Every second or so: locks that have expired, and hooks that are due again."""
-        for key in list(self.accounts):
-            self.begin(key)
+        for key, account in list(self.accounts.items()):
+            if account.ready:
+                self.begin(key)
 
     def drop(self, keys: Iterable[str]) -> None:
         """Another process takes these over. Nothing new is begun, and what is under way is broken off: it must not come to an

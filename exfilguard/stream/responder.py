@@ -47,12 +47,15 @@ class Responder:
         self.reconciler = Reconciler(hooks, config.responder, self._record)
         self.keys: dict[int, set[str]] = {}
         """partition -> keys of its accounts"""
+        self.restored: set[int] = set()
+        """Partitions of which all that is on record has been read. Faust delivers verdicts before that, too."""
         self._producer = Producer(config)
         self._chain = ChainWriter("responder", secrets.token_hex(8))
         self._sealing = asyncio.Lock()
 
     async def assigned(self, partitions: set[int]) -> None:
         for gone in self.keys.keys() - partitions:
+            self.restored.discard(gone)
             self.reconciler.drop(self.keys.pop(gone))
         for partition in partitions - self.keys.keys():
             self.keys[partition] = set()
@@ -67,6 +70,9 @@ class Responder:
                         self._remember(held, decode_action(record.value))
                 async for record in read_partition(self.config, self.topics.verdicts, partition, 0):
                     self.learn(partition, record.value, begin=False)
+                if self.keys.get(partition) is not held:
+                    return
+                self.restored.add(partition)
                 for key in list(held):
                     self.reconciler.begin(key)
                 log.info("partition %d: %d accounts with a verdict", partition, len(held))
@@ -92,7 +98,7 @@ class Responder:
             return
         if verdict.tenant == self.config.tenant:
             held.add(verdict.key)
-            self.reconciler.learn(verdict, begin=begin)
+            self.reconciler.learn(verdict, begin=begin and partition in self.restored)
 
     async def tick(self) -> None:
         """Every second: locks that have expired, and hooks that are due again."""

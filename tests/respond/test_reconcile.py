@@ -175,6 +175,28 @@ def test_what_is_under_way_does_not_come_to_an_account_that_its_new_owner_gave_b
     asyncio.run(play())
 
 
+def test_nothing_is_begun_before_all_that_is_on_record_is_read() -> None:
+    """A verdict is delivered while the actions are still being read: what the lock had changed would be taken for what was before."""
+
+    async def play() -> None:
+        hook = FakeHook("h")
+        site = Site(hook)
+        site.learn(verdict("a"))
+        await site.until(lambda: hook.open.get("a") is False)
+        again = Reconciler([hook], site.config, site.record)
+        again.learn(verdict("a"), begin=False)
+        again.tick()
+        await asyncio.sleep(0.1)
+        assert again.locked_accounts == 0
+        for action in site.actions:
+            again.remember(action)
+        again.begin("t/a")
+        again.learn(verdict("a", "none", 2))
+        await site.until(lambda: hook.open["a"])
+
+    asyncio.run(play())
+
+
 def test_a_lock_ends_by_itself_when_it_expires() -> None:
     async def play() -> None:
         hook = FakeHook("h")

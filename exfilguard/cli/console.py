@@ -74,7 +74,7 @@ def _serve(config: Config, users: Any, config_path: str) -> int:
     from ..console.state import ConsoleState
     from ..detect.policy import policy_at
     from ..runtime.stats import read_all
-    from .console_orders import CommandOperations, StateDossiers
+    from .console_orders import CommandOperations, ReportDossiers
 
     first = Path(config.data_dir) / FIRST_PASSWORD
     if not config.console.oidc_issuer and first_admin(users, first):
@@ -89,7 +89,7 @@ def _serve(config: Config, users: Any, config_path: str) -> int:
         feed=feed,
         users=users,
         operations=CommandOperations(config_path),
-        dossiers=StateDossiers(state),
+        dossiers=ReportDossiers(config_path, Path(config.archive_dir), state),
         policy=lambda: policy_at(config.detector.policy),
         snapshots=lambda: read_all(config.data_dir),
     )

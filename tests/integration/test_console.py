@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import httpx2
 
 from exfilguard.cli.console import FIRST_PASSWORD, USERS
 from exfilguard.cli.main import main
-from exfilguard.config.schema import ConsoleConfig
+from exfilguard.config.schema import ArchiveConfig, ConsoleConfig
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.child import free_port
 
@@ -31,9 +33,16 @@ def field(html: str, name: str) -> str:
 def test_the_attack_is_shown_and_a_click_gives_the_account_back(
     tmp_path: Path, hospital: Hospital, tansu: EmbeddedBroker
 ) -> None:
-    guard = Guard(tmp_path / "data", hospital, tansu, console=ConsoleConfig(listen=f"127.0.0.1:{free_port()}"))
+    guard = Guard(
+        tmp_path / "data",
+        hospital,
+        tansu,
+        console=ConsoleConfig(listen=f"127.0.0.1:{free_port()}"),
+        archive=ArchiveConfig(enabled=True, dir=str(tmp_path / "archive")),
+    )
     address = f"http://{guard.config.console.listen}"
     guard.start()
+    guard.stack.start("archive")
     guard.stack.start("console")
     try:
         wait_for(lambda: (guard.stack.data_dir / FIRST_PASSWORD).is_file(), 30)
@@ -53,6 +62,12 @@ def test_the_attack_is_shown_and_a_click_gives_the_account_back(
 
         wait_for(answers, 30, guard.stack.log("console"))
         with httpx2.Client(base_url=address, follow_redirects=True) as browser:
+
+            def dossier() -> list[str]:
+                answer = browser.get(f"{story[1]}/dossier", timeout=60)
+                assert answer.status_code == 200
+                return zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
+
             page = browser.post("/login", data={"name": "admin", "password": password}).text
             assert "All quiet" in page
             assert patiently(guard.dsn("dpi_export")).message
@@ -79,9 +94,11 @@ def test_the_attack_is_shown_and_a_click_gives_the_account_back(
             record = browser.get("/audit").text
             assert "asked by the head physician" in record
             assert "console from 127.0.0.1" in record
-            dossier = browser.get(f"{story[1]}/dossier")
-            assert dossier.status_code == 200
-            assert "dpi_export" in dossier.text
+            wait_for(lambda: any("incident" in name and name.endswith(".pdf") for name in dossier()), 20)
+            names = dossier()
+            assert "timeline.json" in names
+            assert not [name for name in names if name.startswith("NOTE")], names
+            assert [name for name in names if name.startswith("exposure") and name.endswith(".csv")], names
     finally:
         guard.stack.stop()
         with connect(hospital.admin_dsn) as admin:

@@ -32,8 +32,8 @@ def warnings(config: Config) -> list[str]:
         out.append(
             "kafka.bootstrap is the embedded broker: it keeps its data in memory; use a real Kafka in production"
         )
-    if not config.responder.postgres.dsn:
-        out.append("responder.postgres.dsn is empty: accounts are cut at the sidecar but not suspended in the database")
+    if not config.responder.configured():
+        out.append("responder: no hook is configured: accounts are cut at the sidecar but not suspended where they live")
     for listener in config.listener:
         if not listener.patient_columns:
             out.append(f"listener {listener.name}: no patient_columns: rows are counted, patients are not")

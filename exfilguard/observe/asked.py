@@ -20,6 +20,8 @@ from .patients import canonical
 
 MAX_ASKED = 1_000
 """Values of one statement; the rest is left out."""
+MAX_NAME_BYTES = 140
+"""How far before a column its table's name is looked for."""
 MAX_CACHED = 4_096
 MAX_CACHED_BYTES = 2_000
 
@@ -37,6 +39,7 @@ _ONE_VALUE = re.compile(rb"'((?:[^'\\]|''|\\.)*)'|(-?\d+)|\$(\d+)|(\?)")
 _MARKS = re.compile(
     rb"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|`[^`]*`|/\*.*?\*/|#[^\n]*|--\s[^\n]*|(\?)", re.DOTALL
 )
+_QUALIFIER = re.compile(rb"([\w$]+|\"[^\"]*\"|`[^`]*`)\s*\.\s*[\"`]?\Z")
 _UUID = re.compile(rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _KEYWORDS = frozenset(
     b"where on join inner left right full cross natural set group order limit using values for having union and or as select "
@@ -161,9 +164,7 @@ class AskedColumns:
         self._cache: dict[bytes, Plan | None] = {}
         self._comparison = _comparison({column.name for column in self._columns}) if self._columns else None
         tables = b"|".join(sorted({re.escape(column.table.encode()) for column in self._columns}))
-        self._tables = re.compile(
-            rb"[\"`]?\b(" + tables + rb")\b[\"`]?(?:\s+(?:as\s+)?[\"`]?([\w$]+))?", re.IGNORECASE
-        ) if tables else None  # fmt: skip
+        self._tables = re.compile(rb"\b(" + tables + rb")\b[\"`]?(?:\s+(?:as\s+)?[\"`]?([\w$]+))?") if tables else None
         others = {name for column in self._columns for name, _ in column.where}
         self._conditions = _comparison(others) if others else None
 
@@ -188,53 +189,55 @@ class AskedColumns:
         return found
 
     def _read(self, sql: bytes) -> Plan | None:
-        aliases: dict[bytes, str] = {}
         if self._tables is None or self._comparison is None:
             return None
-        for match in self._tables.finditer(sql):
-            table = match[1].lower().decode()
-            aliases[match[1].lower()] = table
-            alias = (match[2] or b"").lower()
-            if alias and alias not in _KEYWORDS:
-                aliases[alias] = table
+        low = sql.lower()  # the same offsets
+        aliases: dict[bytes, str] = {}
+        for match in self._tables.finditer(low):
+            table = match[1].decode()
+            aliases[match[1]] = table
+            if match[2] and match[2] not in _KEYWORDS:
+                aliases[match[2]] = table
         if not aliases:
             return None
         marks = [m.start(1) for m in _MARKS.finditer(sql) if m[1]] if self._engine == "mysql" else []
         values: list[Value] = []
         guarded = []
-        for match in self._comparison.finditer(sql):
-            name = match["column"].lower().decode()
-            qualifier = (match["qualifier"] or b"").strip(b'"`').lower()
+        for match in self._comparison.finditer(low):
+            name = match["column"].decode()
+            before = _QUALIFIER.search(low, max(0, match.start() - MAX_NAME_BYTES), match.start())
+            qualifier = before[1].strip(b'"`') if before is not None else b""
             tables = {aliases[qualifier]} if qualifier in aliases else set() if qualifier else set(aliases.values())
             for column in self._columns:
                 if column.name != name or column.table not in tables:
                     continue
-                found = _values(match["values"], match.start("values"), marks)
+                found = _values(sql[match.start("values") : match.end("values")], match.start("values"), marks)
                 if column.where:
-                    guarded.append((tuple(found), self._where(sql, column, marks)))
+                    guarded.append((tuple(found), self._where(sql, low, column, marks)))
                 else:
                     values += found
         return Plan(tuple(values), tuple(guarded)) if values or guarded else None
 
-    def _where(self, sql: bytes, column: Column, marks: list[int]) -> tuple[tuple[tuple[Value, ...], bytes], ...]:
+    def _where(
+        self, sql: bytes, low: bytes, column: Column, marks: list[int]
+    ) -> tuple[tuple[tuple[Value, ...], bytes], ...]:
         out = []
         for name, expected in column.where:
             found: list[Value] = []
-            for match in self._conditions.finditer(sql) if self._conditions is not None else ():
-                if match["column"].lower().decode() == name:
-                    found += _values(match["values"], match.start("values"), marks)
+            for match in self._conditions.finditer(low) if self._conditions is not None else ():
+                if match["column"].decode() == name:
+                    found += _values(sql[match.start("values") : match.end("values")], match.start("values"), marks)
             out.append((tuple(found), expected))
         return tuple(out)
 
 
 def _comparison(names: Iterable[str]) -> re.Pattern[bytes]:
-    """`[qualifier.]column = value`, `IN (values)`, `= ANY (values)`."""
+    """`column = value`, `IN (values)`, `= ANY (values)`, in lower case."""
     known = b"|".join(sorted(re.escape(name.encode()) for name in names))
     return re.compile(
-        rb"(?:(?P<qualifier>[\w$]+|\"[^\"]*\"|`[^`]*`)\s*\.\s*)?[\"`]?\b(?P<column>" + known + rb")\b[\"`]?\s*"
-        rb"(?:=\s*(?:any\s*\(\s*(?:array\s*\[)?\s*)?|in\s*\(\s*)\(?\s*"
+        rb"\b(?P<column>" + known + rb")\b[\"`]?\s*(?:=\s*(?:any\s*\(\s*(?:array\s*\[)?\s*)?|in\s*\(\s*)\(?\s*"
         rb"(?P<values>" + _VALUE + rb"(?:\s*,\s*" + _VALUE + rb")*)",
-        re.IGNORECASE | re.DOTALL,
+        re.DOTALL,
     )
 
 

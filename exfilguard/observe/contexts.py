@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -21,6 +22,12 @@ MAX_PRINCIPAL_CHARS = 200
 FORGED = "identity_forged"
 EXPIRED = "identity_expired"
 REPLAYED = "identity_replayed"
+
+
+_USUAL = re.compile(
+    rb"enduser_id='([\w.~%-]+)',exfilguard_ctx='([\w.-]+)',exfilguard_session='([\w.~%-]*)',exfilguard_sig='([0-9a-f]{64})'"
+)
+"""As exfilguard/context.py writes it; anything else is read pair by pair."""
 
 
 class Tag(NamedTuple):
@@ -36,6 +43,15 @@ def read_tag(comment: bytes) -> Tag | None:
     """The tag in a comment's content; None when it names no user."""
     if b"enduser_id=" not in comment or len(comment) > MAX_COMMENT_BYTES:
         return None
+    usual = _USUAL.fullmatch(comment)
+    if usual is not None:
+        user, ctx, session, signature = usual.groups()
+        name = user.decode() if b"%" not in user else _decoded(user)
+        if not good_name(name):
+            return None
+        return Tag(
+            name, session.decode() if b"%" not in session else _decoded(session), ctx.decode(), signature.decode()
+        )
     pairs: dict[bytes, str] = {}
     for pair in comment.split(b","):
         key, _, value = pair.partition(b"=")
@@ -58,6 +74,13 @@ def read_tag(comment: bytes) -> Tag | None:
         pairs.get(b"exfilguard_ctx", ""),
         pairs.get(b"exfilguard_sig", ""),
     )
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return unquote_to_bytes(value).decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def good_name(name: str) -> bool:

@@ -460,9 +460,11 @@ class SessionObserver(Sink):
     def _read(self, sql: bytes, whole: bool) -> _Statement:
         """A text the client sent, and what it says of who is charged."""
         statement = _Statement(sql)
-        if self._asked is not None:
-            statement.plan = self._asked.plan(sql)
         script = self._identity.read(sql, self._now, whole=whole, backslashes=self._backslashes)
+        if self._asked is not None:
+            # Without its signature, which makes every text another one.
+            own = sql[: script.shape_end] if script is not None and script.shape_end else sql
+            statement.plan = self._asked.plan(own)
         if script is not None:
             statement.script = script
             if script.finding:

@@ -452,9 +452,12 @@ class MysqlObserver(Tally):
     def _read(self, sql: bytes, whole: bool) -> _Statement:
         """A text the client sent, and what it says of who is charged."""
         statement = _Statement(sql)
+        script = self._identity.read(sql, self.now, whole=whole, backslashes=self._backslashes)
+        statement.script = script
         if self._asked is not None:
-            statement.plan = self._asked.plan(sql)
-        statement.script = self._identity.read(sql, self.now, whole=whole, backslashes=self._backslashes)
+            # Without its signature, which makes every text another one.
+            own = sql[: script.shape_end] if script is not None and script.shape_end else sql
+            statement.plan = self._asked.plan(own)
         if statement.script is not None and statement.script.finding:
             self._tell_finding(statement)
         return statement

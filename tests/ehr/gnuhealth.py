@@ -155,14 +155,15 @@ def make_people(web: int) -> dict[str, list[int]]:
         )
     out: dict[str, list[int]] = {}
     for owner in (*NURSES, ""):
-        parties = admin.call(
-            "model.party.party.create",
-            [
-                {"name": f"Anne{n}", "lastname": f"Martin{owner}{n}", "is_person": True, "is_patient": True, "gender": "f",
-                    "fed_country": "FRA", "ref": f"R{owner}{n}", "code": f"C{owner}{n}", "addresses": [], "contact_mechanisms": []}
-                for n in range(EACH if owner else EXTRA)
-            ],
-        )  # fmt: skip
+        # One by one: of several in one call GNU Health makes the same code.
+        parties = [
+            admin.call(
+                "model.party.party.create",
+                [{"name": f"Anne{n}", "lastname": f"Martin{owner}{n}", "is_person": True, "is_patient": True, "gender": "f",
+                    "fed_country": "FRA", "addresses": [], "contact_mechanisms": []}],
+            )[0]
+            for n in range(EACH if owner else EXTRA)
+        ]  # fmt: skip
         out[owner] = admin.call("model.gnuhealth.patient.create", [{"name": party} for party in parties])
     return out
 

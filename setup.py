@@ -15,31 +15,49 @@ SOURCES = {
     "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
     "exfilguard.wire.postgres.backend": "exfilguard/wire/postgres/backend.py",
     "exfilguard.wire.postgres.frontend": "exfilguard/wire/postgres/frontend.py",
-    "exfilguard.events._encode": "exfilguard/events/_encode.pyx",
-    "exfilguard.observe.outlet": "exfilguard/observe/outlet.py",
-    "exfilguard.observe.session": "exfilguard/observe/session.py",
     "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",
     "exfilguard.sidecar._pump": "exfilguard/sidecar/_pump.pyx",
-    "exfilguard.sidecar.journal": "exfilguard/sidecar/journal.py",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
 }
 
-extensions = [
-    Extension(
-        name,
-        [source],
-        depends=[str(header) for header in Path(source).parent.glob("*.h")],
-        optional=True,
-        extra_compile_args=["-O3"],
-    )
-    for name, source in SOURCES.items()
-    if Path(source).exists()
+# Python on the way of every query: compiled with Python's own checks of bounds and signs.
+CHECKED = [
+    "exfilguard.events._encode",
+    "exfilguard.observe.estimate",
+    "exfilguard.observe.outlet",
+    "exfilguard.observe.patients",
+    "exfilguard.observe.session",
+    "exfilguard.observe.statement",
+    "exfilguard.runtime.stats",
+    "exfilguard.sidecar.journal",
+    "exfilguard.sidecar.relay",
+    "exfilguard.sidecar.spool",
+    "exfilguard.wire.postgres.messages",
 ]
+
+
+def extension(name: str, source: str) -> Extension:
+    headers = [str(header) for header in Path(source).parent.glob("*.h")]
+    return Extension(name, [source], depends=headers, optional=True, extra_compile_args=["-O3", "-g0"])
+
+
+def source_of(name: str) -> str:
+    path = Path(*name.split("."))
+    return str(next(p for p in (path.with_suffix(".pyx"), path.with_suffix(".py")) if p.exists()))
+
+
 setup(
-    ext_modules=cythonize(
-        extensions,
-        language_level=3,
-        compiler_directives={"boundscheck": False, "wraparound": False, "cdivision": True},
-    )
+    ext_modules=[
+        *cythonize(
+            [extension(name, source) for name, source in SOURCES.items()],
+            language_level=3,
+            compiler_directives={"boundscheck": False, "wraparound": False, "cdivision": True},
+        ),
+        *cythonize(
+            [extension(name, source_of(name)) for name in CHECKED],
+            language_level=3,
+            compiler_directives={"annotation_typing": False},
+        ),
+    ]
 )

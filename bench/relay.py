@@ -42,7 +42,9 @@ LARGE_GB = 1 if QUICK else 10
 SESSIONS = 1_000 if QUICK else 5_000
 SCALE = 5
 ONLY = set(os.environ.get("ONLY", "").split(",")) - {""}
-"""For work on one figure: `queries`, `bulk`, `memory`, and names of ways to leave the others out."""
+"""For work on one figure: `queries`, `bulk`, `memory`, and names of ways to leave the others out; `page` writes the page in a short run too."""
+
+PARTS = ONLY & {"queries", "bulk", "memory"}
 
 STATEMENTS = {
     "select text": "SELECT patient_id, nom, naissance, ville FROM bulk",
@@ -53,21 +55,22 @@ STATEMENTS = {
 
 def main() -> int:
     report = Report("relay")
+    report.facts["cores"] = os.cpu_count()
     with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
         with World(directory) as world:
             _load(world)
             world.start_sidecar(["pgbench_accounts.aid", "bulk.patient_id"])
-            if not ONLY or "queries" in ONLY:
+            if not PARTS or "queries" in PARTS:
                 _queries(world, report)
-            if not ONLY or "bulk" in ONLY:
+            if not PARTS or "bulk" in PARTS:
                 _bulk(world, report)
-            if not ONLY or "memory" in ONLY:
+            if not PARTS or "memory" in PARTS:
                 _large(world, report)
                 _idle(world, report)
     status = report.finish()
-    if not QUICK and not ONLY:
+    if not QUICK or "page" in ONLY:
         write_page(report)
     return status
 

@@ -1,4 +1,3 @@
-# cython: annotation_typing=False
 """Where a session's statements go as finished bytes, when nobody needs them as objects.
 
 An observer with an outlet does not return the events of statements (`query`, `progress`): it writes them. All other events

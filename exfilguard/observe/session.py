@@ -1,4 +1,3 @@
-# cython: annotation_typing=False
 """One session: pairs what the server answers with what the client asked, and says what left the database.
 
 Strategy: one queue of pending requests. The client's messages append to it, the server's messages work on its head:

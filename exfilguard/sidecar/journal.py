@@ -1,4 +1,3 @@
-# cython: annotation_typing=False
 """What one relay process records: events into the spool, each account's partition hash, which shapes' texts were told.
 
 A full spool is counted, and the gap becomes an event. Two ways in: `append` takes an event, `ListenerOutlet.put` bytes that an

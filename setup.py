@@ -31,7 +31,6 @@ CHECKED = [
     "exfilguard.observe.statement",
     "exfilguard.runtime.stats",
     "exfilguard.sidecar.journal",
-    "exfilguard.sidecar.relay",
     "exfilguard.sidecar.spool",
     "exfilguard.wire.postgres.messages",
 ]

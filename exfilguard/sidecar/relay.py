@@ -508,7 +508,7 @@ class _Side(asyncio.Protocol):
     """What the two sides share: writing with back-pressure, and a soft close that flushes."""
 
     pumped = True
-    """Where compiled, the sockets are read and written by _pump.pyx."""
+    """Where compiled, the sockets of a relay without TLS are read and written by _pump.pyx."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None

@@ -17,7 +17,7 @@ import signal
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -501,11 +501,17 @@ def digest_key(config: Config) -> bytes:
     raise ConfigError([f"{path}: is empty: remove it, or set sidecar.digest_key_file"])
 
 
+def _loop_for(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
+    """TLS runs on uvloop's own transports; a relay that only speaks in clear has its sockets in C."""
+    encrypted = any(one.tls != "refuse" or one.upstream_tls != "disable" for one in config.listener)
+    return uvloop.new_event_loop if encrypted else make_loop
+
+
 def run_worker(config: Config, number: int) -> int:
     """Run until SIGTERM. Returns the exit status."""
     try:
         worker = Worker(config, number)
-        with asyncio.Runner(loop_factory=make_loop) as runner:
+        with asyncio.Runner(loop_factory=_loop_for(config)) as runner:
             runner.run(worker.run())
     except OSError as error:
         log.error(

@@ -33,7 +33,9 @@ def warnings(config: Config) -> list[str]:
             "kafka.bootstrap is the embedded broker: it keeps its data in memory; use a real Kafka in production"
         )
     if not config.responder.configured():
-        out.append("responder: no hook is configured: accounts are cut at the sidecar but not suspended where they live")
+        out.append(
+            "responder: no hook is configured: accounts are cut at the sidecar but not suspended where they live"
+        )
     for listener in config.listener:
         if not listener.patient_columns:
             out.append(f"listener {listener.name}: no patient_columns: rows are counted, patients are not")

@@ -30,7 +30,7 @@ from .exfilbench.rivals import BY_DATABASE, RIVALS, FalseAlarms, Rule
 from .report import QUICK, RESULTS, Report
 
 TRAINING_SEEDS = (1, 2, 3)
-HELD_OUT_SEEDS = (101,) if QUICK else (101, 102, 103, 104)
+HELD_OUT_SEEDS = (201,) if QUICK else (201, 202, 203, 204)
 CHUNKS = 1 if QUICK else 2
 SIZE = SMALL if QUICK else Size()
 NORMAL_DAYS = 56 if QUICK else 60

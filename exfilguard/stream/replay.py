@@ -15,8 +15,11 @@ from .recorded import last_time
 from .sums import Publisher, Sums
 
 MAX_VERDICTS = 100_000
-SUMS_MS, SUMS_FRAMES = 3_600_000, 100
-"""Sums over accounts are looked at after so much recorded time, or so many frames."""
+SUMS_MS, SUMS_FRAMES = 60_000, 100
+"""Sums over accounts are looked at after so much recorded time, or so many frames: a step is said up to a minute later than the
+detector, which looks every second, would have said it."""
+LAST_LOOKS = 20
+"""At the end of the recording: a look publishes a bounded part of what is due."""
 
 
 @dataclass(slots=True)
@@ -93,6 +96,11 @@ def replay(frames: Iterable[bytes], policy: Policy, max_patients: int) -> Replay
             standing[verdict.key] = verdict
             _note(out, verdict)
 
+    def look(now: int) -> None:
+        for key, value in publisher.records(engine, judge_of, now):
+            sums.add(key, value)
+        take(sums.judge(judge_of, lambda tenant, principal: True, standing, now))
+
     engine = Engine(judge_of, standing, max_patients)
     publisher, sums = Publisher(0), Sums()
     looked_ms = looked_frame = hour = 0
@@ -112,12 +120,12 @@ def replay(frames: Iterable[bytes], policy: Policy, max_patients: int) -> Replay
         # What the detector does every second and every hour (stream/sums.py), in the recording's time.
         if now >= looked_ms + SUMS_MS or (offset - looked_frame >= SUMS_FRAMES and now > looked_ms + 1_000):
             looked_ms, looked_frame = now, offset
-            for key, value in publisher.records(engine, judge_of, now):
-                sums.add(key, value)
-            take(sums.judge(judge_of, lambda tenant, principal: True, standing, now))
+            look(now)
         if hour and now // HOUR_MS > hour:
             sums.close_hour(judge_of, [engine], hour, now)
         hour = max(hour, now // HOUR_MS)
+    for _ in range(LAST_LOOKS):
+        look(out.last_ms)
     out.events = engine.events
     return out
 

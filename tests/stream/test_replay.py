@@ -15,7 +15,7 @@ from exfilguard.detect.policy import load_policy
 from exfilguard.errors import ExfilGuardError
 from exfilguard.events.codec import encode_frame, frame_head
 from exfilguard.stream.recorded import FileRecording, in_order, last_time, save
-from exfilguard.stream.replay import replay
+from exfilguard.stream.replay import Replay, replay
 
 NOW = 1_767_600_000_000
 STRICT = """
@@ -54,26 +54,43 @@ def test_what_a_policy_would_have_said(tmp_path: Path) -> None:
     assert out.as_dict()["verdicts"] == {"alert": 1, "cut": 1}
 
 
-def test_accounts_that_act_together_are_seen(tmp_path: Path) -> None:
+def together(tmp_path: Path, count: int, **cross: int) -> Replay:
+    """Six accounts of one address, six new patients and six seconds a frame."""
     head = frame_head("clinic", "one", "1")
     names = [f"dr.{n}" for n in range(6)]
     path = tmp_path / "recording"
     path.write_bytes(
         b"\n".join(
             encode_frame(head, seq, [orjson.dumps(event(seq * 6 + i, name)) for i, name in enumerate(names)])
-            for seq in range(120)
+            for seq in range(count)
         )
     )
-    together = (
+    steps = ", ".join(f"{level} = {value}" for level, value in cross.items())
+    policy = (
         STRICT.replace("alert = 50, cut = 100", "alert = 900")
-        + """
+        + f"""
 [cross.source]
-limits = [ { unit = "patients", window = "1h", alert = 200, cut = 500 } ]
+limits = [ {{ unit = "patients", window = "1h", {steps} }} ]
 """
     )
-    out = replay(in_order(FileRecording(str(path))), load_policy(together, "p"), 10_000)
-    assert {a.principal for a in out.accounts.values() if a.level == "cut"} == set(names)
+    return replay(in_order(FileRecording(str(path))), load_policy(policy, "p"), 10_000)
+
+
+def test_accounts_that_act_together_are_seen(tmp_path: Path) -> None:
+    out = together(tmp_path, 120, alert=200, cut=500)
+    names = {f"dr.{n}" for n in range(6)}
+    assert {a.principal for a in out.accounts.values() if a.level == "cut"} == names
     assert out.detectors == {"cross": 12}
+    for account in out.accounts.values():
+        # Each step within a minute (a look) and the frame that was read then of the 201st and the 501st patient.
+        assert NOW + 200_000 < account.first_ms <= NOW + 270_000
+        assert NOW + 500_000 < account.cut_ms <= NOW + 570_000
+
+
+def test_a_recording_that_ends_between_two_looks_is_looked_at_to_its_end(tmp_path: Path) -> None:
+    # 60 patients; the limit is passed after the first look, and the recording ends before the second is due.
+    out = together(tmp_path, 10, cut=54)
+    assert len(out.reached("cut")) == 6
 
 
 def test_partitions_have_sequences_of_their_own(tmp_path: Path) -> None:

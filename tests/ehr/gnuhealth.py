@@ -120,9 +120,18 @@ def site() -> Iterator[dict[str, Any]]:
             kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
             sidecar=SidecarConfig(digest_key=DIGEST_KEY),
             identity=IdentityConfig(keys=f"k1:{KEY}"),
-            listener=[listener(f"127.0.0.1:{server.port}", patient_columns=["gnuhealth_patient.id"], catalog_dsn="")],
+            # Without the catalog every column called `id` would be a patient's, those of GNU Health's own users too.
+            listener=[
+                listener(
+                    f"127.0.0.1:{server.port}",
+                    patient_columns=["gnuhealth_patient.id"],
+                    catalog_dsn=psycopg.conninfo.make_conninfo(server.admin_dsn, dbname=DATABASE),
+                )
+            ],
         )
         stack = Stack(config)
+        stack.start("shipper")  # resolves the columns; there is no Kafka here, the events are read from the spool
+        wait_for(lambda: (stack.data_dir / "columns.json").is_file(), 60)
         stack.start("relay")
         stack.relay_ready()
         web = free_port()
@@ -164,11 +173,11 @@ def make_people(web: int) -> dict[str, list[int]]:
             )[0]
             for n in range(EACH if owner else EXTRA)
         ]  # fmt: skip
-        out[owner] = admin.call("model.gnuhealth.patient.create", [{"name": party} for party in parties])
+        out[owner] = admin.call("model.gnuhealth.patient.create", [{"party": party} for party in parties])
     return out
 
 
-FIELDS = ["name.rec_name", "name.lastname", "gender", "age"]
+FIELDS = ["party/rec_name", "lastname", "gender", "age"]
 
 
 def nurse_at_work(client: Client, mine: list[int]) -> None:

@@ -221,7 +221,7 @@ def test_an_embedded_broker_that_grew_too_large_is_restarted_and_nothing_is_lost
         installation.broker_max_bytes = 1 << 30
         ask(50)
         wait_for(settled, 60)
-        assert count_events(installation.config).rows == 100 * 9
+        wait_for(lambda: count_events(installation.config).rows == 100 * 9, 20)
         assert installation.total("frames_gap_total") == 0
     finally:
         installation.stop()

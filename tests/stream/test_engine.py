@@ -237,15 +237,29 @@ def test_what_cannot_be_read_is_named_never_quoted_and_does_not_stop_the_stream(
 def test_crossing_a_limit_is_one_verdict_and_names_the_event() -> None:
     standing: dict[str, Verdict] = {}
     engine = new(standing)
-    log = [frame(n, event("app", 500, tuple(range(n * 500, n * 500 + 500)), NOW + n)) for n in range(12)]
+    times = [NOW + n * 61_000 for n in range(12)]
+    log = [frame(n, event("app", 500, tuple(range(n * 500, n * 500 + 500)), at)) for n, at in enumerate(times)]
     issued = []
     for offset, value in enumerate(log):
-        for verdict in engine.feed(offset, value, NOW + 50).verdicts:
+        for verdict in engine.feed(offset, value, times[offset] + 50).verdicts:
             standing[verdict.key] = verdict
             issued.append(verdict)
     assert [v.level for v in issued] == ["alert", "cut", "lock"]
-    assert issued[-1].crossed_ms == NOW + 6
-    assert issued[-1].reason == "app took 3,500 patients in 10s; the lock limit of class application is 3,000"
+    assert issued[-1].crossed_ms == times[6]
+    assert issued[-1].reason == "app took 3,500 patients in 1h; the lock limit of class application is 3,000"
+
+
+def test_a_fast_thief_is_locked_and_not_only_cut() -> None:
+    standing: dict[str, Verdict] = {}
+    engine = new(standing)
+    issued = []
+    for n in range(5):
+        record = frame(n, event("app", 500, tuple(range(n * 500, n * 500 + 500)), NOW + n))
+        for verdict in engine.feed(n, record, NOW + 50).verdicts:
+            standing[verdict.key] = verdict
+            issued.append(verdict)
+    assert [v.level for v in issued] == ["alert", "lock"]
+    assert issued[-1].reason == "app took 2,500 patients in 10s; the lock limit of class application is 2,000"
 
 
 def test_logins_and_refusals_are_no_records() -> None:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.drivers.conftest import MODES, Bench
+from tests.drivers.bench import MODES, Bench
 from tests.drivers.drivers import DRIVERS, Outcome, play
 from tests.integration.stack import Tap, wait_for
 from tests.wire.oracle import rows_delivered

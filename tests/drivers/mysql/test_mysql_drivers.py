@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.drivers.mysql.conftest import MODES, Bench
+from tests.drivers.bench import MODES, Bench
 from tests.drivers.mysql.drivers import DRIVERS, play
 from tests.drivers.test_drivers import FULL, RECORD, assert_same, settled
 from tests.integration.stack import Tap, wait_for

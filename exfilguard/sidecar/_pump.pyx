@@ -294,6 +294,10 @@ cdef class PumpTransport:
     def abort(self):
         self.end(None)
 
+    def _force_close(self, error):
+        """asyncio's TLS calls this when the handshake or the shutdown fails."""
+        self.end(error)
+
     # -- the work -----------------------------------------------------------------------------------------------------
 
     cdef keep(self, bytes data, Py_ssize_t begin):

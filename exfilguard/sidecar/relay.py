@@ -53,6 +53,8 @@ _TURN = "others' turn"
 LINGER_S = 5.0
 """A refused client that does not read its error is dropped after this time."""
 CONNECT_TIMEOUT_S = 10.0
+TLS_TIMEOUT_S = 10.0
+"""A client that has begun TLS must have finished the handshake by then."""
 _DENIED = {
     "server_export": "writing or reading the server's files",
     "foreign": "reaching another server",
@@ -508,7 +510,7 @@ class _Side(asyncio.Protocol):
     """What the two sides share: writing with back-pressure, and a soft close that flushes."""
 
     pumped = True
-    """Where compiled, the sockets of a relay without TLS are read and written by _pump.pyx."""
+    """Where compiled, the sockets are read and written by _pump.pyx."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -519,6 +521,32 @@ class _Side(asyncio.Protocol):
     def attach(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    async def secure(
+        self, context: ssl.SSLContext, *, server: bool = False, host: str | None = None, timeout_s: float | None = None
+    ) -> None:
+        """TLS from here on. Raises OSError, SSLError, TimeoutError.
+
+        asyncio's start_tls hands decrypted bytes on before it returns (uvloop's does not): whoever answered them then would
+        answer in clear. So they wait until this side has the encrypted transport and the caller has gone on."""
+        loop = asyncio.get_running_loop()
+        early: list[bytes] = []
+        then, wait = self.divert, early.append
+        self.divert = wait
+        transport = await loop.start_tls(
+            cast("asyncio.Transport", self.transport), self, context,
+            server_side=server, server_hostname=host, ssl_handshake_timeout=timeout_s,
+        )  # fmt: skip
+        if transport is not None:
+            self.attach(transport)
+
+        def go_on() -> None:
+            if self.divert is wait:
+                self.divert = then
+                if early:
+                    self.data_received(b"".join(early))
+
+        loop.call_soon(go_on)
 
     def write(self, data: bytes) -> None:
         if data and self.transport is not None and not self.transport.is_closing():
@@ -601,17 +629,14 @@ class ClientSide(_Side):
         """Take the client's TLS handshake, of which `early` has been read already. False, and the connection aborted, when it
         fails."""
         transport = cast("asyncio.Transport", self.transport)
-        loop = asyncio.get_running_loop()
         if early:
-            loop.call_soon(_feed, transport, early)
+            asyncio.get_running_loop().call_soon(_feed, transport, early)
         try:
-            upgraded = await loop.start_tls(transport, self, context, server_side=True, ssl_handshake_timeout=10.0)
+            await self.secure(context, server=True, timeout_s=TLS_TIMEOUT_S)
         except (OSError, ssl.SSLError, TimeoutError):
             self.guard.counters.tls_failures += 1
             transport.abort()
             return False
-        if upgraded is not None:
-            self.attach(upgraded)
         return True
 
     def tls_object(self) -> ssl.SSLObject:
@@ -703,10 +728,7 @@ class ServerSide(_Side):
 
     async def start_client_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Begin TLS towards the database. Raises OSError, SSLError."""
-        transport = cast("asyncio.Transport", self.transport)
-        upgraded = await asyncio.get_running_loop().start_tls(transport, self, context, server_hostname=host)
-        if upgraded is not None:
-            self.attach(upgraded)
+        await self.secure(context, host=host)
 
     def _next_turn(self) -> None:
         """One portion, unless a slow client or the throttle asks to wait: then `resume` goes on here."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
-from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig, SpoolConfig
+from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SidecarConfig, SpoolConfig
 from exfilguard.events.codec import check_event
 from exfilguard.sidecar.spool import SpoolReader
 
@@ -53,7 +53,11 @@ def relay(tmp_path: Path, hospital: Hospital) -> Iterator[Relay]:
     started: list[Stack] = []
 
     def start(
-        spool: SpoolConfig | None = None, upstream: str = "", sidecar: SidecarConfig | None = None, **changes: Any
+        spool: SpoolConfig | None = None,
+        upstream: str = "",
+        sidecar: SidecarConfig | None = None,
+        beside: Sequence[ListenerConfig] = (),
+        **changes: Any,
     ) -> Guarded:
         config = Config(
             tenant="clinic",
@@ -61,7 +65,7 @@ def relay(tmp_path: Path, hospital: Hospital) -> Iterator[Relay]:
             kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
             spool=spool or SpoolConfig(),
             sidecar=sidecar or SidecarConfig(),
-            listener=[listener(upstream or hospital.upstream, **changes)],
+            listener=[listener(upstream or hospital.upstream, **changes), *beside],
         )
         stack = Stack(config)
         started.append(stack)

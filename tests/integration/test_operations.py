@@ -345,6 +345,8 @@ def test_an_allowed_replica_is_counted_and_flagged(relay: Relay, hospital: Hospi
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
+            # It begins with the segment that is written to when it connects: a table made earlier would not be sent.
+            wait_for(lambda: list(directory.glob("*.partial")))
             admin.execute("CREATE TABLE IF NOT EXISTS filled AS SELECT generate_series(1, 20000) AS a")
             admin.execute("SELECT pg_switch_wal()")
             wait_for(lambda: sum(e.get("bytes", 0) for e in guarded.events()) > 500_000)

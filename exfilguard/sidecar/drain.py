@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 0.02
-GOODBYE_S = 0.5
+GOODBYE_S = 2.0
 """For the last words to be read."""
 _WORDS = "terminating connection due to administrator command"
 

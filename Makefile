@@ -9,7 +9,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
+.PHONY: bench test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
 $(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/postgres/backend.py exfilguard/wire/postgres/frontend.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -63,6 +63,11 @@ bench-detect: $(STAMP)
 
 bench-relay: $(STAMP)
 	@$(BIN)/python -m bench.relay $(ARGS)
+
+# The numbers of the design, one after the other; goes on where one is short, and says so at the end.
+bench: $(STAMP)
+	@status=0; for one in relay stream detect attack; do $(MAKE) --no-print-directory bench-$$one || status=1; done; \
+	  $(MAKE) --no-print-directory chaos || status=1; exit $$status
 
 # Every driver on every server in both modes; `make test` runs a part of it.
 drivers: $(STAMP)

@@ -95,8 +95,7 @@ class ApacheKafka:
                 classpath,
                 "kafka.tools.StorageTool",
                 "format",
-                "-t",
-                cluster,
+                f"--cluster-id={cluster}",  # one in 64 begins with a dash
                 "-c",
                 str(properties),
             ]

@@ -12,14 +12,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..events.action import Action
+from ..events.action import OPERATOR, Action
 from ..events.verdict import Level, Verdict, severity
 
 MAX_INCIDENTS = 20_000
 MAX_STEPS = 200
 """Verdicts, and actions, kept of one incident: the newest."""
 
-OPERATOR = "operator"
 ACKNOWLEDGED = "ack"
 
 

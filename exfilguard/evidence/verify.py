@@ -137,6 +137,7 @@ def _checkpoints(
     result: Verification, lines: Sequence[bytes], own: Sequence[bytes], verifier: Verifier, ledger_id: str
 ) -> list[Checkpoint]:
     good: dict[tuple[int, str], Checkpoint] = {}
+    foreign: list[tuple[str, bool, Checkpoint]] = []
     for at, data in enumerate(lines, 1):
         if not data.strip():
             continue
@@ -148,9 +149,18 @@ def _checkpoints(
             text = f"checkpoint {found.number}: the signature does not fit the public key {verifier.key_id}"
             result.add("signature", found.n, found.n, where, text)
         elif ledger_id and found.ledger != ledger_id:
-            result.notes.append(f"{where}: is of another ledger ({found.ledger}) and was left out")
+            foreign.append((where, at <= len(own), found))
         else:
             good[(found.number, found.hash)] = found
+    for where, local, found in foreign:
+        if local or not good:  # the only witness of an entry 0 that was changed, or of a ledger that was put in this one's place
+            text = (
+                f"checkpoint {found.number} is of ledger {found.ledger}, and this ledger calls itself {ledger_id}: its first "
+                "entry was altered, or another ledger was put in its place"
+            )
+            result.add("altered", 0, found.n, where, text)
+        else:
+            result.notes.append(f"{where}: is of another ledger ({found.ledger}) and was left out")
     numbers = sorted({number for number, _ in good})
     for before, after in pairwise(numbers):
         if after != before + 1:
@@ -176,6 +186,7 @@ def _anchor(result: Verification, directory: Path, verifier: Verifier) -> tuple[
 
 def _chain(result: Verification, seen: Sequence[_Seen], start: int, prev: str, vouched: Container[str]) -> None:
     expected, before = start, prev
+    hashes = {prev, *(one.hash for one in seen)}
     for i, one in enumerate(seen):
         where = one.where
         # Nobody holds the hash of the line before a break: that line may be the altered one.
@@ -195,7 +206,9 @@ def _chain(result: Verification, seen: Sequence[_Seen], start: int, prev: str, v
             result.add("removed", from_here, last, where, text)
         elif one.n < expected:
             text = f"entry {one.n} stands where entry {expected} should be: reordered, inserted or repeated"
-            result.add("reordered", min(one.n, from_here), expected, where, text)
+            # What it holds as the hash of its neighbour is not here: then the neighbour was changed as well.
+            lost = one.n > start and one.prev not in hashes
+            result.add("reordered", min(one.n - lost, from_here), expected, where, text)
         elif one.prev != before:
             first, last = _blame(seen, i, expected)
             which = f"entry {first} was altered" if first == last else f"entry {first} or {last} was altered"

@@ -117,6 +117,7 @@ def changed(data: list[bytes], change: Change) -> list[bytes]:
 
 
 @example(changes=[("edit", 0, 0), ("forge", 0, 0)])
+@example(changes=[("edit", 0, 300), ("truncate", 1, 0)])  # another name, and every entry after it gone
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=CHANGES)
 def test_any_change_is_found_and_located(original: Path, tmp_path: Path, changes: list[Change]) -> None:
@@ -141,6 +142,24 @@ def test_any_change_is_found_and_located(original: Path, tmp_path: Path, changes
     )
     assert any(f.first <= first <= f.last for f in found.findings), (first, found.findings[:4])
     assert all(f.where and f.text for f in found.findings)
+
+
+def test_a_ledger_that_was_put_in_anothers_place_is_found(original: Path, tmp_path: Path) -> None:
+    """A new, whole ledger under the same key: only the checkpoints that were kept elsewhere know of the old one."""
+    Ledger(tmp_path / "ledger", signer_at(original / "audit.key"), NOW).append([], NOW)
+    found = check(tmp_path, original)
+    assert {f.kind for f in found.findings} == {"altered"}
+    assert all("put in its place" in f.text for f in found.findings)
+
+
+def test_a_kept_checkpoint_of_a_second_ledger_is_only_told(original: Path, copy: Path, tmp_path: Path) -> None:
+    """One place may keep the checkpoints of several installations."""
+    second = Ledger(tmp_path / "second", signer_at(original / "audit.key"), NOW)
+    second.checkpoint(NOW)
+    kept = (tmp_path / "second" / CHECKPOINTS).read_bytes().splitlines()
+    found = verify(copy / "ledger", verifier_at(original / "ledger" / "public-key.pem"), kept)
+    assert found.ok
+    assert any("another ledger" in note for note in found.notes)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

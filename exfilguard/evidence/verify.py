@@ -153,7 +153,9 @@ def _checkpoints(
         else:
             good[(found.number, found.hash)] = found
     for where, local, found in foreign:
-        if local or not good:  # the only witness of an entry 0 that was changed, or of a ledger that was put in this one's place
+        if (
+            local or not good
+        ):  # the only witness of an entry 0 that was changed, or of a ledger that was put in this one's place
             text = (
                 f"checkpoint {found.number} is of ledger {found.ledger}, and this ledger calls itself {ledger_id}: its first "
                 "entry was altered, or another ledger was put in its place"

@@ -18,7 +18,7 @@ RESOLVED = "resolved.toml"
 """Below the data directory: the configuration as it runs, with the embedded broker's address."""
 
 _PATHS = {
-    "kafka": ("ca_file",),
+    "kafka": ("ca_file", "cert_file", "key_file"),
     "detector": ("policy",),
     "archive": ("dir", "checkpoint_dir"),
     "siem": ("ca_file",),

@@ -274,6 +274,10 @@ def _check(config: Config, reader: _Reader) -> None:
             problem(f"kafka.{name}", "must be at least 1")
     if "SASL" in kafka.security_protocol and not (kafka.username and kafka.password):
         problem("kafka.username", f"{kafka.security_protocol} needs username and password_file")
+    if kafka.cert_file or kafka.key_file:
+        if "SSL" not in kafka.security_protocol:
+            problem("kafka.cert_file", "has no effect without TLS: set security_protocol to SSL or SASL_SSL")
+        _check_pair(kafka, "kafka", "cert_file", "key_file", "is needed with the other", reader)
     if config.spool.segment_bytes < 1 << 16:
         problem("spool.segment_bytes", 'must be at least "64KiB"')
     if config.spool.max_bytes < 2 * config.spool.segment_bytes:
@@ -413,13 +417,13 @@ def _check_engine(listener: Any, path: str, problem: Any) -> None:
         problem(f"{path}.kill_dsn", "PostgreSQL is cancelled by its own protocol: leave it out")
 
 
-def _check_pair(listener: Any, path: str, cert: str, key: str, why: str, reader: _Reader) -> None:
+def _check_pair(section: Any, path: str, cert: str, key: str, why: str, reader: _Reader) -> None:
     """A certificate and its key: there, matching, and not expired."""
     for name in (cert, key):
-        if not getattr(listener, name):
+        if not getattr(section, name):
             reader.problem(f"{path}.{name}", why)
             return
-    if problem := problem_of(reader.base / getattr(listener, cert), reader.base / getattr(listener, key)):
+    if problem := problem_of(reader.base / getattr(section, cert), reader.base / getattr(section, key)):
         reader.problem(f"{path}.{cert}", problem)
 
 

@@ -40,6 +40,8 @@ class KafkaConfig:
     username: str = setting("SASL user.", "")
     password: str = setting("SASL password; better `password_file`.", "", secret=True)
     ca_file: str = setting("CA bundle that signed the brokers' certificates.", "")
+    cert_file: str = setting("Certificate (PEM) shown to the brokers, where they ask for one (mutual TLS).", "")
+    key_file: str = setting("Its private key (PEM).", "")
     linger_ms: int = setting(
         "How long the shipper waits at most to fill a frame, milliseconds. An event with many patients does not wait.",
         25,

@@ -15,7 +15,7 @@ class Metric:
     kind: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
-    combine: Literal["sum", "max"] = "sum"
+    combine: Literal["sum", "max", "min"] = "sum"
 
 
 _LISTENER = ("tenant", "listener")
@@ -39,7 +39,11 @@ METRICS: dict[str, Metric] = {
     "login_timeouts_total": Metric("counter", _LISTENER, "Connections closed because no login came in login_timeout."),
     "tls_failures_total": Metric("counter", _LISTENER, "TLS handshakes with clients that failed."),
     "certificate_expiration_timestamp_seconds": Metric(
-        "gauge", _LISTENER, "When the certificate shown to clients expires, Unix time.", "max"
+        "gauge",
+        (*_LISTENER, "use"),
+        "When a certificate in use expires, Unix time. `use`: `listener` (shown to clients), `upstream` (shown to the database), "
+        "`kafka` (shown to the brokers), `console`.",
+        "min",
     ),
     "records_past_limit_total": Metric("counter", _LISTENER, "Records delivered past a local limit in enforce mode."),
     "desynced_total": Metric("counter", ("protocol",), "Sessions whose protocol could no longer be followed."),
@@ -60,6 +64,13 @@ METRICS: dict[str, Metric] = {
         "counter", (), "Events dated more than 5 minutes ahead, counted as of their arrival."
     ),
     "clock_jumps_total": Metric("counter", (), "Times that a sidecar's clock was set back by more than a minute."),
+    "clock_skew_seconds": Metric(
+        "gauge",
+        ("sidecar",),
+        "A sidecar's clock minus the detector's, for those that differ most; least in the last minute or two, so that the way "
+        "through Kafka hardly counts. Above 0: it is ahead.",
+        "max",
+    ),
     "window_accounts": Metric("gauge", (), "Accounts in the windows."),
     "accounts_refused_total": Metric(
         "counter", (), "Events of accounts beyond detector.max_accounts, counted together as (others)."

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import add
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
 
@@ -43,6 +44,9 @@ class ProcessCollector(Collector):
         yield from families([s for s in snapshots.values() if s is not None])
 
 
+_COMBINE: dict[str, Callable[[float, float], float]] = {"sum": add, "max": max, "min": min}
+
+
 def families(snapshots: Iterable[Snapshot]) -> Iterator[Family]:
     """Metric families of several processes' snapshots, combined as the catalogue says."""
     values: dict[str, dict[tuple[str, ...], float]] = {}
@@ -54,9 +58,7 @@ def families(snapshots: Iterable[Snapshot]) -> Iterator[Family]:
                 continue
             key = tuple(str(labels.get(label, "")) for label in metric.labels)
             series = values.setdefault(name, {})
-            if key in series:
-                value = max(series[key], value) if metric.combine == "max" else series[key] + value
-            series[key] = value
+            series[key] = _COMBINE[metric.combine](series[key], value) if key in series else value
         for name, labels, buckets, total in snapshot.histograms:
             metric = METRICS.get(name)
             if metric is None or metric.kind != "histogram":

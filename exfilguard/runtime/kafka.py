@@ -17,6 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewPartitions, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from ..config.certificates import expires_at
 from ..config.schema import Config
 from ..errors import BrokerError, CodecError
 from ..events.action import Action
@@ -49,7 +50,21 @@ def client_settings(config: Config) -> dict[str, Any]:
         }
     if "SSL" in kafka.security_protocol and kafka.ca_file:
         settings["ssl_cafile"] = kafka.ca_file
+    if "SSL" in kafka.security_protocol and kafka.cert_file:
+        settings |= {"ssl_certfile": kafka.cert_file, "ssl_keyfile": kafka.key_file}
     return settings
+
+
+def certificate_figures(config: Config) -> list[tuple[str, dict[str, str], float]]:
+    """When the certificate shown to the brokers expires, for a Snapshot; nothing without one. Asked for when a process starts: its
+    clients keep what they have loaded."""
+    if not config.kafka.cert_file:
+        return []
+    try:
+        until = expires_at(Path(config.kafka.cert_file))
+    except (OSError, ValueError):
+        until = 0  # a file that cannot be read is as bad as one that has expired
+    return [("certificate_expiration_timestamp_seconds", {"tenant": config.tenant, "use": "kafka"}, until)]
 
 
 def admin_client(config: Config) -> KafkaAdminClient:

@@ -32,7 +32,15 @@ from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import LEVELS, Verdict
 from ..runtime.clock import now_ms
-from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings, follow
+from ..runtime.kafka import (
+    WATCH_RETRY_S,
+    WATCH_S,
+    RepeatedError,
+    TopicWatch,
+    certificate_figures,
+    client_settings,
+    follow,
+)
 from ..runtime.process import hand_over_quickly, stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from .catalog import resolve_columns
@@ -195,6 +203,7 @@ class Shipper:
         self.frames = 0
         self.events = 0
         self.resends = 0
+        self._certificates = certificate_figures(config)
         self._producer: KafkaProducer | None = None
         self._idempotent = True
         self._opened_for = 0  # partitions the lanes were opened for
@@ -365,6 +374,7 @@ class Shipper:
                 ("spool_oldest_seconds", {}, max(0, now - oldest) / 1000 if oldest and waiting else 0),
                 ("spool_max_bytes", {}, self.config.spool.max_bytes * len(self.lanes)),
                 *levels,
+                *self._certificates,
                 ("frames_published_total", {}, self.frames),
                 ("events_published_total", {}, self.events),
                 ("frames_resent_total", {}, self.resends),

@@ -68,15 +68,19 @@ class Certificates:
         self.listener = listener
         self.server: ssl.SSLContext | None = None
         self.client: ssl.SSLContext | None = None
-        self.expires_at = 0
-        """Unix time, seconds, at which the certificate shown to clients expires; 0 without one."""
+        self.expire_at: dict[str, int] = {}
+        """Use (`listener`: shown to clients, `upstream`: to the database) -> Unix time, seconds, at which it expires."""
         self._load()
 
     def _load(self) -> None:
         listener = self.listener
         server = server_context(listener) if listener.tls == "terminate" else None
         client = client_context(listener) if listener.upstream_tls != "disable" else None
-        self.expires_at = expires_at(Path(listener.tls_cert)) if server is not None else 0
+        shown = {
+            "listener": listener.tls_cert if server is not None else "",
+            "upstream": listener.upstream_cert if client is not None else "",
+        }
+        self.expire_at = {use: expires_at(Path(path)) for use, path in shown.items() if path}
         self.server, self.client = server, client
 
     def reload(self) -> None:

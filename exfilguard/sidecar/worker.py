@@ -477,8 +477,10 @@ class Worker:
                 ("login_timeouts_total", labels, c.login_timeouts),
                 ("tls_failures_total", labels, c.tls_failures),
             ]
-            if guard.certificates.expires_at:
-                out.values.append(("certificate_expiration_timestamp_seconds", labels, guard.certificates.expires_at))
+            out.values += [
+                ("certificate_expiration_timestamp_seconds", {**labels, "use": use}, until)
+                for use, until in guard.certificates.expire_at.items()
+            ]
             out.histograms.append(("relay_added_seconds", labels, guard.added.cumulative(), guard.added.total))
         out.details = {"pid": os.getpid(), "verdicts": len(self.verdicts), "spool_full": self.journal.full}
         return out

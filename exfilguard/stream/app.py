@@ -129,6 +129,8 @@ def client_settings(config: Config) -> dict[str, Any]:
     }
     if "SSL" in kafka.security_protocol:
         settings["ssl_context"] = ssl.create_default_context(cafile=kafka.ca_file or None)
+        if kafka.cert_file:
+            settings["ssl_context"].load_cert_chain(kafka.cert_file, kafka.key_file)
     if "SASL" in kafka.security_protocol:
         settings |= {
             "sasl_mechanism": kafka.sasl_mechanism,

@@ -31,13 +31,14 @@ from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics, principal_hash
 from ..events.verdict import Verdict
 from ..runtime.clock import now_ms
-from ..runtime.kafka import WATCH_S, TopicWatch
+from ..runtime.kafka import WATCH_S, TopicWatch, certificate_figures
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
 from ..windows import COMPILED
 from .app import Producer, follow, make_app, new_loop, read_partition, run_app, wait_for_topics
 from .checkpoint import Restore
 from .engine import Engine, Fed
+from .skew import Skew
 from .sums import Publisher, Sums
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,8 @@ class Detector:
         self._retired: dict[str, int] = dict.fromkeys(COUNTERS, 0)  # of engines that are gone
         self._largest: list[tuple[str, list[Any]]] = []
         self._lag = 0
+        self.skew = Skew()
+        self._certificates = certificate_figures(config)
         self.app: Any = None
 
     # -- partitions -------------------------------------------------------------------------------------------------
@@ -189,8 +192,9 @@ class Detector:
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
-    async def handle(self, partition: int, offset: int, value: bytes) -> None:
-        """One record from Faust. Returns when all it led to is acknowledged by the broker."""
+    async def handle(self, partition: int, offset: int, value: bytes, sent_ms: int = 0) -> None:
+        """One record from Faust. Returns when all it led to is acknowledged by the broker. `sent_ms`: the producer's clock when it
+        sent it, 0 when the broker put its own time there."""
         held = self.held.get(partition)
         if held is None:
             return  # taken away meanwhile: its new owner reads this record
@@ -203,7 +207,18 @@ class Detector:
                 )
                 await self._insist(self._read_on, partition, held.engine, offset)
                 fed = held.engine.feed(offset, value, now_ms(), skip_gap=True)
+            if not (fed.reason or fed.duplicate) and self._is_last(partition, offset):
+                sidecar, newest_ms = held.engine.last_frame()
+                self.skew.note(sidecar, sent_ms or newest_ms, now_ms())
             await self._act(partition, offset, value, fed)
+
+    def _is_last(self, partition: int, offset: int) -> bool:
+        """True when the partition held nothing more when this record was fetched."""
+        try:
+            end = self.app.consumer.highwater(TP(self.topics.queries, partition))
+        except (KeyError, AssertionError, RuntimeError, AttributeError):
+            return False  # between two assignments
+        return end is not None and offset + 1 >= end
 
     async def _insist(self, work: Any, *arguments: Any) -> None:
         while True:
@@ -457,6 +472,9 @@ class Detector:
             ("consumer_lag_records", {}, self._lag),
         ]
         out.values += [("verdicts_total", {"level": level}, count) for level, count in list(self.verdicts.items())]
+        out.values += self._certificates
+        most = self.skew.largest(self.config.exporter.top_accounts, now_ms())
+        out.values += [("clock_skew_seconds", {"sidecar": sidecar}, seconds) for sidecar, seconds in most]
         for account, totals in self._largest:
             tenant, _, name = account.partition("/")
             for window, total in zip(WINDOW_NAMES, totals, strict=True):
@@ -493,7 +511,8 @@ def run_detector(config: Config, worker: str) -> int:
     async def judge(stream: Any) -> None:
         async for event in stream.events():
             message = event.message
-            await detector.handle(message.partition, message.offset, message.value)
+            sent_ms = int(message.timestamp * 1000) if message.timestamp and not message.timestamp_type else 0
+            await detector.handle(message.partition, message.offset, message.value, sent_ms)
 
     for work in (
         detector.follow_verdicts,

@@ -259,6 +259,11 @@ class Engine:
 
     # -- figures ----------------------------------------------------------------------------------------------------
 
+    def last_frame(self) -> tuple[str, int]:
+        """(sidecar, time of its last event by the sidecar's own clock, 0 without events) of the frame that was read last."""
+        counter = self._counter
+        return counter.sidecar, counter.time_ms(counter.events - 1) if counter.events else 0
+
     @property
     def late_events(self) -> int:
         return self.store.late_events

@@ -26,7 +26,7 @@ from ..events.topics import Topics
 from ..respond.build import build_hooks
 from ..respond.hook import Hook
 from ..respond.reconcile import Reconciler
-from ..runtime.kafka import TopicWatch
+from ..runtime.kafka import TopicWatch, certificate_figures
 from ..runtime.stats import Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
 from .app import Producer, make_app, new_loop, read_partition, run_app, wait_for_topics
@@ -49,6 +49,7 @@ class Responder:
         """partition -> keys of its accounts"""
         self.restored: set[int] = set()
         """Partitions of which all that is on record has been read. Faust delivers verdicts before that, too."""
+        self._certificates = certificate_figures(config)
         self._producer = Producer(config)
         self._chain = ChainWriter("responder", secrets.token_hex(8))
         self._sealing = asyncio.Lock()
@@ -128,6 +129,7 @@ class Responder:
             ("held_accounts", {}, reconciler.held_accounts),
             ("mass_lock_stops_total", {}, reconciler.stops),
         ]
+        out.values += self._certificates
         out.histograms = [("lockout_seconds", {}, reconciler.lockout.cumulative(), reconciler.lockout.total)]
         out.details = {"hooks": [hook.name for hook in reconciler.hooks], "partitions": sorted(self.keys)}
         return out

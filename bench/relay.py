@@ -7,10 +7,13 @@ what was paired within a round. The sidecar observes, finds patients by origin, 
   of all processes of a way (the sidecar's: relay and shipper, until everything is published);
 - bulk: 750,000 rows with their patient column: SELECT in text and in binary, COPY; read by a client that only throws away;
 - memory: 5,000 idle sessions against a server that only accepts; resident memory while a very large result passes.
+
+`--engine`: `postgres`, `mysql` (relay_mysql.py), or both, which is the default of a full run; of a short one it is `postgres`.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import socket
@@ -26,6 +29,7 @@ from typing import Any
 
 import psycopg
 
+from . import relay_mysql
 from .relay_idle import idle_kib
 from .relay_page import write_page
 from .relay_paths import DATABASE, PASSWORD, USER, World, published
@@ -54,6 +58,18 @@ STATEMENTS = {
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="what the sidecar costs", usage="[QUICK=1] make bench-relay [ARGS=..]")
+    parser.add_argument("--engine", choices=("postgres", "mysql", "both"), default="postgres" if QUICK else "both")
+    engine = parser.parse_args().engine
+    status = 0
+    if engine != "mysql":
+        status |= _postgres()
+    if engine != "postgres":
+        status |= relay_mysql.measure(PARTS, page="page" in ONLY)
+    return status
+
+
+def _postgres() -> int:
     report = Report("relay")
     report.facts["cores"] = os.cpu_count()
     with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:

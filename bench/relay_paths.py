@@ -1,4 +1,6 @@
-"""What `make bench-relay` runs: one PostgreSQL, and four ways to it: direct, PgBouncer, HAProxy, the sidecar with a broker."""
+"""What `make bench-relay` runs: a database, a broker, and ways to the database: direct, PgBouncer, HAProxy, the sidecar.
+
+`World` is PostgreSQL's; MySQL's is in relay_mysql.py."""
 
 from __future__ import annotations
 
@@ -52,33 +54,20 @@ class Way:
         return 0
 
 
-class World:
-    """The servers. Everything listens on 127.0.0.1 and ends with the bench."""
+class Ways:
+    """What the worlds of both engines share. Everything listens on 127.0.0.1 and ends with the bench."""
+
+    config: Config
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.server = EmbeddedPostgres(directory / "server")
         self.broker = EmbeddedBroker(log_path=directory / "broker.log")
         self.ways: dict[str, Way] = {}
         self._stack = contextlib.ExitStack()
         self.data_dir = directory / "guard"
 
-    def __enter__(self) -> World:
-        self._stack.enter_context(self.server)
-        self._stack.enter_context(self.broker)
-        with psycopg.connect(self.server.admin_dsn, autocommit=True) as connection:
-            connection.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
-            connection.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
-        self.ways["direct"] = Way("direct", self.server.port)
-        self._start("pgbouncer", *self._pgbouncer())
-        self._start("haproxy", *self._haproxy())
-        return self
-
     def __exit__(self, *exc: Any) -> None:
         self._stack.close()
-
-    def dsn(self, way: str) -> str:
-        return self.server.dsn(USER, PASSWORD, DATABASE, port=self.ways[way].port)
 
     def _start(self, name: str, argv: list[str], port: int, as_user: bool) -> None:
         options: dict[str, Any] = {}
@@ -90,6 +79,42 @@ class World:
         self._stack.callback(_end, process)
         wait_for(lambda: port_is_taken(port), f"{name} to listen: {self.directory / (name + '.log')}")
         self.ways[name] = Way(name, port, [process.pid])
+
+    def _haproxy(self, upstream_port: int) -> tuple[list[str], int, bool]:
+        port = free_port()
+        settings = self.directory / "haproxy.cfg"
+        settings.write_text(
+            "global\n  nbthread 1\n  maxconn 2000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n"
+            f"  timeout server 1h\nlisten db\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{upstream_port}\n",
+            encoding="ascii",
+        )
+        return [program("haproxy"), "-db", "-f", str(settings)], port, False
+
+    def settled(self) -> None:
+        """Everything the relay recorded is in Kafka."""
+        wait_for(lambda: spooled(self.data_dir) == published(self.data_dir), "the spool to be published", 30.0)
+
+
+class World(Ways):
+    """PostgreSQL's."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.server = EmbeddedPostgres(directory / "server")
+
+    def __enter__(self) -> World:
+        self._stack.enter_context(self.server)
+        self._stack.enter_context(self.broker)
+        with psycopg.connect(self.server.admin_dsn, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
+            connection.execute(f"CREATE DATABASE {DATABASE} OWNER {USER}")
+        self.ways["direct"] = Way("direct", self.server.port)
+        self._start("pgbouncer", *self._pgbouncer())
+        self._start("haproxy", *self._haproxy(self.server.port))
+        return self
+
+    def dsn(self, way: str) -> str:
+        return self.server.dsn(USER, PASSWORD, DATABASE, port=self.ways[way].port)
 
     def _pgbouncer(self) -> tuple[list[str], int, bool]:
         port = free_port()
@@ -106,16 +131,6 @@ class World:
         )
         return [program("pgbouncer"), str(settings)], port, True
 
-    def _haproxy(self) -> tuple[list[str], int, bool]:
-        port = free_port()
-        settings = self.directory / "haproxy.cfg"
-        settings.write_text(
-            "global\n  nbthread 1\n  maxconn 2000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n"
-            f"  timeout server 1h\nlisten pg\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{self.server.port}\n",
-            encoding="ascii",
-        )
-        return [program("haproxy"), "-db", "-f", str(settings)], port, False
-
     def start_sidecar(self, patient_columns: list[str]) -> None:
         """Relay and shipper, observing, patients by origin, publishing. The tables must be there."""
         port = free_port()
@@ -125,10 +140,6 @@ class World:
         )
         self.ways["sidecar"] = Way("sidecar", port, self._stack.enter_context(sidecar(self.config)))
         wait_for(lambda: (self.data_dir / "columns.json").is_file(), "the patient columns to be resolved")
-
-    def settled(self) -> None:
-        """Everything the relay recorded is in Kafka."""
-        wait_for(lambda: spooled(self.data_dir) == published(self.data_dir), "the spool to be published", 30.0)
 
 
 def config(

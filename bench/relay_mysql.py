@@ -1,0 +1,259 @@
+"""The MySQL part of `make bench-relay` (`ARGS='--engine mysql'`): the sidecar beside HAProxy (tcp) and no proxy at all, on MariaDB.
+
+As for PostgreSQL (relay.py): interleaved rounds, medians of what was paired within a round, observing and publishing on.
+
+- queries: sysbench oltp_point_select without and with prepared statements; latencies from its histogram (bars of about 2%);
+- bulk: 750,000 rows with their patient column, SELECT in text and in binary form, read by a client that only throws away.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from exfilguard.embedded.child import free_port
+from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
+
+from .relay_page import write_page
+from .relay_paths import DATABASE, PASSWORD, USER, Way, Ways, config, program, published, sidecar
+from .report import QUICK, Report
+
+WAYS = ("direct", "haproxy", "sidecar")
+PROTOCOLS = ("simple", "prepared")
+PS_MODE = {"simple": "disable", "prepared": "auto"}
+CLIENTS = (1, 16) if QUICK else (1, 16, 64)
+ROUNDS = int(os.environ.get("ROUNDS", "1" if QUICK else "5"))
+SECONDS = 1 if QUICK else 3
+BULK_ROUNDS = 2 if QUICK else 9
+ROWS = 750_000
+TABLE_ROWS = 50_000
+SELECT = "SELECT patient_id, nom, naissance, ville FROM bulk"
+_BUCKET = re.compile(r"^\s*([\d.]+) \|.*?(\d+)\s*$", re.MULTILINE)
+
+
+class MysqlWorld(Ways):
+    """One MariaDB, and three ways to it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.server = EmbeddedMariadb(directory / "server", settings={"innodb-buffer-pool-size": "256M"})
+
+    def __enter__(self) -> MysqlWorld:
+        if missing := missing_programs():
+            raise SystemExit(f"error: {missing} is not installed")
+        self._stack.enter_context(self.server)
+        self._stack.enter_context(self.broker)
+        with self.server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {DATABASE}")
+            cursor.execute(f"CREATE USER {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
+            cursor.execute(f"GRANT ALL ON {DATABASE}.* TO {USER}@'127.0.0.1'")
+        self.ways["direct"] = Way("direct", self.server.port)
+        self._start("haproxy", *self._haproxy(self.server.port))
+        return self
+
+    def start_sidecar(self, patient_columns: list[str]) -> None:
+        """Relay and shipper, observing, patients by origin, publishing."""
+        port = free_port()
+        upstream = f"127.0.0.1:{self.server.port}"
+        self.config = config(self.data_dir, self.broker.bootstrap, port, upstream, patient_columns, engine="mariadb")
+        self.ways["sidecar"] = Way("sidecar", port, self._stack.enter_context(sidecar(self.config)))
+
+    def connect(self, way: str) -> Any:
+        return self.server.connect(USER, PASSWORD, database=DATABASE, port=self.ways[way].port)
+
+
+def measure(parts: set[str], *, page: bool) -> int:
+    """`parts`: some of `queries`, `bulk`; all when empty. `page`: write it in a short run too. The exit status."""
+    report = Report("relay-mysql")
+    report.facts["cores"] = os.cpu_count()
+    with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        with MysqlWorld(directory) as world:
+            _load(world)
+            world.start_sidecar(["sbtest1.id", "bulk.patient_id"])
+            if not parts or "queries" in parts:
+                _queries(world, report)
+            if not parts or "bulk" in parts:
+                _bulk(world, report)
+    status = report.finish()
+    if not QUICK or page:
+        write_page(
+            report, "relay-mysql", "What the sidecar costs, on MariaDB",
+            "`make bench-relay ARGS='--engine mysql'`", "sysbench `oltp_point_select`",
+        )  # fmt: skip
+    return status
+
+
+def _load(world: MysqlWorld) -> None:
+    sysbench(world, "direct", "prepare")
+    with world.connect("direct") as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE bulk (patient_id INT PRIMARY KEY, nom VARCHAR(20), naissance DATE, ville VARCHAR(20)) AS "
+            "SELECT seq AS patient_id, CONCAT('NOM', seq) AS nom, '1940-01-01' + INTERVAL seq % 25000 DAY AS naissance, "
+            f"ELT(1 + seq % 4, 'Paris', 'Lyon', 'Marseille', 'Brest') AS ville FROM seq_1_to_{ROWS}"
+        )
+        cursor.execute("ANALYZE TABLE bulk")
+
+
+def sysbench(world: MysqlWorld, way: str, *arguments: str) -> str:
+    """What it printed."""
+    done = subprocess.run(
+        [
+            program("sysbench"), "oltp_point_select", "--db-driver=mysql", "--mysql-host=127.0.0.1",
+            f"--mysql-port={world.ways[way].port}", f"--mysql-user={USER}", f"--mysql-password={PASSWORD}",
+            f"--mysql-db={DATABASE}", "--tables=1", f"--table-size={TABLE_ROWS}", "--histogram=on", *arguments,
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode or "FATAL" in done.stdout + done.stderr:
+        raise SystemExit(f"error: sysbench over {way}: {(done.stdout + done.stderr)[-500:]}")
+    return done.stdout
+
+
+def _shuffled(turn: int) -> list[str]:
+    """The ways in another order each turn."""
+    at = turn % len(WAYS)
+    return [*WAYS[at:], *WAYS[:at]]
+
+
+# -- many small queries -----------------------------------------------------------------------------------------------
+
+
+def _queries(world: MysqlWorld, report: Report) -> None:
+    found: dict[tuple[str, int, str], list[dict[str, float]]] = defaultdict(list)
+    for way in WAYS:
+        for mode in PS_MODE.values():
+            sysbench(world, way, "--threads=4", "--time=0", "--events=1000", f"--db-ps-mode={mode}", "run")
+    for turn in range(ROUNDS):
+        for protocol in PROTOCOLS:
+            for clients in CLIENTS:
+                for way in _shuffled(turn):
+                    found[protocol, clients, way].append(_one_load(world, way, protocol, clients))
+    table: list[dict[str, Any]] = []
+    for (protocol, clients, way), runs in found.items():
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        table.append({"protocol": protocol, "clients": clients, "way": way, **medians, "rounds": runs})
+        print(f"  {protocol:8} {clients:2} {way:9}", *(f"{k} {v:9.1f}" for k, v in medians.items()), file=sys.stderr)
+    report.facts["queries"] = sorted(table, key=lambda row: (row["protocol"], row["clients"], WAYS.index(row["way"])))
+    for protocol in PROTOCOLS:
+        for clients in CLIENTS:
+            ours, theirs = found[protocol, clients, "sidecar"], found[protocol, clients, "haproxy"]
+            for name in ("p50_us", "p99_us", "cpu_us"):
+                ratios = [a[name] / b[name] for a, b in zip(ours, theirs, strict=True)]
+                report.bar(f"{protocol}_{clients}_{name}_vs_haproxy", round(statistics.median(ratios), 2), 1.0)
+
+
+def _one_load(world: MysqlWorld, way: str, protocol: str, clients: int) -> dict[str, float]:
+    before_cpu, before = world.ways[way].cpu_s(), published(world.data_dir)
+    printed = sysbench(
+        world, way, f"--threads={clients}", f"--time={SECONDS}", f"--db-ps-mode={PS_MODE[protocol]}", "run"
+    )
+    if way == "sidecar":
+        world.settled()
+    cpu_s = world.ways[way].cpu_s() - before_cpu
+    buckets = [(float(ms), int(count)) for ms, count in _BUCKET.findall(printed.partition("SQL statistics")[0])]
+    count = sum(n for _, n in buckets)
+    if not count:
+        raise SystemExit(f"error: no histogram from sysbench: {printed[-500:]}")
+    if way == "sidecar" and (told := published(world.data_dir) - before) < count:
+        raise SystemExit(f"error: {count} queries, but only {told} events published")
+    return {
+        "p50_us": _percentile(buckets, count, 0.50),
+        "p99_us": _percentile(buckets, count, 0.99),
+        "tps": count / SECONDS,
+        "cpu_us": cpu_s * 1e6 / count,
+    }
+
+
+def _percentile(buckets: list[tuple[float, int]], count: int, share: float) -> float:
+    """Microseconds: the middle of the bucket with that rank."""
+    seen = 0
+    for ms, n in buckets:
+        seen += n
+        if seen >= count * share:
+            return ms * 1000
+    return buckets[-1][0] * 1000
+
+
+# -- large results ----------------------------------------------------------------------------------------------------
+
+
+def _bulk(world: MysqlWorld, report: Report) -> None:
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    cpu: dict[tuple[str, str], list[float]] = defaultdict(list)
+    statements = ("select text", "select binary")
+    for statement in statements:
+        sizes = set()
+        for turn in range(BULK_ROUNDS + 1):
+            for way in _shuffled(turn):
+                before = world.ways[way].cpu_s()
+                took, size = _read_all(world, way, binary=statement == "select binary")
+                sizes.add(size)
+                if way == "sidecar":
+                    world.settled()
+                if turn:  # the first one only warms
+                    seconds[statement, way].append(took)
+                    cpu[statement, way].append(world.ways[way].cpu_s() - before)
+        if len(sizes) != 1:
+            raise SystemExit(f"error: the ways gave results of different lengths: {sizes}")
+    report.facts["bulk"] = [
+        {"statement": s, "way": w, "seconds": statistics.median(seconds[s, w]), "cpu_s": statistics.median(cpu[s, w])}
+        for s in statements
+        for w in WAYS
+    ]
+    for row in report.facts["bulk"]:
+        print(
+            f"  {row['statement']:14} {row['way']:9} {row['seconds']:.3f} s, cpu {row['cpu_s']:.3f} s", file=sys.stderr
+        )
+    for s in statements:
+        for against, limit in (("haproxy", 1.0), ("direct", 0.95)):
+            ratios = [b / a for a, b in zip(seconds[s, "sidecar"], seconds[s, against], strict=True)]
+            name = f"bulk_{s.replace(' ', '_')}_speed_vs_{against}"
+            report.bar(name, round(statistics.median(ratios), 2), limit, at_most=False)
+
+
+def _read_all(world: MysqlWorld, way: str, *, binary: bool) -> tuple[float, int]:
+    """Seconds until the last byte of the result, and its bytes; the client looks at nothing but the EOF at its end."""
+    connection = world.connect(way)
+    with socket.socket(fileno=os.dup(connection._sock.fileno())) as link:
+        link.settimeout(None)
+        if binary:
+            answer = _ask(link, b"\x16" + SELECT.encode())
+            request = b"\x17" + answer[5:9] + b"\0\1\0\0\0"
+        else:
+            request = b"\x03" + SELECT.encode()
+        buffer = bytearray(1 << 20)
+        began = time.perf_counter()
+        link.sendall(len(request).to_bytes(3, "little") + b"\0" + request)
+        tail, size = b"", 0
+        # EOF: 0xFE, no warnings, status autocommit (perhaps "no good index used"); PyMySQL does not ask for the newer form.
+        while not re.search(rb"\x05\0\0.\xfe\0\0[\x02\x22]\0\Z", tail, re.DOTALL) or size < ROWS:
+            read = link.recv_into(buffer)
+            if not read:
+                raise SystemExit("error: the connection ended within a result")
+            size += read
+            tail = (tail + bytes(buffer[max(0, read - 64) : read]))[-64:]
+        took = time.perf_counter() - began
+    connection.close()
+    return took, size
+
+
+def _ask(link: socket.socket, request: bytes) -> bytes:
+    """The answer to COM_STMT_PREPARE without parameters: up to the EOF behind its columns."""
+    link.sendall(len(request).to_bytes(3, "little") + b"\0" + request)
+    answer = b""
+    while not re.search(rb"\x05\0\0.\xfe\0\0..\Z", answer, re.DOTALL):
+        answer += link.recv(65536)
+    if answer[4]:
+        raise SystemExit(f"error: the statement was not prepared: {answer[:100]!r}")
+    return answer

@@ -38,6 +38,9 @@ METRICS: dict[str, Metric] = {
     "idle_sessions_closed_total": Metric("counter", _LISTENER, "Sessions closed by idle_timeout."),
     "login_timeouts_total": Metric("counter", _LISTENER, "Connections closed because no login came in login_timeout."),
     "tls_failures_total": Metric("counter", _LISTENER, "TLS handshakes with clients that failed."),
+    "cancels_failed_total": Metric(
+        "counter", _LISTENER, "Cancel requests that could not be passed on to the database."
+    ),
     "certificate_expiration_timestamp_seconds": Metric(
         "gauge",
         (*_LISTENER, "use"),

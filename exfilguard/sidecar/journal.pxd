@@ -3,7 +3,7 @@ from ..observe.outlet cimport Outlet
 
 cdef class Counters:
     cdef public long long idle_closed, queries, rows, patients, result_bytes, connections, refused, garbage, desynced, login_timeouts
-    cdef public long long tls_failures, upstream_failures, local_cuts, verdict_cuts, records_past_limit, spool_gap
+    cdef public long long tls_failures, upstream_failures, local_cuts, verdict_cuts, records_past_limit, spool_gap, cancels_failed
     cdef dict __dict__
 
 

@@ -42,6 +42,7 @@ class Counters:
         self.records_past_limit = 0
         self.spool_gap = 0
         self.idle_closed = 0
+        self.cancels_failed = 0
 
 
 class Journal:

@@ -656,7 +656,7 @@ class ClientSide(_Side):
             return
         self.lingers = True
         self.guard.lingering += 1
-        self.divert = _ignore
+        self.divert = ignore
         self.resume_all()
         transport = self.transport
         if transport is not None:
@@ -683,8 +683,8 @@ class ClientSide(_Side):
             self.session.server.resume("client is slow")
 
 
-def _ignore(data: bytes) -> None:
-    pass
+def ignore(data: bytes) -> None:
+    """For `divert`: what comes is not read."""
 
 
 def _feed(transport: asyncio.Transport, data: bytes) -> None:

@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 
 ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
 STALLED_S = 0.1
+MAX_CANCELS = 32
+"""Cancels on their way to the database at once; more wait. They need no login, so nothing else bounds them."""
 
 FRONTS: dict[str, FrontMaker] = {"postgres": PostgresFront, "mysql": MysqlFront, "mariadb": MysqlFront}
 
@@ -103,6 +105,7 @@ class Guard:
         self._load_balancers = [ipaddress.ip_network(network) for network in listener.proxy_protocol_in]
         self._desynced_sessions: set[str] = set()
         self.server: asyncio.Server | None = None
+        self.cancels = asyncio.Semaphore(MAX_CANCELS)
         self._next_idle_ms = 0
         self.lingering = 0
         """Clients that were told the end and have not closed yet."""
@@ -476,6 +479,7 @@ class Worker:
                 ("idle_sessions_closed_total", labels, c.idle_closed),
                 ("login_timeouts_total", labels, c.login_timeouts),
                 ("tls_failures_total", labels, c.tls_failures),
+                ("cancels_failed_total", labels, c.cancels_failed),
             ]
             out.values += [
                 ("certificate_expiration_timestamp_seconds", {**labels, "use": use}, until)

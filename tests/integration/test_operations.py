@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ import psycopg
 import pytest
 
 from exfilguard.config.schema import SidecarConfig
-from exfilguard.embedded.child import free_port, port_is_taken
+from exfilguard.embedded.child import free_port
 from exfilguard.wire import proxy
 from tests.wire import build as b
 
+from .balancer import haproxy
 from .conftest import Hospital
 from .guarded import Guarded, Relay
 from .stack import PASSWORD, connect, wait_for
@@ -227,31 +226,6 @@ def test_nobody_elses_header_is_believed(relay: Relay, trusted: str) -> None:
         assert b"PostgreSQL protocol" in raw.recv(1000)
 
 
-@contextmanager
-def haproxy(directory: Path, upstream: int, *, accept: bool = False, send: bool = False) -> Iterator[int]:
-    """HAProxy in TCP mode before `upstream`; yields its port."""
-    if shutil.which("haproxy") is None:
-        pytest.skip("needs haproxy")
-    port = free_port()
-    log = directory / f"haproxy-{port}.log"
-    config = directory / f"haproxy-{port}.cfg"
-    config.write_text(
-        "global\n  log stdout format raw local0\n"
-        "defaults\n  mode tcp\n  log global\n  log-format client=%ci\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-        f"frontend f\n  bind 127.0.0.1:{port}{' accept-proxy' if accept else ''}\n  default_backend b\n"
-        f"backend b\n  server s 127.0.0.1:{upstream}{' send-proxy-v2' if send else ''}\n",
-        "utf-8",
-    )
-    with log.open("wb") as out:
-        process = subprocess.Popen(["haproxy", "-f", str(config), "-db"], stdout=out, stderr=out)
-        try:
-            wait_for(lambda: port_is_taken(port))
-            yield port
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
 def test_behind_haproxy_and_before_haproxy(relay: Relay, hospital: Hospital, tmp_path: Path) -> None:
     """client - HAProxy (send-proxy-v2) - guard - HAProxy (accept-proxy) - PostgreSQL, with a client from 127.0.0.5."""
     with haproxy(tmp_path, hospital.port, accept=True) as inner:
@@ -302,19 +276,7 @@ class Forwarder:
         self._server.close()
 
 
-# -- cancel and replication -------------------------------------------------------------------------------------------
-
-
-def test_a_cancel_may_reach_any_worker_and_any_sidecar(relay: Relay, hospital: Hospital, tmp_path: Path) -> None:
-    guarded = relay(sidecar=SidecarConfig(workers=2))
-    for _ in range(8):
-        with connect(guarded.dsn()) as through:
-            timer = threading.Timer(0.15, through.cancel_safe)
-            timer.start()
-            with pytest.raises(psycopg.errors.QueryCanceled):
-                through.execute("SELECT pg_sleep(20)")
-            timer.join()
-            assert through.execute("SELECT 1").fetchone() == (1,)
+# -- replication -------------------------------------------------------------------------------------------------------
 
 
 def test_replication_is_refused_unless_allowed_and_then_counted(

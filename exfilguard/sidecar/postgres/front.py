@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import ssl
 from collections.abc import Coroutine
@@ -17,11 +16,12 @@ from ...runtime.tasks import spawn
 from ...wire.postgres import startup
 from ...wire.postgres.discard import Discard
 from ..engine import Refusal
-from ..relay import CONNECT_TIMEOUT_S, ServerSide, Session
+from ..relay import ServerSide, Session, ignore
 from ..tls import common_name
+from .cancel import send_cancel
 
 if TYPE_CHECKING:
-    from ..worker import Guard
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +104,18 @@ class PostgresFront:
                     return
                 session.client.write(b"N")
             elif isinstance(request, startup.CancelRequest):
-                spawn(send_cancel(guard, raw), "forward cancel")
-                session.close()
+                self.buffer = b""
+                session.client.divert = ignore
+                spawn(self._pass_cancel(raw), "forward cancel")
+                return
             else:
                 self.buffer = b""
                 self._start(raw, request.params, rest)
                 return
+
+    async def _pass_cancel(self, request: bytes) -> None:
+        await send_cancel(self.session.guard, request)
+        self.session.close()
 
     async def _upgrade(self, context: ssl.SSLContext, direct: bytes = b"") -> None:
         """TLS towards the client. `direct`: its first bytes, when it did not ask for TLS but began it."""
@@ -185,13 +191,3 @@ class PostgresFront:
         side.divert = side.lost = None
         await side.start_client_tls(context, host)
         return side
-
-
-async def send_cancel(guard: Guard, request: bytes) -> None:
-    """Send a CancelRequest on a connection of its own, as the protocol wants it."""
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            reader, writer = await guard.open_stream()
-            writer.write(request)
-            await reader.read(1)  # the server closes when it has acted
-            writer.close()

@@ -69,7 +69,7 @@ bench: $(STAMP)
 	@status=0; for one in relay stream detect attack; do $(MAKE) --no-print-directory bench-$$one || status=1; done; \
 	  $(MAKE) --no-print-directory chaos || status=1; exit $$status
 
-# Every driver on every server in both modes; `make test` runs a part of it.
+# Every driver on every server in both modes, into docs/DRIVERS.md; `make test` runs a part of it.
 drivers: $(STAMP)
 	@ALL_DRIVERS=1 $(BIN)/pytest tests/drivers $(ARGS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -46,7 +47,9 @@ def settled(tap: Tap) -> list[tuple[bytes, bytes]]:
 
 
 @pytest.mark.parametrize(("name", "version", "mode"), [pytest.param(*case, id="-".join(case)) for case in matrix()])
-def test_a_driver_cannot_tell_the_difference(bench: Bench, name: str, version: str, mode: str) -> None:
+def test_a_driver_cannot_tell_the_difference(
+    bench: Bench, name: str, version: str, mode: str, record_property: Callable[[str, object], None]
+) -> None:
     driver, server = DRIVERS[name], bench.server(version)
 
     if (name, version) not in bench.direct:
@@ -74,6 +77,8 @@ def test_a_driver_cannot_tell_the_difference(bench: Bench, name: str, version: s
     if driver.exact:
         assert delivered == seen.rows, "the taps and the client agree about the rows"
     assert delivered > 0
+    record_property("rows", delivered)
+    record_property("bytes", sum(len(part) for conversation in said for part in conversation))
     listener = f"{mode}-{version}"
     deadline = time.monotonic() + 10
     while bench.counted(listener, since) != delivered and time.monotonic() < deadline:

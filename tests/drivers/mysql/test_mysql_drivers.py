@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -34,7 +35,9 @@ def matrix() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("name", "version", "mode"), [pytest.param(*case, id="-".join(case)) for case in matrix()])
-def test_a_driver_cannot_tell_the_difference(mysql_bench: Bench, name: str, version: str, mode: str) -> None:
+def test_a_driver_cannot_tell_the_difference(
+    mysql_bench: Bench, name: str, version: str, mode: str, record_property: Callable[[str, object], None]
+) -> None:
     bench, driver = mysql_bench, DRIVERS[name]
     server = bench.server(version)
 
@@ -64,6 +67,8 @@ def test_a_driver_cannot_tell_the_difference(mysql_bench: Bench, name: str, vers
     if driver.exact:
         assert delivered == seen.rows, "the taps and the client agree about the rows"
     assert delivered > 0
+    record_property("rows", delivered)
+    record_property("bytes", sum(len(part) for conversation in said for part in conversation))
     listener = f"{mode}-{version}"
     deadline = time.monotonic() + 10
     while bench.counted(listener, since) != delivered and time.monotonic() < deadline:

@@ -13,31 +13,19 @@ import threading
 import time
 from pathlib import Path
 
-import psycopg
-from psycopg import sql
-
 from exfilguard.cli.demo import LockWatch
 from exfilguard.cli.installation import Installation
-from exfilguard.config.schema import (
-    Config,
-    DetectorConfig,
-    ExporterConfig,
-    KafkaConfig,
-    ListenerConfig,
-    PostgresHookConfig,
-    ResponderConfig,
-)
-from exfilguard.embedded.child import free_port
+from exfilguard.config.schema import KafkaConfig
 from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.lab import attack, clinic, patients
 
+from .clinic import PASSWORD, database_dsn, guarded, port_of
 from .report import QUICK, Report, percentile
 
 RUNS = 20 if QUICK else 200
 PATIENTS = 20_000
 LIMIT = 2_000
-PASSWORD = "bench"
 POLICY = f"""
 version = "bench"
 default_class = "anybody"
@@ -66,42 +54,8 @@ def main() -> int:
 def _run(directory: Path, bootstrap: str, report: Report) -> None:
     thieves = [f"thief_{n:03d}" for n in range(RUNS)]
     with EmbeddedPostgres(directory / "postgres") as database:
-        with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
-            admin.execute("CREATE DATABASE dpi")
-        admin_dsn = psycopg.conninfo.make_conninfo(database.admin_dsn, dbname="dpi")
-        patients.load(admin_dsn, PATIENTS, 1, PASSWORD)
-        with psycopg.connect(admin_dsn, autocommit=True) as admin:
-            for thief in thieves:
-                role = sql.Identifier(thief)
-                admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(PASSWORD)))
-                admin.execute(sql.SQL("GRANT SELECT ON patient TO {}").format(role))
-                admin.execute(
-                    sql.SQL("GRANT {} TO exfilguard_hook WITH ADMIN TRUE, INHERIT FALSE, SET FALSE").format(role)
-                )
-        port = free_port()
-        (directory / "policy.toml").write_text(POLICY, encoding="utf-8")
-        installation = Installation(
-            Config(
-                tenant="bench",
-                data_dir=str(directory / "data"),
-                kafka=KafkaConfig(bootstrap=bootstrap),
-                listener=[
-                    ListenerConfig(
-                        name="dpi",
-                        listen=f"127.0.0.1:{port}",
-                        upstream=f"127.0.0.1:{database.port}",
-                        patient_columns=patients.PATIENT_COLUMNS,
-                        catalog_dsn=database.dsn(patients.CATALOG_ACCOUNT, PASSWORD, "dpi"),
-                    )
-                ],
-                detector=DetectorConfig(policy=str(directory / "policy.toml")),
-                responder=ResponderConfig(
-                    mass_lock_accounts=0,  # every run is another thief; a human need not be asked
-                    postgres=PostgresHookConfig(dsn=database.dsn(patients.HOOK_ACCOUNT, PASSWORD, "dpi")),
-                ),
-                exporter=ExporterConfig(listen=f"127.0.0.1:{free_port()}"),
-            )
-        )
+        installation = guarded(directory, database, thieves, POLICY, PATIENTS, kafka=KafkaConfig(bootstrap=bootstrap))
+        admin_dsn, port = database_dsn(database), port_of(installation)
         installation.start()
         people = patients.staff()
         ward = clinic.Clinic(

@@ -17,33 +17,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psycopg
-from psycopg import sql
-
 from exfilguard.cli.installation import Installation
-from exfilguard.config.schema import (
-    ArchiveConfig,
-    Config,
-    DetectorConfig,
-    ExporterConfig,
-    ListenerConfig,
-    PostgresHookConfig,
-    ResponderConfig,
-)
-from exfilguard.embedded.child import free_port
+from exfilguard.config.schema import ArchiveConfig
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.evidence.exposure import Exposure, exposure
 from exfilguard.evidence.reader import ArchiveReader
 from exfilguard.evidence.resolve import Candidate, Resolution, digester_of, resolve
-from exfilguard.lab import patients, variety
+from exfilguard.lab import variety
 
+from .clinic import PASSWORD, TENANT, guarded, port_of
 from .report import QUICK, Report
 
 ATTACKS = 20 if QUICK else 100
 PATIENTS = 30_000
 LIMIT = 400
-PASSWORD = "bench"
-TENANT = "bench"
 POLICY = f"""
 version = "bench"
 default_class = "anybody"
@@ -92,10 +79,10 @@ def run(attacks: int, seed: int, directory: Path) -> Results:
     rng = random.Random(seed)
     thieves = [f"thief_{n:03d}" for n in range(attacks)]
     with EmbeddedPostgres(directory / "postgres") as database:
-        installation = _installed(directory, database, thieves)
+        installation = guarded(directory, database, thieves, POLICY, PATIENTS, archive=ArchiveConfig(commit_ms=500))
         installation.start()
         try:
-            port = int(installation.config.listener[0].listen.rpartition(":")[2])
+            port = port_of(installation)
             hauls = [
                 variety.steal(
                     database.dsn(thief, PASSWORD, "dpi", port=port), rng, PATIENTS, variety.WAYS[n % len(variety.WAYS)]
@@ -115,42 +102,6 @@ def run(attacks: int, seed: int, directory: Path) -> Results:
     results.seconds = time.monotonic() - began
     results.skipped = reader.skipped
     return results
-
-
-def _installed(directory: Path, database: EmbeddedPostgres, thieves: list[str]) -> Installation:
-    with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
-        admin.execute("CREATE DATABASE dpi")
-    admin_dsn = psycopg.conninfo.make_conninfo(database.admin_dsn, dbname="dpi")
-    patients.load(admin_dsn, PATIENTS, 1, PASSWORD)
-    with psycopg.connect(admin_dsn, autocommit=True) as admin:
-        for thief in thieves:
-            role = sql.Identifier(thief)
-            admin.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(PASSWORD)))
-            admin.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(role))
-            admin.execute(sql.SQL("GRANT {} TO exfilguard_hook WITH ADMIN TRUE, INHERIT FALSE, SET FALSE").format(role))
-    (directory / "policy.toml").write_text(POLICY, encoding="utf-8")
-    return Installation(
-        Config(
-            tenant=TENANT,
-            data_dir=str(directory / "data"),
-            archive=ArchiveConfig(commit_ms=500),
-            listener=[
-                ListenerConfig(
-                    name="dpi",
-                    listen=f"127.0.0.1:{free_port()}",
-                    upstream=f"127.0.0.1:{database.port}",
-                    patient_columns=patients.PATIENT_COLUMNS,
-                    catalog_dsn=database.dsn(patients.CATALOG_ACCOUNT, PASSWORD, "dpi"),
-                )
-            ],
-            detector=DetectorConfig(policy=str(directory / "policy.toml")),
-            responder=ResponderConfig(
-                postgres=PostgresHookConfig(dsn=database.dsn(patients.HOOK_ACCOUNT, PASSWORD, "dpi")),
-                mass_lock_accounts=0,
-            ),
-            exporter=ExporterConfig(listen=f"127.0.0.1:{free_port()}"),
-        )
-    )
 
 
 def _archived(installation: Installation, seconds: float = 30.0) -> None:

@@ -99,7 +99,7 @@ def changed(data: list[bytes], change: Change) -> list[bytes]:
     i, j = a % len(data), b % len(data)
     if what == "delete":
         del data[i]
-    elif what == "edit":
+    elif what == "edit" and data[i]:  # an earlier cut may have left an empty line
         at = b % (len(data[i]) - 1) if len(data[i]) > 1 else 0
         data[i] = data[i][:at] + bytes([data[i][at] ^ (1 + b % 127)]) + data[i][at + 1 :]
     elif what == "swap":

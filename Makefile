@@ -32,6 +32,10 @@ typecheck: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/pytest $(ARGS)
 
+# Oracle's own MySQL server, unpacked into the cache from Debian's unstable package: tests that want it skip where it is not.
+mysql-server: $(STAMP)
+	@$(BIN)/python -m exfilguard.embedded.mysql
+
 # A real EHR behind the sidecar: installs GNU Health from PyPI into a virtual environment of its own (about 3 minutes in all).
 GNUHEALTH_VENV ?= .venv-gnuhealth
 test-gnuhealth: $(STAMP)

@@ -5,9 +5,11 @@ eight the server is killed with SIGKILL within the first moments and started aga
 away and made again from what is on record. After each step the truth is asked of the server itself: a fresh login, the old
 session. The record is sealed as the responder seals it, and the chain is verified at the end.
 
-    make bench-hooks                          1,000 cycles a hook, all hooks (about an hour)
-    make bench-hooks QUICK=1                  some cycles of each kind of hook, without Keycloak
-    make bench-hooks ARGS='postgres mysql --cycles 200'
+    make bench-hooks                                    up to 1,000 cycles a hook, all hooks (about two hours)
+    make bench-hooks QUICK=1                            some cycles of each kind of hook, without Keycloak
+    make bench-hooks ARGS='postgres --seconds 300'      a part; the next run goes on, with a new server and another seed
+
+What was done is in bench/results/hooks/NAME.json, one entry a run, and docs/benchmarks/hooks.md is made of it (bench/hooks_page.py).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import random
 import tempfile
 import time
@@ -31,16 +34,20 @@ from exfilguard.respond.reconcile import Reconciler
 from exfilguard.runtime.clock import now_ms
 from tests.respond.labs import LABS, enterable, missing
 
-from .report import QUICK, Report, percentile
+from . import hooks_page
+from .report import QUICK, Report
 
 CYCLES = 8 if QUICK else 1_000
-KILL_SHARE = 1 / 8
+KILL_SHARE = {"keycloak": 1 / 100}
+"""Of steps, two a cycle. Keycloak takes ten seconds and more to start again."""
+KILL_SHARE_ELSE = 1 / 8
 CRASH_SHARE = 1 / 5
 DISABLED_SHARE = 1 / 10
 SETTLE_S = 120.0
 SEED = 20241119
 LEFT_OUT = ("keycloak", "mediboard", "scim-pathless") if QUICK else ()
-"""Keycloak takes ten seconds to start again; the others are the same code as one that is not left out."""
+"""Keycloak takes ten seconds to start; the others are the same code as one that is not left out."""
+POLL_S = 0.005
 
 
 class Record:
@@ -74,7 +81,8 @@ class Soak:
         self.record = Record()
         self.config = ResponderConfig(mass_lock_accounts=0, retries=1_000)
         self.wrong: list[str] = []
-        self.kills = self.crashes = 0
+        self.cycles = self.kills = self.crashes = 0
+        self.kill_share = KILL_SHARE.get(lab.name, KILL_SHARE_ELSE)
         self.lock_s: list[float] = []
         self.verdicts: dict[str, Verdict] = {}
         self.reconciler = self._reconciler()
@@ -82,9 +90,12 @@ class Soak:
     def _reconciler(self) -> Reconciler:
         return Reconciler([self.hook], self.config, self.record.add)
 
-    async def run(self, cycles: int) -> None:
-        for n in range(cycles):
-            await self._cycle(f"soak{n % 10}", n)
+    async def run(self, cycles: int, seconds: float = math.inf) -> None:
+        """Stops after so many cycles, or with the cycle in which the seconds are over."""
+        until = time.monotonic() + seconds
+        while self.cycles < cycles and time.monotonic() < until:
+            await self._cycle(f"soak{self.cycles % 10}", self.cycles)
+            self.cycles += 1
 
     async def _cycle(self, account: str, n: int) -> None:
         if n < 10:
@@ -117,7 +128,7 @@ class Soak:
         )  # fmt: skip
         self.verdicts[verdict.key] = verdict
         self.reconciler.learn(verdict)
-        kill = self.random.random() < KILL_SHARE
+        kill = self.random.random() < self.kill_share
         work = asyncio.create_task(self._kill()) if kill else None
         if self.random.random() < CRASH_SHARE:
             await asyncio.sleep(self.random.random() * 0.05)
@@ -127,11 +138,11 @@ class Soak:
             if time.monotonic() > deadline:
                 self.wrong.append(f"{account}: {level} was not settled within {SETTLE_S:.0f} s")
                 break
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(POLL_S)
         if work is not None:
             await work
             while not self._settled(verdict):  # a crash after the record and before the server's disk would show here
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(POLL_S)
         return kill
 
     def _settled(self, verdict: Verdict) -> bool:
@@ -162,7 +173,8 @@ class Soak:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-hooks")
     parser.add_argument("hooks", nargs="*", help=f"of {', '.join(LABS)}")
-    parser.add_argument("--cycles", type=int, default=CYCLES)
+    parser.add_argument("--cycles", type=int, default=CYCLES, help="in all runs together; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="of this run, a hook")
     parser.add_argument("--seed", type=int, default=SEED)
     args = parser.parse_args()
     if unknown := set(args.hooks) - set(LABS):
@@ -171,32 +183,49 @@ def main() -> int:
     reconcile.MAX_BACKOFF_S = 1.0  # what is measured is the end state, not the patience
     report = Report("hooks")
     for name in args.hooks or [name for name in LABS if name not in LEFT_OUT]:
-        if needed := missing(name):
-            print(f"{name}: left out, not installed: {needed}", flush=True)
-            continue
-        with tempfile.TemporaryDirectory(prefix="exfilguard-soak-") as directory:
-            lab = LABS[name](enterable(Path(directory)))
-            lab.start()
-            try:
-                asyncio.run(_soak(name, lab, args, report))
-            finally:
-                lab.stop()
+        runs = [] if QUICK else hooks_page.runs_of(name)
+        left = args.cycles - sum(run["cycles"] for run in runs)
+        if left > 0:
+            if needed := missing(name):
+                print(f"{name}: left out, not installed: {needed}", flush=True)
+                continue
+            run = _run(name, left, args.seconds, args.seed + len(runs))
+            print(name, {key: value for key, value in run.items() if key != "lock_ms"}, flush=True)
+            runs.append(run)
+            if not QUICK:
+                hooks_page.keep(name, runs)
+        total = hooks_page.total(runs)
+        report.bar(f"{name}_cycles", total["cycles"], args.cycles, at_most=False)
+        report.bar(f"{name}_wrong_states", total["wrong_states"], 0)
+        report.bar(f"{name}_chain_broken", total["chain_broken"], 0)
+        report.facts[name] = total
+    if not QUICK:
+        hooks_page.write()
     return report.finish()
 
 
-async def _soak(name: str, lab: Any, args: argparse.Namespace, report: Report) -> None:
-    soak, began = Soak(lab, args.seed), time.monotonic()
-    await soak.run(args.cycles)
-    report.bar(f"{name}_cycles", args.cycles, args.cycles, at_most=False)
-    report.bar(f"{name}_wrong_states", len(soak.wrong), 0)
-    report.bar(f"{name}_chain_broken", soak.record.broken(), 0)
-    report.facts[name] = {
-        "server_kills": soak.kills, "responder_crashes": soak.crashes, "actions": len(soak.record.records),
-        "lock_verified_p50_ms": round(1000 * percentile(soak.lock_s, 0.5), 1),
-        "lock_verified_p99_ms": round(1000 * percentile(soak.lock_s, 0.99), 1),
-        "seconds": round(time.monotonic() - began, 1), "wrong": soak.wrong[:10],
+def _run(name: str, cycles: int, seconds: float, seed: int) -> dict[str, Any]:
+    """One server's life; what came of it."""
+    with tempfile.TemporaryDirectory(prefix="exfilguard-soak-") as directory:
+        lab = LABS[name](enterable(Path(directory)))
+        lab.start()
+        began = time.monotonic()
+        try:
+            soak = asyncio.run(_soak(lab, cycles, seconds, seed))
+        finally:
+            lab.stop()
+    return {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "seed": seed, "cycles": soak.cycles,
+        "seconds": round(time.monotonic() - began, 1), "server_kills": soak.kills, "responder_crashes": soak.crashes,
+        "actions": len(soak.record.records), "chain_broken": soak.record.broken(), "wrong": soak.wrong,
+        "lock_ms": sorted(round(1000 * s) for s in soak.lock_s),
     }  # fmt: skip
-    print(name, report.facts[name], flush=True)
+
+
+async def _soak(lab: Any, cycles: int, seconds: float, seed: int) -> Soak:
+    soak = Soak(lab, seed)
+    await soak.run(cycles, seconds)
+    return soak
 
 
 if __name__ == "__main__":

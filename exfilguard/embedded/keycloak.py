@@ -106,7 +106,9 @@ class EmbeddedKeycloak:
                 f"--http-port={self.port}", "--cache=local", "--log-level=warn",
             ],
             env={
-                **os.environ, "KC_BOOTSTRAP_ADMIN_USERNAME": ADMIN, "KC_BOOTSTRAP_ADMIN_PASSWORD": self.password
+                **os.environ, "KC_BOOTSTRAP_ADMIN_USERNAME": ADMIN, "KC_BOOTSTRAP_ADMIN_PASSWORD": self.password,
+                # H2 writes half a second after it has said yes: `kill -9` would undo what a hook was told.
+                "KC_DB_URL_PROPERTIES": ";NON_KEYWORDS=VALUE;WRITE_DELAY=0",
             },
         )  # fmt: skip
         self._child.wait_until(self._ready, START_S)

@@ -33,10 +33,11 @@ from exfilguard.config.responder import (
     PostgresHookConfig,
     SCIMHookConfig,
 )
-from exfilguard.embedded import keycloak, mariadb
+from exfilguard.embedded import keycloak, mariadb, mysql
 from exfilguard.embedded.child import Child, free_port, is_root
 from exfilguard.embedded.keycloak import EmbeddedKeycloak
 from exfilguard.embedded.mariadb import EmbeddedMariadb
+from exfilguard.embedded.mysql import EmbeddedMysql
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.errors import EmbeddedError
 from exfilguard.respond.application import ApplicationHook
@@ -218,6 +219,9 @@ class MariadbLab:
     name = "mysql"
     sessions = True
     max_name_bytes = 80
+    locked_errno = 4151
+    """ER_ACCOUNT_HAS_BEEN_LOCKED"""
+    server: EmbeddedMariadb
 
     def __init__(self, directory: Path) -> None:
         self.server = EmbeddedMariadb(directory / "mariadb", settings={"innodb-flush-log-at-trx-commit": "2"})
@@ -260,9 +264,37 @@ class MariadbLab:
         try:
             return _Sql(self.server.connect(account, PASSWORD))
         except pymysql.OperationalError as error:
-            if error.args[0] != 4151:  # ER_ACCOUNT_HAS_BEEN_LOCKED
+            if error.args[0] != self.locked_errno:
                 raise
             return None
+
+
+class MysqlLab(MariadbLab):
+    """Oracle's MySQL."""
+
+    name = "oracle-mysql"
+    max_name_bytes = 32
+    locked_errno = 3118
+
+    def __init__(self, directory: Path) -> None:
+        self.server = EmbeddedMysql(directory / "mysql")
+
+    def start(self) -> None:
+        self.server.start()
+        command = [*mysql.client(), "-h127.0.0.1", f"-P{self.server.port}", f"-u{mariadb.ADMIN}"]
+        done = subprocess.run(
+            [*command, "--default-character-set=utf8mb4"],
+            input=(DEPLOY / "mysql" / "hook-mysql8.sql").read_text(encoding="utf-8"),
+            capture_output=True, text=True, check=False, env={**os.environ, "MYSQL_PWD": self.server.password},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        with self.server.connect() as admin, admin.cursor() as cursor:
+            cursor.execute("ALTER USER exfilguard_hook@'%%' IDENTIFIED BY %s ACCOUNT UNLOCK", (HOOK_PASSWORD,))
+
+    def create(self, account: str, host: str = "%") -> None:
+        if account != account.strip():
+            raise ValueError("MySQL trims it: that would be another account")
+        super().create(account, host)
 
 
 # -- LDAP ---------------------------------------------------------------------------------------------------------------
@@ -942,6 +974,7 @@ class _Key:
 LABS: dict[str, Callable[[Path], Any]] = {
     "postgres": PostgresLab,
     "mysql": MariadbLab,
+    "oracle-mysql": MysqlLab,
     "ldap": LdapLab,
     "active-directory": lambda directory: LdapLab(directory, "active-directory"),
     "gnuhealth": GnuHealthLab,
@@ -957,6 +990,8 @@ def missing(name: str) -> str:
     """What must be installed first for this laboratory; empty when nothing is missing."""
     if name in ("mysql", "mediboard"):
         return mariadb.missing_programs()
+    if name == "oracle-mysql":
+        return mysql.missing_programs()
     if name in ("ldap", "active-directory"):
         import importlib.util
 

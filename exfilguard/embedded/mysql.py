@@ -1,0 +1,190 @@
+"""Oracle's MySQL itself, for the tests: a throw-away server from Debian's package, beside whatever the system has.
+
+Debian's stable releases have MariaDB only; its unstable one has `mysql-server-core`. That package, its client and the libraries
+they ask for are unpacked into a cache directory, once (`make mysql-server`), and run with their own loader: nothing is installed. The version is what
+Debian has on that day (9.7 when this was written); what the hook uses has been the same since 8.0.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pymysql
+
+from ..errors import EmbeddedError
+from .child import is_root, port_is_taken
+from .mariadb import ADMIN, START_S, EmbeddedMariadb
+
+SUITE = "sid"
+PACKAGES = ("mysql-server-core", "mysql-client-core")
+_NOT_NEEDED = ("perl", "libperl", "libgdbm", "libdb5", "libc-gconv", "openssl-provider")
+"""Of scripts beside the server."""
+_SETTINGS = {
+    "innodb-flush-log-at-trx-commit": "2",
+    "innodb-buffer-pool-size": "64M",
+    "innodb-redo-log-capacity": "64M",
+    "max-connections": "300",
+    "skip-log-bin": "",
+    "mysqlx": "OFF",
+    "secure-file-priv": "NULL",
+    "performance-schema": "OFF",
+}
+
+
+def installation() -> Path:
+    """Where `fetch` puts it."""
+    return Path.home() / ".cache" / "exfilguard" / "mysql"
+
+
+def missing_programs() -> str:
+    """What must be done first; empty when it is there."""
+    return "" if installation().is_dir() else "MySQL's own server (make mysql-server)"
+
+
+def fetch() -> Path:
+    """Download and unpack, once. Needs Debian's or Ubuntu's apt with Debian's keyring. Raises EmbeddedError."""
+    target = installation()
+    if target.is_dir():
+        return target
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise EmbeddedError("MySQL's server is taken from Debian's package: this needs apt-get and dpkg-deb")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        work = Path(name)
+        apt = _Apt(work)
+        apt.run("apt-get", "update", "-qq")
+        listed = apt.run(
+            "apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks",
+            "--no-replaces", "--no-enhances", *PACKAGES,
+        )  # fmt: skip
+        packages = sorted(
+            {line for line in listed.splitlines() if line and line[0].isalnum() and not line.startswith(_NOT_NEEDED)}
+        )
+        if gone := set(PACKAGES) - set(packages):
+            raise EmbeddedError(f"Debian {SUITE} has no {', '.join(gone)} today")
+        apt.run("apt-get", "download", "-qq", *packages)
+        root = work / "root"
+        root.mkdir()
+        for package in (work / "debs").glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
+        version = subprocess.run(_command(root, "--version"), capture_output=True, text=True, check=False)
+        if version.returncode:
+            raise EmbeddedError(f"MySQL's server does not run on this machine: {version.stderr.strip()[-300:]}")
+        root.rename(target)
+    return target
+
+
+class _Apt:
+    """apt with lists, cache and sources of its own: the system's are left alone."""
+
+    def __init__(self, work: Path) -> None:
+        for folder in ("state/lists/partial", "cache/archives/partial", "debs"):
+            (work / folder).mkdir(parents=True)
+        keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+        signed = f"[signed-by={keyring}] " if keyring.is_file() else ""
+        (work / "sources.list").write_text(f"deb {signed}http://deb.debian.org/debian {SUITE} main\n", encoding="ascii")
+        (work / "apt.conf").write_text(
+            f'Dir::State "{work}/state"; Dir::State::status "/dev/null"; Dir::Cache "{work}/cache";\n'
+            f'Dir::Etc::sourcelist "{work}/sources.list"; Dir::Etc::sourceparts "/dev/null";\n'
+            'APT::Sandbox::User "root"; Acquire::Languages "none"; Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";\n',
+            encoding="ascii",
+        )
+        self._work = work
+
+    def run(self, *command: str) -> str:
+        """Raises EmbeddedError."""
+        done = subprocess.run(
+            command,
+            cwd=self._work / "debs",
+            env={**os.environ, "APT_CONFIG": str(self._work / "apt.conf"), "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if done.returncode:
+            raise EmbeddedError(f"{' '.join(command[:2])}: {done.stderr.strip().splitlines()[-1:]}")
+        return done.stdout
+
+
+def _program(root: Path, path: str) -> list[str]:
+    """A program of the packages with its own libraries."""
+    libraries = root / "usr" / "lib" / f"{os.uname().machine}-linux-gnu"
+    loader = next(libraries.glob("ld-linux-*.so.*"))
+    return [str(loader), "--library-path", str(libraries), str(root / path), "--no-defaults"]
+
+
+def _command(root: Path, *arguments: str) -> list[str]:
+    """The server."""
+    own = [
+        f"--lc-messages-dir={root}/usr/share/mysql",
+        f"--character-sets-dir={root}/usr/share/mysql/charsets",
+        f"--plugin-dir={root}/usr/lib/mysql/plugin",
+    ]
+    return [*_program(root, "usr/sbin/mysqld"), *own, *arguments]
+
+
+def client() -> list[str]:
+    """The command-line client."""
+    return _program(installation(), "usr/bin/mysql")
+
+
+class EmbeddedMysql(EmbeddedMariadb):
+    """One server in `data_dir`, as EmbeddedMariadb is one. Needs `fetch` before."""
+
+    def start(self) -> None:
+        """Creates the data and returns when the server answers. Raises EmbeddedError."""
+        if missing := missing_programs():
+            raise EmbeddedError(f"not installed: {missing}")
+        if port_is_taken(self.port):
+            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        data = self.data_dir / "data"
+        user = ["--user=root"] if is_root() else []
+        if not data.is_dir():
+            made = subprocess.run(
+                _command(installation(), f"--datadir={data}", "--initialize-insecure", *user),
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if made.returncode:
+                raise EmbeddedError(f"MySQL's data could not be created: {made.stderr.strip()[-500:]}")
+        init = self.data_dir / "init.sql"
+        descriptor = os.open(init, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(
+                f"CREATE USER IF NOT EXISTS {ADMIN}@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
+                f"GRANT ALL PRIVILEGES ON *.* TO {ADMIN}@'127.0.0.1' WITH GRANT OPTION;\n"
+            )
+        settings = {
+            **_SETTINGS,
+            "datadir": str(data),
+            "port": str(self.port),
+            "bind-address": "127.0.0.1",
+            "socket": str(self.socket_path),
+            "pid-file": str(self.data_dir / "mysqld.pid"),
+            "init-file": str(init),
+            "tmpdir": str(self.data_dir),
+        }
+        flags = [f"--{name}={value}" if value else f"--{name}" for name, value in settings.items()]
+        self._child.start(_command(installation(), *flags, *user))
+        self._child.wait_until(self._ready, START_S)
+        init.unlink()
+
+    def _ready(self) -> bool:
+        try:
+            self.connect().close()
+        except (pymysql.MySQLError, OSError, RuntimeError):
+            return False
+        return True
+
+
+if __name__ == "__main__":
+    try:
+        print(fetch())
+    except EmbeddedError as failure:
+        sys.exit(f"error: {failure}")

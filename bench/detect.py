@@ -15,13 +15,14 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from exfilguard.events.verdict import severity
 
 from .exfilbench import page
-from .exfilbench.attacks import TOOL, WIRE, Attack, catalogue, honeytoken, honeytoken_step, steps
+from .exfilbench.attacks import PREFIXES, TOOL, WIRE, Attack, catalogue, honeytoken, honeytoken_step, steps
 from .exfilbench.clinic import DAY_MS, MONDAY_MS, SMALL, Clinic, Event, Size
 from .exfilbench.guard import VERDICT_MS, Guard
 from .exfilbench.play import Outcome, horizon_days, play, start_of
@@ -104,11 +105,7 @@ def thefts(part: int) -> list[dict[str, Any]]:
     guard.standing.clear()
     days = [clinic.day(day) for day in range(WARM_DAYS, WARM_DAYS + 11)]
     working = set.intersection(*({e["principal"] for e in today} for today in days[:2]))
-    attacks = catalogue(
-        sorted(a for a in working if a.startswith("dr.")),
-        sorted(a for a in working if a.startswith("sec.")),
-        quick=QUICK,
-    )
+    attacks = catalogue(_by_prefix(working, [p.login for p in clinic.people]), quick=QUICK)
     partial = PARTS / f"{'quick' if QUICK else 'full'}-partial-{part}.json"
     out: list[dict[str, Any]] = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else []
     done = {theft["title"] for theft in out}
@@ -121,6 +118,15 @@ def thefts(part: int) -> list[dict[str, Any]]:
         print(f"  {attack.title}: {out[-1]['delivered']:,} patients", flush=True)
     if not chunk and not any(theft["way"] == "honeytoken" for theft in out):
         out.append(_forked(lambda: _honeytoken(guard, days)))
+    return out
+
+
+def _by_prefix(working: Collection[str], everybody: Sequence[str]) -> dict[str, list[str]]:
+    """Who works, by the beginning of the name; everybody where nobody of a kind does."""
+    out = {}
+    for prefix in PREFIXES:
+        names = sorted(name for name in everybody if name.startswith(f"{prefix}."))
+        out[prefix] = [name for name in names if name in working] or names
     return out
 
 
@@ -152,7 +158,9 @@ def observed(seed: int) -> list[dict[str, Any]]:
     feed_day(guard, [e for e in today if e["time_ms"] < start])
     beside = [e for e in today if e["time_ms"] >= start]
     attacks = [
-        a for a in catalogue(["dr.000"] * 60, ["sec.000"] * 20) if a.speed == WIRE and a.accounts == ("dpi_export",)
+        a
+        for a in catalogue({prefix: [f"{prefix}.000"] * 60 for prefix in PREFIXES})
+        if a.speed == WIRE and a.accounts == ("dpi_export",)
     ]
     return [
         _forked(lambda a=a: _as_dict(play(guard, a, steps(a, start, seed), beside, enforce=False))) for a in attacks

@@ -48,15 +48,16 @@ class Outcome:
 
 
 class LocalBudget:
-    """What a principal may take in a rolling window; the same arithmetic as the sidecar's, patients only."""
+    """What a principal may take at one sidecar in a rolling window; the same arithmetic as the sidecar's, patients only."""
 
     def __init__(self, patients: int, window_ms: int) -> None:
         self.patients = patients
         self.window_ms = window_ms
-        self._taken: dict[str, deque[tuple[int, int]]] = {}
+        self._taken: dict[tuple[str, str], deque[tuple[int, int]]] = {}
 
-    def admit(self, account: str, at: int, count: int) -> int:
-        taken = self._taken.setdefault(account, deque())
+    def admit(self, key: tuple[str, str], at: int, count: int) -> int:
+        """`key`: (account, listener)."""
+        taken = self._taken.setdefault(key, deque())
         while taken and taken[0][0] <= at - self.window_ms:
             taken.popleft()
         left = max(0, self.patients - sum(n for _, n in taken))
@@ -110,7 +111,7 @@ def play(
         at += wait_ms
         if began >= 0 and at - began > HORIZON_DAYS * DAY_MS:
             break
-        while count > 0:
+        while True:
             while ahead is not None and ahead["time_ms"] < at:
                 buffer.append(ahead)
                 ahead = next(clinic, None)
@@ -121,16 +122,20 @@ def play(
             if account in cut_at and at >= cut_at[account]:
                 break  # refused
             began = at if began < 0 else began
-            admitted = count if budget is None else budget.admit(account, at, count)
+            if not count:
+                buffer.append(event | {"time_ms": at})
+                break
+            admitted = count if budget is None else budget.admit((account, event["listener"]), at, count)
             if admitted:
                 outcome.delivered += admitted
                 buffer.append(_part(event, at, admitted, count))
                 count -= admitted
-            if count:  # the sidecar has ended the session at the local budget: the thief comes back for the rest
-                flush()
-                outcome.spent_local = True
-                wait_ms += RETRY_MS
-                at += RETRY_MS
+            if not count:
+                break
+            flush()  # the sidecar has ended the session at the local budget: the thief comes back for the rest
+            outcome.spent_local = True
+            wait_ms += RETRY_MS
+            at += RETRY_MS
         if len(cut_at) == len(accounts) and all(at >= t for t in cut_at.values()):
             break
     flush()

@@ -9,13 +9,12 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..config.schema import Config
-from ..detect.policy import Policy, policy_at
 from ..errors import ConfigError
+from ..runtime.policy_file import PolicyFile
 from ..runtime.process import die_with_parent, setup_logging
 from .common import add_config_option, load
 
@@ -66,19 +65,6 @@ def _set_password(users: Any, name: str, role: str) -> int:
     return 0
 
 
-@lru_cache(maxsize=1)
-def _policy(path: str, changed_ns: int) -> Policy:
-    """Every open page asks once a second: the file is read again only when it has changed. Raises ConfigError."""
-    return policy_at(path)
-
-
-def _changed_ns(path: str) -> int:
-    try:
-        return Path(path).stat().st_mtime_ns if path else 0
-    except OSError:
-        return 0
-
-
 def _serve(config: Config, users: Any, config_path: str) -> int:
     import uvicorn
 
@@ -104,7 +90,7 @@ def _serve(config: Config, users: Any, config_path: str) -> int:
         users=users,
         operations=CommandOperations(config_path),
         dossiers=ReportDossiers(config_path, Path(config.archive_dir), state),
-        policy=lambda: _policy(config.detector.policy, _changed_ns(config.detector.policy)),
+        policy=PolicyFile(config.detector.policy).current,
         snapshots=lambda: read_all(config.data_dir),
     )
     host, port = parse_address(config.console.listen)

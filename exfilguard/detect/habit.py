@@ -10,7 +10,7 @@ false alarms: Lorden 1971, Moustakides 1986) run over the days of work, and both
   of median and mean, plus slack, so that an account's rare heavy days are part of its habit.
 - `persistence`, the same of (x - median - scale) / scale cut to [-1, 1], as robust charts cut their scores (Huber's psi): how many
   days in a row it went on. Two nights on call make a surplus; a slow extraction makes one every day.
-A surplus of SURE times its step needs no persistence.
+A surplus of SURE times its step needs no persistence; in between, each day that it went on makes less of it enough.
 
 The baseline takes winsorised days only, so that a thief cannot raise it quickly. An account without a habit is measured by its class's
 typical day.
@@ -196,11 +196,18 @@ def _set_drift(profile: Profile, total: float) -> None:
 
 
 def step_reached(found: Finding, steps: list[tuple[Level, float]], drift: Drift) -> tuple[Level, float] | None:
-    """The highest (level, surplus) that is reached; a surplus without persistence counts from SURE times the step on."""
+    """The highest (level, surplus) that is reached."""
+    enough = enough_of(found.persistence, drift)
     for level, limit in reversed(steps):
-        if found.surplus > limit and (found.persistence >= drift.persistence or found.surplus > SURE * limit):
-            return level, limit
+        if found.surplus > limit * enough:
+            return level, limit * enough
     return None
+
+
+def enough_of(persistence: float, drift: Drift) -> float:
+    """How many times its step a surplus must be: SURE on the first day, 1 once it has gone on for `drift.persistence` days, and a
+    straight line in between."""
+    return SURE - (SURE - 1) * max(0.0, min(1.0, persistence / drift.persistence))
 
 
 def surplus_steps(rules: Class, drift: Drift, usual: Usual, percent: int) -> list[tuple[Level, float]]:

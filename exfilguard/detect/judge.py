@@ -5,10 +5,7 @@
     cross     sums over accounts                       against the limits of the dimension         `cross`
     notable   one event that matters by itself         honeytoken, flags, findings, newcomers      see `notable.py`
 
-The ladder and its hysteresis: a step that stands is not said again; a higher one is said at once; a person's decision stands until
-it expires. An alert that goes on being true is said again after `repeat`, or when its total has grown by half. A cut or a lock that
-expired comes back only when more was taken since, and then stands twice as long, up to `longest_expiry`. Nothing here lowers a
-step, but for `step_down = "clear"`.
+What they found becomes at most one verdict in `ladder.py`.
 """
 
 from __future__ import annotations
@@ -18,10 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..events.verdict import Level, Scope, Verdict, severity
+from ..events.verdict import Level, Verdict, severity
 from ..windows import Totals
 from . import notable
 from .habit import Finding, close_hour, step_reached, surplus_steps
+from .ladder import Case, Ladder
 from .policy import DAY, HOUR, MONTH, UNITS, WEEK, WINDOW_NAMES, WINDOWS_MS, Class, Limit, Policy
 from .profile import Profile
 
@@ -30,25 +28,10 @@ NEW_SHAPE = 0.9
 GROWN_UP_HOURS = 14 * 24
 OWN_PART = 0.1
 """Of its class's first surplus step: so much beyond its habit makes an account one that takes more than it used to."""
-GROWTH = 1.5
-"""A standing or recent alert is said again when its total has grown by this factor."""
-Ladders = tuple[tuple[tuple[int, ...], ...], ...]
+Thresholds = tuple[tuple[tuple[int, ...], ...], ...]
 """One row a window, one ladder of totals a unit."""
 TENANT = "tenant:"
 """Prefix of the name under which the tenant's own sums are judged; no account can have it, a colon ends a dimension."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What a detector has to say of a principal, before the ladder decides."""
-
-    detector: str
-    level: Level
-    reason: str
-    unit: str = "patients"
-    window: int = DAY
-    total: int = 0
-    limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +48,23 @@ class Judge:
     def __init__(self, policy: Policy, tenant: str, issuer: str) -> None:
         self.policy = policy
         self.tenant = tenant
-        self.issuer = issuer
+        self.ladder = Ladder(policy, tenant, issuer)
         self.windows_ms = WINDOWS_MS
         self.tenant_surplus: Finding | None = None
         """Set while the tenant's own rate of distinct patients drifts."""
         self._classes: dict[str, tuple[str, Class]] = {}
-        self._ladders: dict[int, Ladders] = {}
+        self._thresholds: dict[int, Thresholds] = {}
         self._surplus: OrderedDict[str, float] = OrderedDict()
         """Accounts whose last closed hour left a surplus."""
         self._tenant_hours = 0
         """Age of the tenant's own profile; 0: not known yet."""
         self._crossed: OrderedDict[tuple[str, str, str], Verdict] = OrderedDict()
+
+    def follow(self, policy: Policy) -> None:
+        """Another policy is in force from now on; what was learnt of the accounts, and said of them, stays."""
+        self.policy = self.ladder.policy = policy
+        self._classes.clear()
+        self._thresholds.clear()
 
     @property
     def honeytokens(self) -> frozenset[str]:
@@ -84,18 +73,18 @@ class Judge:
 
     # -- budgets ----------------------------------------------------------------------------------------------------
 
-    def thresholds(self, principal: str, now_ms: int, profile: bytes | None = None) -> Ladders:
+    def thresholds(self, principal: str, now_ms: int, profile: bytes | None = None) -> Thresholds:
         """Per window (rows, patients, bytes, queries): the totals beyond each of which a call of `judge` is due; (): never.
 
         Allowances change with the time of day, so what always applies counts: a call too many does no harm.
         """
         _, rules = self._of(principal)
-        found = self._ladders.get(id(rules))
+        found = self._thresholds.get(id(rules))
         if found is None:
             rows: list[list[tuple[int, ...]]] = [[() for _ in UNITS] for _ in WINDOWS_MS]
             for limit in rules.limits:
                 rows[limit.window][UNITS.index(limit.unit)] = tuple(value for _, value in limit.steps)
-            found = self._ladders[id(rules)] = tuple(tuple(row) for row in rows)
+            found = self._thresholds[id(rules)] = tuple(tuple(row) for row in rows)
         return found
 
     def cross_from(self, dimension: str) -> int:
@@ -134,7 +123,7 @@ class Judge:
             crossed.total,
             crossed.value,
         )
-        return self._decide(principal, [case], now_ms, previous, crossed_ms)
+        return self.ladder.decide(principal, [case], now_ms, previous, crossed_ms)
 
     # -- own past ---------------------------------------------------------------------------------------------------
 
@@ -184,9 +173,9 @@ class Judge:
             if len(self._surplus) > MAX_CACHED:
                 self._surplus.popitem(last=False)
         cases = [] if allowed else list(self._habit(principal, name, rules, found, hour))
-        verdict = self._decide(principal, cases, now_ms, previous, (hour + 1) * 3_600_000 - 1) if cases else None
-        if verdict is None and not cases:
-            verdict = self._cleared(principal, rules, totals, now_ms, previous)
+        verdict = self.ladder.decide(principal, cases, now_ms, previous, (hour + 1) * 3_600_000 - 1) if cases else None
+        if verdict is None and not cases and _worst(rules.limits, totals, 1) is None:
+            verdict = self.ladder.cleared(principal, now_ms, previous)
         return past.dump(), verdict
 
     def _habit(self, principal: str, name: str, rules: Class, found: Finding, hour: int) -> Iterable[Case]:
@@ -296,7 +285,7 @@ class Judge:
             )  # fmt: skip
             key = (dimension, value, principal)
             previous = (standing or {}).get(f"{self.tenant}/{principal}") or self._crossed.get(key)
-            verdict = self._decide(principal, [case], now_ms, previous, now_ms)
+            verdict = self.ladder.decide(principal, [case], now_ms, previous, now_ms)
             if verdict is not None:
                 self._crossed[key] = verdict
                 self._crossed.move_to_end(key)
@@ -320,90 +309,9 @@ class Judge:
             Case(f.detector, f.level, f.reason, f.unit, HOUR, f.total, f.limit)
             for f in notable.look(self.policy, rules, principal, event, why, frozenset(allowed))
         ]
-        return self._decide(principal, cases, now_ms, previous, int(event.get("time_ms", now_ms))) if cases else None
-
-    # -- the ladder -------------------------------------------------------------------------------------------------
-
-    def _decide(
-        self, principal: str, cases: Sequence[Case], now_ms: int, previous: Verdict | None, crossed_ms: int
-    ) -> Verdict | None:
-        shared = principal in self.policy.shared
-        best: tuple[Level, Case] | None = None
-        for case in cases:
-            level = self._capped(principal, case.level, shared)
-            if level != "none" and (best is None or severity(level) > severity(best[0])):
-                best = (level, case)
-        if best is None:
-            return None
-        level, case = best
-        expiry_ms = self._expiry(level, case, now_ms, previous)
-        if not expiry_ms:
-            return None
-        scope: Scope = "session" if shared and level == "cut" else "principal"
-        return Verdict(
-            tenant=self.tenant,
-            principal=principal,
-            level=level,
-            revision=max(now_ms, previous.revision + 1 if previous is not None else 0),
-            issued_ms=now_ms,
-            reason=case.reason,
-            issuer=self.issuer,
-            scope=scope,
-            unit=case.unit,
-            window_ms=WINDOWS_MS[case.window],
-            total=case.total,
-            limit=case.limit,
-            policy=self.policy.version,
-            crossed_ms=crossed_ms,
-            expires_ms=now_ms + expiry_ms,
-            session_rows=self.policy.session_share if scope == "session" else 0,
-            throttle_rows_per_s=self.policy.throttle_rows_per_s if level == "throttle" else 0,
-            detector=case.detector,
+        return (
+            self.ladder.decide(principal, cases, now_ms, previous, int(event.get("time_ms", now_ms))) if cases else None
         )
-
-    def _expiry(self, level: Level, case: Case, now_ms: int, previous: Verdict | None) -> int:
-        """How long the new step stands; 0: nothing is said."""
-        policy = self.policy
-        if previous is None:
-            return policy.expiry_ms
-        if _holds(previous, now_ms) and (
-            previous.issuer.startswith("operator:") or severity(previous.level) >= severity(level)
-        ):
-            return 0
-        if previous.issuer.startswith("operator:") or severity(previous.level) < severity(level):
-            return policy.expiry_ms
-        same = (previous.unit, previous.window_ms) == (case.unit, WINDOWS_MS[case.window])
-        if severity(level) <= severity("throttle"):
-            # People were told of this account; they are told again when it grew, in time, or by a detector of another kind.
-            kin = {"budget", "habit", "drift"}
-            related = previous.detector == case.detector or {previous.detector, case.detector} <= kin
-            grown = same and case.total > previous.total * GROWTH
-            recent = now_ms - previous.issued_ms < policy.repeat_ms
-            return 0 if related and recent and not grown else policy.expiry_ms
-        if same and previous.detector == case.detector and previous.level == level and previous.expires_ms:
-            if case.detector in ("budget", "drift") and case.total <= previous.total:
-                return 0
-            return min(2 * (previous.expires_ms - previous.issued_ms), policy.longest_expiry_ms)
-        return policy.expiry_ms
-
-    def _cleared(
-        self, principal: str, rules: Class, totals: Sequence[Totals], now_ms: int, previous: Verdict | None
-    ) -> Verdict | None:
-        """Step down early, where the policy wants it: an alert or a throttle of ours, and no limit is exceeded any more."""
-        if (
-            self.policy.step_down != "clear"
-            or previous is None
-            or not previous.in_force(now_ms)
-            or severity(previous.level) > severity("throttle")
-            or previous.issuer.startswith("operator:")
-            or _worst(rules.limits, totals, 1) is not None
-        ):
-            return None
-        return Verdict(
-            tenant=self.tenant, principal=principal, level="none", revision=max(now_ms, previous.revision + 1), issued_ms=now_ms,
-            reason=f"{principal} is below every limit of its class again", issuer=self.issuer, policy=self.policy.version,
-            detector=previous.detector,
-        )  # fmt: skip
 
     def _of(self, principal: str) -> tuple[str, Class]:
         found = self._classes.get(principal)
@@ -414,24 +322,9 @@ class Judge:
             found = self._classes[principal] = (name, self.policy.classes[name])
         return found
 
-    def _capped(self, principal: str, level: Level, shared: bool) -> Level:
-        cap: Level = self.policy.max_level
-        if principal in self.policy.break_glass:
-            cap = "alert"
-        elif shared and not self.policy.lock_shared and severity(cap) > severity("cut"):
-            cap = "cut"
-        return level if severity(level) <= severity(cap) else cap
-
 
 def _first(steps: Sequence[tuple[Level, int]]) -> int:
     return steps[0][1] if steps else 0
-
-
-def _holds(verdict: Verdict, now_ms: int) -> bool:
-    """True while nothing new is due: in force, or an operator's `none` that has not run out."""
-    if verdict.level == "none":
-        return verdict.issuer.startswith("operator:") and now_ms < verdict.expires_ms
-    return verdict.in_force(now_ms)
 
 
 def _worst(limits: Sequence[Limit], totals: Sequence[Totals], multiply: int) -> _Crossed | None:

@@ -70,7 +70,7 @@ class Drift:
     slack: int = 50
     deviations: Steps = (("alert", 3), ("cut", 5), ("lock", 12))
     persistence: int = 4
-    """Days it must have gone on; a surplus of three times a step needs none."""
+    """Days it must have gone on; a surplus of habit.SURE times a step needs none, see habit.enough_of."""
     tenant_deviations: int = 6
     """The whole tenant drifts when its own sum is so high; while it does, `tenant_share` percent of a class's surplus is
     enough for its accounts: work that moves between colleagues leaves the tenant's sum as it is, a theft does not."""

@@ -16,7 +16,6 @@ import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -24,14 +23,15 @@ from faust.types import TP
 
 from ..config.schema import Config
 from ..detect.judge import Judge
-from ..detect.policy import DAY_MS, WINDOW_NAMES, policy_at
-from ..errors import BrokerError, CodecError, ConfigError
+from ..detect.policy import DAY_MS, WINDOW_NAMES, Policy
+from ..errors import BrokerError, CodecError
 from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics, principal_hash
 from ..events.verdict import Verdict
 from ..runtime.clock import now_ms
 from ..runtime.kafka import WATCH_S, TopicWatch, certificate_figures
+from ..runtime.policy_file import PolicyFile
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
 from ..windows import COMPILED
@@ -83,9 +83,7 @@ class Detector:
         self.worker = worker
         self.watch = watch
         self.topics = Topics(config.kafka.prefix)
-        self.policy = policy_at(config.detector.policy)
-        self._policy_changed = Path(config.detector.policy).stat().st_mtime_ns if config.detector.policy else 0
-        self.policy_refused = 0
+        self.policy_file = PolicyFile(config.detector.policy)
         self._announced: dict[tuple[str, int], int] = {}
         """Allowances that end soon -> when that was last said."""
         self.standing: dict[str, Verdict] = {}
@@ -110,6 +108,11 @@ class Detector:
         self.skew = Skew()
         self._certificates = certificate_figures(config)
         self.app: Any = None
+
+    @property
+    def policy(self) -> Policy:
+        """In force now."""
+        return self.policy_file.policy
 
     # -- partitions -------------------------------------------------------------------------------------------------
 
@@ -396,26 +399,12 @@ class Detector:
                 evicted = time.monotonic() if all(looked) else evicted
 
     def _reload_policy(self) -> None:
-        """A policy file that changed is used from the next event on; one with mistakes is refused, and the old one stays."""
-        path = self.config.detector.policy
-        try:
-            changed = Path(path).stat().st_mtime_ns if path else 0
-        except OSError:
-            return  # between two versions of itself, or gone: the old one stays
-        if changed == self._policy_changed:
-            return
-        self._policy_changed = changed
-        try:
-            policy = policy_at(path)
-        except ConfigError as error:
-            log.error("the policy was not reloaded, version %s stays: %s", self.policy.version, error)
-            self.policy_refused += 1
-            return
-        log.info("policy %s is in force, instead of %s", policy.version, self.policy.version)
-        self.policy = policy
-        self._judges.clear()
-        for engine in [held.engine for held in self.held.values()] + list(self.parked.values()):
-            engine.refresh()
+        """A policy file that changed is used from the next event on; what the judges remember stays."""
+        if self.policy_file.reload():
+            for judge in self._judges.values():
+                judge.follow(self.policy)
+            for engine in [held.engine for held in self.held.values()] + list(self.parked.values()):
+                engine.refresh()
 
     def _announce_allowances(self, now: int) -> None:
         """Once a day for each that ends within a week: its owner decides whether it is still needed."""
@@ -466,7 +455,7 @@ class Detector:
                 for name, metric in COUNTERS.items()
             ),
             ("deadletters_total", {}, self.deadletters),
-            ("policy_refused_total", {}, self.policy_refused),
+            ("policy_refused_total", {}, self.policy_file.refused),
             ("allowances_ending", {}, len(self.policy.ending(now_ms()))),
             ("window_accounts", {}, sum(len(e.store) for e in engines)),
             ("consumer_lag_records", {}, self._lag),

@@ -85,7 +85,7 @@ cdef extern from "_frame.h" nogil:
         uint32_t patients, patient_count, asked, asked_count
         const char *start
         uint32_t length
-        uint8_t kind, flagged
+        uint8_t kind, flagged, visible
     ctypedef struct Frame:
         Text tenant, sidecar, epoch
         int64_t seq
@@ -801,6 +801,7 @@ cdef class FrameCounter:
             e.bytes = event.get("bytes", 0)
             e.estimated = event.get("patients_estimated", 0)
             e.flagged = bool(event.get("flags"))
+            e.visible = event.get("patients_by", "")[:1] not in ("", "e")
             self.text(&e.principal, event["principal"])
             self.text(&e.source, event.get("source", ""))
             self.text(&e.application, event.get("application", ""))

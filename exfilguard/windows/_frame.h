@@ -32,7 +32,7 @@ typedef struct {
     uint32_t patients, patient_count, asked, asked_count; /* into Frame.digests */
     const char *start;
     uint32_t length;
-    uint8_t kind, flagged;
+    uint8_t kind, flagged, visible; /* visible: the patients come from an identifier column */
 } Event;
 
 typedef struct {
@@ -45,6 +45,17 @@ typedef struct {
     const char *p, *end;
     unsigned char high; /* bits of every byte of every string: 0x80 set means that UTF-8 must be checked */
 } Frame;
+
+/* patients_by: an estimate or nothing is no identifier. */
+static inline int is_visible(const Text *by) { return by->length && by->at[0] != 'e'; }
+
+/* A statement that shows no identifier but asked for patients by theirs (a COUNT, an EXISTS, a file without its number) is about
+   these: they count in place of digests of rows, where there are not fewer of them. */
+static inline void about_whom(Event *e) {
+    if (e->visible || !e->asked_count || e->asked_count < e->patient_count) return;
+    e->patients = e->asked;
+    e->patient_count = e->asked_count;
+}
 
 typedef struct { uint32_t account, event; uint8_t why; } Report;
 typedef struct { uint32_t account; int64_t hour, totals[MAX_WINDOWS * UNITS]; } Hour; /* the windows at its end */
@@ -243,7 +254,7 @@ static int event(Frame *f, Event *e) {
         case FIELD(5, 'b'): IS("bytes", 17); if (number(f, &e->bytes)) return -1; break;
         case FIELD(8, 'p'): IS("patients", 18); if (digests(f, &e->patients, &e->patient_count)) return -1; break;
         case FIELD(18, 'p'): IS("patients_estimated", 19); if (number(f, &e->estimated)) return -1; break;
-        case FIELD(11, 'p'): IS("patients_by", 20); if (text(f, &value)) return -1; break;
+        case FIELD(11, 'p'): IS("patients_by", 20); if (text(f, &value)) return -1; e->visible = is_visible(&value); break;
         case FIELD(5, 'a'): IS("asked", 21); if (digests(f, &e->asked, &e->asked_count)) return -1; break;
         case FIELD(5, 'f'): IS("flags", 22); if (texts(f, &e->flagged)) return -1; break;
         case FIELD(11, 'd'): IS("duration_us", 23); if (number(f, &count)) return -1; break;
@@ -559,11 +570,12 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
         fetch_near(c, f, n + NEAR);
         Event *e = f->events + n;
         uint8_t why = (e->kind == K_FINDING ? WHY_FINDING : 0) | (e->flagged ? WHY_FLAGS : 0);
-        const uint64_t *seen = f->digests + e->patients;
         if (c->tokens.mask) {
-            for (uint32_t i = 0; i < e->patient_count; i++) why |= is_token(&c->tokens, seen[i]) ? WHY_HONEYTOKEN : 0;
+            for (uint32_t i = 0; i < e->patient_count; i++) why |= is_token(&c->tokens, f->digests[e->patients + i]) ? WHY_HONEYTOKEN : 0;
             for (uint32_t i = 0; i < e->asked_count; i++) why |= is_token(&c->tokens, f->digests[e->asked + i]) ? WHY_ASKED : 0;
         }
+        about_whom(e);
+        const uint64_t *seen = f->digests + e->patients;
         int64_t t = corrected(clock, o, e->time_ms, now, c->ahead_ms, c->back_ms);
         if (e->kind > K_PROGRESS) {
             if (why) o->single[o->single_count++] = (Report){UINT32_MAX, n, why};

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exfilguard.detect.habit import Finding, close_hour, robust, step_reached, surplus_steps, usual_day
+from exfilguard.detect.habit import SURE, Finding, close_hour, enough_of, robust, step_reached, surplus_steps, usual_day
 from exfilguard.detect.policy import Class, Drift, Habit
 from exfilguard.detect.profile import CELLS, DAYS, HOURS_OF_WEEK, MAX_BYTES, Profile, cell_of, quantised
 
@@ -142,7 +142,14 @@ def test_a_huge_surplus_needs_no_persistence() -> None:
     profile = Profile()
     weeks(profile, 8, 50)
     found = work(profile, 56, 2_000)
-    assert step_reached(found, surplus_steps(RULES, DRIFT, found.usual, 100), DRIFT) == ("cut", 300.0)
+    assert step_reached(found, surplus_steps(RULES, DRIFT, found.usual, 100), DRIFT) == ("cut", 750.0)  # 2.5 times 300
+
+
+@given(st.floats(0, 15), st.floats(0, 15))
+def test_the_longer_it_goes_on_the_less_is_enough(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    assert SURE >= enough_of(low, DRIFT) >= enough_of(high, DRIFT) >= 1
+    assert (enough_of(0, DRIFT), enough_of(DRIFT.persistence, DRIFT)) == (SURE, 1)
 
 
 def test_days_off_let_the_sum_down_slowly_and_an_end_lets_it_down() -> None:

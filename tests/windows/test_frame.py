@@ -82,7 +82,7 @@ EVENT = st.builds(
     QueryEvent, time_ms=st.one_of(st.integers(NOW - 10**7, NOW), COUNT), kind=st.sampled_from(KINDS), listener=NAME,
     session=NAME, principal=NAME, login=TEXT, database=TEXT, source=TEXT, application=TEXT, statement=COUNT, fingerprint=TEXT,
     query=TEXT, columns=st.lists(TEXT, max_size=3).map(tuple), rows=COUNT, hidden_rows=COUNT, bytes=COUNT, patients=DIGESTS,
-    patients_estimated=COUNT, asked=DIGESTS, flags=st.lists(TEXT, max_size=2).map(tuple), duration_us=COUNT, error=TEXT,
+    patients_estimated=COUNT, patients_by=st.sampled_from(("", "origin", "name", "estimate")), asked=DIGESTS, flags=st.lists(TEXT, max_size=2).map(tuple), duration_us=COUNT, error=TEXT,
     detail=TEXT,
 )  # fmt: skip
 
@@ -107,6 +107,36 @@ def base() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 9), max_size=4, unique=True),
+            st.sampled_from(("", "origin", "name", "estimate")),
+            st.lists(st.integers(0, 9), max_size=4, unique=True),
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_where_no_identifier_is_visible_the_patients_asked_for_count(
+    statements: list[tuple[list[int], str, list[int]]],
+) -> None:
+    """A COUNT or an EXISTS over one patient returns the same row for each: what was asked for tells them apart."""
+    expected: set[int] = set()
+    events = []
+    for patients, by, asked in statements:
+        expected |= set(asked if by in ("", "estimate") and asked and len(asked) >= len(patients) else patients)
+        event = {"time_ms": NOW, "kind": "query", "listener": "l", "session": "s", "principal": "a", "rows": 1}
+        event |= {"patients": [f"{p:016x}" for p in patients], "asked": [f"{p:016x}" for p in asked], "patients_by": by}
+        events.append({key: value for key, value in event.items() if value not in ([], "")})
+    frame = {"v": 1, "tenant": "t", "sidecar": "s", "epoch": "e", "seq": 0, "events": events}
+    read = counter()
+    assert read.read(orjson.dumps(frame))
+    read.count(0, NOW)
+    assert read.accounts.totals("t/a")[0].patients == len(expected)
+
+
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-5, 5), st.integers(-(1 << 70), 1 << 70), st.floats(), st.text(max_size=3),
     st.lists(st.one_of(st.text(max_size=18), st.integers()), max_size=2), st.just({}), st.just("0123456789abcdeg"),
@@ -114,7 +144,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 FIELDS = [
     "v", "tenant", "sidecar", "epoch", "seq", "events", "time_ms", "kind", "listener", "session", "principal", "rows",
-    "hidden_rows", "bytes", "patients", "patients_estimated", "asked", "flags", "columns", "source", "application",
+    "hidden_rows", "bytes", "patients", "patients_estimated", "patients_by", "asked", "flags", "columns", "source", "application",
     "fingerprint", "login", "query", "statement", "duration_us", "error", "detail", "evidence", "engine", "unknown",
 ]  # fmt: skip
 

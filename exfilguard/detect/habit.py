@@ -195,9 +195,8 @@ def _set_drift(profile: Profile, total: float) -> None:
     profile.drift = total
 
 
-def step_reached(found: Finding, steps: list[tuple[Level, float]], drift: Drift) -> tuple[Level, float] | None:
-    """The highest (level, surplus) that is reached."""
-    enough = enough_of(found.persistence, drift)
+def step_reached(found: Finding, steps: list[tuple[Level, float]], enough: float) -> tuple[Level, float] | None:
+    """The highest (level, surplus) that is reached. `enough`: how many times its step a surplus must be."""
     for level, limit in reversed(steps):
         if found.surplus > limit * enough:
             return level, limit * enough

@@ -18,7 +18,7 @@ from typing import Any
 from ..events.verdict import Level, Verdict, severity
 from ..windows import Totals
 from . import notable
-from .habit import Finding, close_hour, step_reached, surplus_steps
+from .habit import Finding, close_hour, enough_of, step_reached, surplus_steps
 from .ladder import Case, Ladder
 from .policy import DAY, HOUR, MONTH, UNITS, WEEK, WINDOW_NAMES, WINDOWS_MS, Class, Limit, Policy
 from .profile import Profile
@@ -28,6 +28,8 @@ NEW_SHAPE = 0.9
 GROWN_UP_HOURS = 14 * 24
 OWN_PART = 0.1
 """Of its class's first surplus step: so much beyond its habit makes an account one that takes more than it used to."""
+BEYOND_HABIT = 0.25
+"""Of a sum: so much of it must be beyond its accounts' habits, where not half of them takes more than it used to."""
 Thresholds = tuple[tuple[tuple[int, ...], ...], ...]
 """One row a window, one ladder of totals a unit."""
 TENANT = "tenant:"
@@ -187,7 +189,9 @@ class Judge:
         )
         raised = None if name in policy.drift.tenant_exempt else self.tenant_surplus
         percent = policy.drift.tenant_share if raised is not None else 100
-        reached = step_reached(found, surplus_steps(rules, policy.drift, usual, percent), policy.drift)
+        # The whole tenant's rate is evidence enough: no account needs to persist then.
+        enough = 1.0 if raised is not None else enough_of(found.persistence, policy.drift)
+        reached = step_reached(found, surplus_steps(rules, policy.drift, usual, percent), enough)
         if reached is not None:
             level, limit = reached
             tenant = f", while the whole tenant is {raised.surplus:,.0f} above its own" if raised is not None else ""
@@ -225,10 +229,8 @@ class Judge:
             drift,
             allowed=False,
         )
-        raised = (
-            found.usual.days
-            and found.surplus > drift.tenant_deviations * found.usual.wide
-            and found.persistence >= drift.persistence
+        raised = found.usual.days and found.surplus > drift.tenant_deviations * found.usual.wide * enough_of(
+            found.persistence, drift
         )
         self.tenant_surplus = found if raised else None
         self._tenant_hours = past.last_hour - past.first_hour + 1
@@ -249,7 +251,7 @@ class Judge:
         `standing`: newest verdicts by key, so that nothing is said twice.
 
         A sum of an hour or less speaks for itself. Of what grew over days, half of the accounts must take more than their own
-        habit; and a query shape must be new as well, in an installation that is not: the screens of an application are used by
+        habit, or a quarter of it must lie beyond their habits; and a query shape must be new as well, in an installation that is not: the screens of an application are used by
         the same people for years, a thief's tool is not. (A shape is new when its 30 days hold no more than its last 7.)
         """
         rule = self.policy.cross.get(dimension)
@@ -263,12 +265,8 @@ class Judge:
         level = crossed.level
         if window > HOUR and dimension == "shape" and self._tenant_hours < GROWN_UP_HOURS:
             level = "alert"
-        if window > HOUR:
-            busier = sum(
-                self._surplus.get(name, 0.0) >= OWN_PART * _first(self._of(name)[1].surplus) for name, _ in contributors
-            )
-            if busier < max(rule.min_accounts, len(contributors) / 2):
-                return []
+        if window > HOUR and not self._beyond_habit(contributors, crossed.total, rule.min_accounts):
+            return []
         what = "source" if dimension == "source" else "query shape"
         out = []
         for principal, share in contributors:
@@ -293,6 +291,13 @@ class Judge:
                     self._crossed.popitem(last=False)
                 out.append(verdict)
         return out
+
+    def _beyond_habit(self, contributors: Sequence[tuple[str, float]], total: int, fewest: int) -> bool:
+        """Whether a sum that grew over days is more than its accounts' usual work."""
+        surplus = [self._surplus.get(name, 0.0) for name, _ in contributors]
+        own = [OWN_PART * _first(self._of(name)[1].surplus) for name, _ in contributors]
+        busier = sum(took >= part for took, part in zip(surplus, own, strict=True))
+        return busier >= max(fewest, len(contributors) / 2) or sum(surplus) >= BEYOND_HABIT * total
 
     # -- single events ----------------------------------------------------------------------------------------------
 

@@ -109,7 +109,9 @@ def test_a_slow_thief_is_found_within_days_and_the_number_is_what_was_taken() ->
     for day in range(56, 66):
         found = work(profile, day, 50 + 80)
         taken += 80
-        reached = step_reached(found, surplus_steps(RULES, DRIFT, found.usual, 100), DRIFT)
+        reached = step_reached(
+            found, surplus_steps(RULES, DRIFT, found.usual, 100), enough_of(found.persistence, DRIFT)
+        )
         if reached is not None and reached[0] == "cut":
             break
     assert taken <= 480
@@ -132,7 +134,9 @@ def test_two_heavy_days_are_no_drift_but_five_are() -> None:
     levels = []
     for day, patients in enumerate((170, 170, 50, 50, 170, 170, 170, 170, 170), 56):
         found = work(profile, day, patients)
-        reached = step_reached(found, surplus_steps(RULES, DRIFT, found.usual, 100), DRIFT)
+        reached = step_reached(
+            found, surplus_steps(RULES, DRIFT, found.usual, 100), enough_of(found.persistence, DRIFT)
+        )
         levels.append(reached[0] if reached else "")
     assert levels[:4] == [""] * 4
     assert levels[-1] == "cut"
@@ -142,7 +146,10 @@ def test_a_huge_surplus_needs_no_persistence() -> None:
     profile = Profile()
     weeks(profile, 8, 50)
     found = work(profile, 56, 2_000)
-    assert step_reached(found, surplus_steps(RULES, DRIFT, found.usual, 100), DRIFT) == ("cut", 750.0)  # 2.5 times 300
+    assert step_reached(found, surplus_steps(RULES, DRIFT, found.usual, 100), enough_of(found.persistence, DRIFT)) == (
+        "cut",
+        750.0,
+    )  # 2.5 times 300
 
 
 @given(st.floats(0, 15), st.floats(0, 15))

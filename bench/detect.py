@@ -1,7 +1,8 @@
 """`make bench-detect`: exfilbench, the built-in policy and the rules of others on the same normal and stolen traffic.
 
-The full run (about a quarter of an hour of two free cores) keeps its parts under bench/results/detect.parts/ and takes up where it was stopped;
-`--fresh` begins anew. It writes docs/benchmarks/detect.md with its plots. QUICK=1: a smaller clinic, fewer thieves, one seed.
+The full run (20 to 30 minutes of one core) keeps its parts under bench/results/detect.parts/, by a digest of the code and the policy they
+came from, and takes up where it was stopped; `--seconds N` stops by itself, exit status 75 while something is left. It writes
+docs/benchmarks/detect.md with its plots. `--fresh` begins anew. QUICK=1: a smaller clinic, fewer thieves, one seed of its own.
 `--seed N` plays training seed N instead of the held-out ones: for tuning; nothing is written to docs.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import multiprocessing
 import os
@@ -16,6 +18,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +33,19 @@ from .exfilbench.policy import bench_policy
 from .exfilbench.rivals import BY_DATABASE, RIVALS, FalseAlarms, Rule
 from .report import QUICK, RESULTS, Report
 
-TRAINING_SEEDS = (1, 2, 3)
-HELD_OUT_SEEDS = (201,) if QUICK else (201, 202, 203, 204)
-CHUNKS = 1 if QUICK else 2
+HELD_OUT_SEEDS = (301,) if QUICK else (205, 206, 207, 208)
+"""Nobody looks at the full ones before the policy is what it will be; which were used up: exfilbench/README.md."""
 SIZE = SMALL if QUICK else Size()
 NORMAL_DAYS = 56 if QUICK else 60
 WARM_DAYS = 28 if QUICK else 42
 MIN_ACCOUNT_DAYS = 1_500 if QUICK else 30_000
 SHARE_BAR = 0.5
-PARTS = RESULTS / "detect.parts"
+ROOT = Path(__file__).parents[1]
 FRAME_EVENTS = 50
+LEFT = 75
+"""Exit status: stopped at its time limit, run again."""
+STOP = [float("inf")]
+"""Monotonic time after which no part and no attack begins; set once, before the parts' processes."""
 
 
 def feed_day(guard: Guard, events: list[Event]) -> list[Any]:
@@ -92,10 +98,9 @@ def normal(seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def thefts(part: int) -> list[dict[str, Any]]:
-    """Every CHUNKS-th attack into the same clinic, each from the same state of the detector: a process of its own plays each.
-    `part`: 100 * seed + chunk. Small clinics: an attack is one against many accounts all the same, and there are 220."""
-    seed, chunk = divmod(part, 100)
+def thefts(seed: int, *, with_rivals: bool) -> list[dict[str, Any]] | None:
+    """Every attack into the same clinic, each from the same state of the detector: a process of its own plays each. None: stopped.
+    Small clinics: an attack is one against many accounts all the same, and there are 98."""
     clinic, guard, rivals = Clinic(seed, WARM_DAYS + 11, SMALL), Guard(bench_policy(small=True)), FalseAlarms()
     for day in range(WARM_DAYS):
         today = clinic.day(day)
@@ -106,18 +111,20 @@ def thefts(part: int) -> list[dict[str, Any]]:
     days = [clinic.day(day) for day in range(WARM_DAYS, WARM_DAYS + 11)]
     working = set.intersection(*({e["principal"] for e in today} for today in days[:2]))
     attacks = catalogue(_by_prefix(working, [p.login for p in clinic.people]), quick=QUICK)
-    partial = PARTS / f"{'quick' if QUICK else 'full'}-partial-{part}.json"
-    out: list[dict[str, Any]] = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else []
+    so_far = _part_path("so-far", seed)
+    out: list[dict[str, Any]] = json.loads(so_far.read_text(encoding="utf-8")) if so_far.is_file() else []
     done = {theft["title"] for theft in out}
-    for attack in attacks[chunk::CHUNKS]:
+    for attack in attacks:
         if attack.title in done:
             continue
-        out.append(_forked(lambda attack=attack: _theft(seed, attack, guard, days, rivals)))
-        PARTS.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(out), encoding="utf-8")
-        print(f"  {attack.title}: {out[-1]['delivered']:,} patients", flush=True)
-    if not chunk and not any(theft["way"] == "honeytoken" for theft in out):
-        out.append(_forked(lambda: _honeytoken(guard, days)))
+        if time.monotonic() > STOP[0]:
+            return None
+        out.append(
+            _forked(lambda attack=attack: _theft(seed, attack, guard, days, rivals if with_rivals else None))
+            | {"seed": seed}
+        )
+        so_far.write_text(json.dumps(out), encoding="utf-8")
+    out.append(_forked(lambda: _honeytoken(guard, days)) | {"seed": seed})
     return out
 
 
@@ -130,7 +137,9 @@ def _by_prefix(working: Collection[str], everybody: Sequence[str]) -> dict[str, 
     return out
 
 
-def _theft(seed: int, attack: Attack, guard: Guard, days: list[list[Event]], rivals: FalseAlarms) -> dict[str, Any]:
+def _theft(
+    seed: int, attack: Attack, guard: Guard, days: list[list[Event]], rivals: FalseAlarms | None
+) -> dict[str, Any]:
     start = start_of(MONDAY_MS + WARM_DAYS * DAY_MS, attack)
     after = [e for today in days[: horizon_days(attack)] for e in today if e["time_ms"] >= start]
     accounts = set(attack.accounts)
@@ -139,9 +148,11 @@ def _theft(seed: int, attack: Attack, guard: Guard, days: list[list[Event]], riv
     beside = [e for e in after if e["principal"] in accounts] if alone else after
     before = [e for e in days[0] if e["time_ms"] < start]
     feed_day(guard, before)
-    for event in before:
-        rivals.see(event)
-    others = {} if not attack.bar else _rivals(seed, attack, start, beside, _hourly(after), rivals)
+    others: dict[str, int] = {}
+    if rivals is not None and attack.bar:
+        for event in before:
+            rivals.see(event)
+        others = _rivals(seed, attack, start, beside, _hourly(after), rivals)
     result = _as_dict(play(guard, attack, steps(attack, start, seed), beside, enforce=True))
     result["rivals"] = others
     return result
@@ -251,19 +262,49 @@ def _forked(work: Any) -> Any:
 
 # -- parts --------------------------------------------------------------------------------------------------------------
 
-WORK = {"normal": normal, "thefts": thefts, "observed": observed}
+WORK = {
+    "normal": normal,
+    "first thefts": partial(thefts, with_rivals=True),  # rivals are asked in the first clinic
+    "thefts": partial(thefts, with_rivals=False),
+    "observed": observed,
+}
+MADE_FROM = (
+    "bench/exfilbench/*.py",
+    "exfilguard/detect/*.py",
+    "exfilguard/detect/*.toml",
+    "exfilguard/windows/_*.[hp]*",
+    "exfilguard/stream/engine.py",
+)
+
+
+@cache
+def _parts() -> Path:
+    """Where the parts of this state of policy, detector and generator are: no part of another state is ever taken up."""
+    digest = hashlib.sha256()
+    for pattern in MADE_FROM:
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(path.read_bytes())
+    return RESULTS / "detect.parts" / digest.hexdigest()[:16]
+
+
+def _part_path(kind: str, seed: int) -> Path:
+    _parts().mkdir(parents=True, exist_ok=True)
+    return _parts() / f"{'quick' if QUICK else 'full'}-{kind.replace(' ', '-')}-{seed}.json"
 
 
 def _part(job: tuple[str, int]) -> tuple[str, int, Any]:
+    """(kind, seed, result); None as result: stopped before its end."""
     kind, seed = job
-    path = PARTS / f"{'quick' if QUICK else 'full'}-{kind}-{seed}.json"
+    path = _part_path(kind, seed)
     if path.is_file():
         return kind, seed, json.loads(path.read_text(encoding="utf-8"))
+    if time.monotonic() > STOP[0]:
+        return kind, seed, None
     began = time.monotonic()
     result = WORK[kind](seed)
-    PARTS.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result), encoding="utf-8")
-    print(f"{kind} of seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
+    if result is not None:
+        path.write_text(json.dumps(result), encoding="utf-8")
+    print(f"{kind} of seed {seed}: {time.monotonic() - began:.0f} s{'' if result else ', to be continued'}", flush=True)
     return kind, seed, result
 
 
@@ -271,32 +312,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.detect", description=__doc__)
     parser.add_argument("--fresh", action="store_true", help="forget the parts of an earlier run")
     parser.add_argument("--seed", type=int, default=0, help="a training seed instead of the held-out ones")
-    parser.add_argument("--only", choices=sorted(WORK), help="play this part only, and stop")
-    parser.add_argument(
-        "--part", help="play one part, as normal:101, and stop; a run without it takes up what is there"
-    )
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long, to be run again")
     args = parser.parse_args()
-    if args.part:
-        kind, _, seed = args.part.partition(":")
-        _part((kind, int(seed)))
-        return 0
+    STOP[0] = time.monotonic() + args.seconds
     seeds = (args.seed,) if args.seed else HELD_OUT_SEEDS
-    if args.fresh or QUICK or args.seed:
-        shutil.rmtree(PARTS, ignore_errors=True)
-    theft_seeds = seeds[:1]
-    jobs = [("normal", s) for s in seeds] + [("thefts", 100 * s + c) for s in theft_seeds for c in range(CHUNKS)]
-    jobs.append(("observed", seeds[0]))
-    jobs = [job for job in jobs if args.only in (None, job[0])]
-    jobs.sort(key=lambda job: job[0] != "thefts")  # the longest first
+    if args.fresh or QUICK:
+        shutil.rmtree(_parts(), ignore_errors=True)
+    jobs = [("first thefts", seeds[0]), *(("thefts", seed) for seed in seeds[1:])]
+    jobs += [*(("normal", seed) for seed in seeds), ("observed", seeds[0])]
     with multiprocessing.get_context("fork").Pool(min(os.cpu_count() or 1, len(jobs))) as pool:
         parts = pool.map(_part, jobs, chunksize=1)
-    if args.only:
-        return 0
+    left = sum(result is None for _, _, result in parts)
+    if left:
+        print(f"{left} of {len(jobs)} parts are not played to their end: run it again")
+        return LEFT
     found: dict[str, list[Any]] = {kind: [r for k, _, r in parts if k == kind] for kind in WORK}
     report = Report("detect")
-    judge(report, found["normal"], [t for run in found["thefts"] for t in run], found["observed"][0])
+    stolen = [theft for run in found["first thefts"] + found["thefts"] for theft in run]
+    judge(report, found["normal"], stolen, found["observed"][0])
     if not QUICK and not args.seed:
-        page.write(Path(__file__).parents[1] / "docs" / "benchmarks", report)
+        page.write(ROOT / "docs" / "benchmarks", report)
     return report.finish()
 
 
@@ -309,7 +344,7 @@ def judge(
     locks = sum(n["lock_days"] for n in quiet)
     barred = [t for t in stolen if t["bar"]]
     worst = max(barred, key=lambda t: t["delivered"])
-    token = next(t for t in stolen if t["way"] == "honeytoken")
+    token = max((t for t in stolen if t["way"] == "honeytoken"), key=lambda t: (t["cut_ms"] < 0, t["delivered"]))
     report.bar("worst_theft_share_pct", round(100 * worst["delivered"] / page.PATIENTS, 3), SHARE_BAR)
     report.bar("thefts_never_cut", sum(t["cut_ms"] < 0 for t in barred), 0)
     report.bar("honeytoken_reads_until_lock", token["delivered"] if token["cut_ms"] >= 0 else 99, 1)
@@ -338,7 +373,7 @@ def judge(
         "account_days": account_days, "alert_days": alerts, "act_days": acts, "lock_days": locks,
         "false_cuts_per_10000_upper_95": round(1e4 * page.upper(acts) / account_days, 2),
         "false_alerts_per_100_interval_95": [round(100 * page.lower(alerts) / account_days, 2), round(100 * page.upper(alerts) / account_days, 2)],
-        "worst_theft": worst["title"], "worst_delivered": worst["delivered"], "rivals": rivals, "thefts": stolen, "dumps_in_observe": dumps, "normal": quiet,
+        "worst_theft": worst["title"], "theft_seeds": sorted({t["seed"] for t in stolen}), "worst_delivered": worst["delivered"], "rivals": rivals, "thefts": stolen, "dumps_in_observe": dumps, "normal": quiet,
         "observe_worst_share_pct": round(100 * max(t["delivered"] for t in dumps) / page.PATIENTS, 2),
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from exfilguard.detect.judge import Judge
-from exfilguard.detect.policy import WINDOWS_MS, load_policy
+from exfilguard.detect.policy import WINDOWS_MS, default_policy, load_policy
 from exfilguard.events.verdict import Verdict
 from exfilguard.windows import Totals
 
@@ -162,3 +162,15 @@ def test_allowances_hold_in_their_hours_until_they_expire() -> None:
     assert judge("batch", patients=90, now=NOW + 3_600_000) is not None  # 02:46
     assert judge("batch", patients=90, now=NOW + 86_400_000) is not None  # expired
     assert judge("etl", patients=9999, rows=5000) is None
+
+
+def test_a_search_by_yes_and_no_shows_in_the_queries() -> None:
+    """`count(*) WHERE name LIKE 'A%'` delivers no patient and asks for none by an identifier."""
+    built_in = Judge(default_policy(), "clinic", "detector:1")
+    searched = [
+        Totals(rows=n, patients=0, bytes=8 * n, queries=n) for n in (60, 300, 1_500, 20_001, 20_001, 20_001, 20_001)
+    ]
+    for account in ("dr.a", "sec.b", "dba.c"):
+        verdict = built_in.judge(account, searched, NOW, None, NOW)
+        assert verdict is not None
+        assert (verdict.level, verdict.unit, verdict.total) == ("alert", "queries", 20_001)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gzip
 import heapq
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 import orjson
 
@@ -26,6 +27,15 @@ class Recording(Protocol):
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """(partition, frame), each partition's in its order. Raises ExfilGuardError."""
+        ...
+
+
+@runtime_checkable
+class Ordered(Recording, Protocol):
+    """A recording that can give each partition's frames in the order of their times, so that none has to be kept."""
+
+    def streams(self) -> list[tuple[int, Iterator[bytes]]]:
+        """(partition, its frames). Raises ExfilGuardError."""
         ...
 
 
@@ -65,34 +75,40 @@ def _open(path: str) -> IO[bytes]:
 
 def in_order(recording: Recording) -> Iterator[bytes]:
     """All frames by the time of their first event, each partition's order kept; sidecars told apart by partition."""
-    by_partition: dict[int, list[tuple[int, bytes]]] = {}
-    for partition, frame in recording.frames():
-        at = _first_time(frame)
-        rows = by_partition.setdefault(partition, [])
-        if rows and at < rows[-1][0]:
-            at = rows[-1][0]
-        rows.append((at, frame.replace(b'"sidecar":"', b'"sidecar":"%d/' % partition, 1)))
-    for _, frame in heapq.merge(*by_partition.values(), key=lambda item: item[0]):
-        yield frame
+    if isinstance(recording, Ordered):
+        streams = [_timed(partition, frames) for partition, frames in recording.streams()]
+    else:
+        by_partition: dict[int, list[bytes]] = {}
+        for partition, frame in recording.frames():
+            by_partition.setdefault(partition, []).append(frame)
+        streams = [_timed(partition, frames) for partition, frames in by_partition.items()]
+    if len(streams) == 1:
+        yield from (frame for _, frame in streams[0])
+    else:
+        yield from (frame for _, frame in heapq.merge(*streams, key=lambda item: item[0]))
 
 
-_TIME = b'"time_ms":'
+def _timed(partition: int, frames: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    newest, sidecar = 0, b'"sidecar":"%d/' % partition
+    for frame in frames:
+        newest = max(newest, _first_time(frame))
+        yield newest, frame.replace(b'"sidecar":"', sidecar, 1)
+
+
+_TIME = re.compile(rb'"time_ms":\s*(\d{1,18})')
 
 
 def _first_time(frame: bytes) -> int:
     """Without decoding the whole; 0 for what the engine will refuse anyway."""
-    at = frame.find(_TIME)
-    if at < 0:
-        return 0
-    digits = frame[at + len(_TIME) : at + len(_TIME) + 20].lstrip()
-    end = next((i for i, c in enumerate(digits) if not 48 <= c <= 57), len(digits))
-    return int(digits[:end] or b"0")
+    found = _TIME.search(frame)
+    return int(found[1]) if found else 0
 
 
 def last_time(frame: bytes) -> int:
     """The newest event's time of a frame; 0 when it has none or cannot be read."""
-    at = frame.rfind(_TIME)
-    return 0 if at < 0 else _first_time(frame[at:])
+    at = frame.rfind(b'"time_ms":')
+    found = _TIME.match(frame, at) if at >= 0 else None
+    return int(found[1]) if found else 0
 
 
 def save(frames: Iterator[tuple[int, bytes]], path: str) -> int:

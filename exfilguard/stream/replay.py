@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,53 +81,79 @@ class Replay:
 
 def replay(frames: Iterable[bytes], policy: Policy, max_patients: int) -> Replay:
     """Feed all frames, in order, to a new engine under this policy. Nothing is stopped: the recorded traffic goes on after a cut."""
-    out = Replay(policy.version)
-    standing: dict[str, Verdict] = {}
-    judges: dict[str, Judge] = {}
+    return compare(frames, [policy], max_patients)[0]
 
-    def judge_of(tenant: str) -> Judge:
-        found = judges.get(tenant)
-        if found is None:
-            found = judges[tenant] = Judge(policy, tenant, "replay")
-        return found
 
-    def take(verdicts: Iterable[Verdict]) -> None:
-        for verdict in verdicts:
-            standing[verdict.key] = verdict
-            _note(out, verdict)
-
-    def look(now: int) -> None:
-        for key, value in publisher.records(engine, judge_of, now):
-            sums.add(key, value)
-        take(sums.judge(judge_of, lambda tenant, principal: True, standing, now))
-
-    engine = Engine(judge_of, standing, max_patients)
-    publisher, sums = Publisher(0), Sums()
-    looked_ms = looked_frame = hour = 0
+def compare(frames: Iterable[bytes], policies: Sequence[Policy], max_patients: int) -> list[Replay]:
+    """The same for several policies, each with an engine of its own; the frames are read once and none is kept."""
+    players = [_Player(policy, max_patients) for policy in policies]
     for offset, frame in enumerate(frames):
         now = last_time(frame)
+        for player in players:
+            player.feed(offset, frame, now)
+    return [player.end() for player in players]
+
+
+class _Player:
+    """One policy's detector, in the recording's time."""
+
+    def __init__(self, policy: Policy, max_patients: int) -> None:
+        self.policy = policy
+        self.out = Replay(policy.version)
+        self.standing: dict[str, Verdict] = {}
+        self.judges: dict[str, Judge] = {}
+        self.engine = Engine(self.judge_of, self.standing, max_patients)
+        self.publisher, self.sums = Publisher(0), Sums()
+        self.looked_ms = self.looked_frame = self.hour = 0
+
+    def judge_of(self, tenant: str) -> Judge:
+        found = self.judges.get(tenant)
+        if found is None:
+            found = self.judges[tenant] = Judge(self.policy, tenant, "replay")
+        return found
+
+    def take(self, verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
+            self.standing[verdict.key] = verdict
+            _note(self.out, verdict)
+
+    def look(self, now: int) -> None:
+        """At the sums over accounts, as the detector does every second (stream/sums.py)."""
+        for key, value in self.publisher.records(self.engine, self.judge_of, now):
+            self.sums.add(key, value)
+        self.take(self.sums.judge(self.judge_of, lambda tenant, principal: True, self.standing, now))
+
+    def feed(self, offset: int, frame: bytes, now: int) -> None:
+        """`now`: the newest event's time; 0: there is none."""
+        out, engine = self.out, self.engine
         before = engine.events
         fed = engine.feed(offset, frame, now)
         out.frames += 1
         if fed.reason:
             out.unread += 1
-            continue
+            return
         if now:
             out.first_ms = out.first_ms or now
             out.last_ms = max(out.last_ms, now)
             out.by_minute[now // 60_000] += engine.events - before
-        take(fed.verdicts)
-        # What the detector does every second and every hour (stream/sums.py), in the recording's time.
-        if now >= looked_ms + SUMS_MS or (offset - looked_frame >= SUMS_FRAMES and now > looked_ms + 1_000):
-            looked_ms, looked_frame = now, offset
-            look(now)
-        if hour and now // HOUR_MS > hour:
-            sums.close_hour(judge_of, [engine], hour, now)
-        hour = max(hour, now // HOUR_MS)
-    for _ in range(LAST_LOOKS):
-        look(out.last_ms)
-    out.events = engine.events
-    return out
+        if fed.verdicts:
+            self.take(fed.verdicts)
+        if now >= self.looked_ms + SUMS_MS or (
+            offset - self.looked_frame >= SUMS_FRAMES and now > self.looked_ms + 1_000
+        ):
+            self.looked_ms, self.looked_frame = now, offset
+            self.look(now)
+        hour = now // HOUR_MS
+        if hour > self.hour:
+            if self.hour:
+                self.sums.close_hour(self.judge_of, [engine], self.hour, now)
+            self.hour = hour
+
+    def end(self) -> Replay:
+        for _ in range(LAST_LOOKS):
+            self.look(self.out.last_ms)
+        self.out.events = self.engine.events
+        return self.out
 
 
 def _note(out: Replay, verdict: Verdict) -> None:

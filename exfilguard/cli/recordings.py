@@ -8,17 +8,15 @@ from pathlib import Path
 
 from ..config.schema import Config
 from ..errors import ExfilGuardError
-from ..events.codec import encode_frame, frame_head
+from ..events.codec import frame_head
 from ..events.topics import Topics
 from ..evidence.reader import ArchiveReader
 from ..runtime.kafka import whole_topic
-from ..stream.recorded import EVENTS_PER_FRAME, FileRecording, Recording
+from ..stream.recorded import FileRecording, Framer, Recording
 
 KAFKA = "kafka"
 QUIET_S = 2.0
 DAY_MS = 86_400_000
-FRAME_MS = 5_000
-"""A frame of archived events holds no more time than this: its end is the detector's clock."""
 PORTION = 500_000
 ROWS_AT_ONCE = 10_000
 
@@ -51,18 +49,12 @@ class ArchiveRecording:
             yield from ((partition, frame) for frame in frames)
 
     def _tenant(self, tenant: str) -> Iterator[bytes]:
-        head, seq = frame_head(tenant, "archive", "1"), 0
-        events: list[bytes] = []
-        began = 0
+        framer = Framer(frame_head(tenant, "archive", "1"))
         for time_ms, event in self._events(tenant):
-            if events and (len(events) == EVENTS_PER_FRAME or time_ms - began >= FRAME_MS):
-                yield encode_frame(head, seq, events)
-                events, seq = [], seq + 1
-            if not events:
-                began = time_ms
-            events.append(event.encode())
-        if events:
-            yield encode_frame(head, seq, events)
+            if frame := framer.add(time_ms, event.encode()):
+                yield frame
+        if rest := framer.rest():
+            yield rest
 
     def _events(self, tenant: str) -> Iterator[tuple[int, str]]:
         """(time, event as JSON) by time, a portion of the archive at a time."""

@@ -20,6 +20,8 @@ from ..errors import ExfilGuardError
 from ..events.codec import encode_frame, frame_head
 
 EVENTS_PER_FRAME = 200
+FRAME_MS = 5_000
+"""Events that come without a frame get one that holds no more time than this: its end is the detector's clock."""
 
 
 class Recording(Protocol):
@@ -47,7 +49,7 @@ class FileRecording:
         self.tenant = tenant
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        head, alone, seq = frame_head(self.tenant, "recording", "1"), [], 0
+        framer = Framer(frame_head(self.tenant, "recording", "1"))
         try:
             with _open(self.path) as lines:
                 for line in lines:
@@ -57,16 +59,41 @@ class FileRecording:
                     partition, _tab, frame = line.partition(b"\t") if line[:1].isdigit() else (b"0", b"", line)
                     if b'"events"' in frame[:400] or b'"v"' in frame[:8]:
                         yield int(partition), frame
-                        continue
-                    alone.append(frame)
-                    if len(alone) == EVENTS_PER_FRAME:
-                        yield 0, encode_frame(head, seq, alone)
-                        alone, seq = [], seq + 1
+                    elif full := framer.add(_first_time(frame), frame):
+                        yield 0, full
         except (OSError, EOFError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is no recording: one frame a line is expected"
             raise ExfilGuardError(f"{self.path}: cannot be read: {reason}") from None
-        if alone:
-            yield 0, encode_frame(head, seq, alone)
+        if rest := framer.rest():
+            yield 0, rest
+
+
+class Framer:
+    """Events that come one after the other become frames, at most EVENTS_PER_FRAME and FRAME_MS each."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        self._events: list[bytes] = []
+        self._began = 0
+        self._seq = 0
+
+    def add(self, time_ms: int, event: bytes) -> bytes | None:
+        """The frame before this event, if it is finished."""
+        full = None
+        if self._events and (len(self._events) == EVENTS_PER_FRAME or not 0 <= time_ms - self._began < FRAME_MS):
+            full = self.rest()
+        if not self._events:
+            self._began = time_ms
+        self._events.append(event)
+        return full
+
+    def rest(self) -> bytes | None:
+        """What is not in a frame yet."""
+        if not self._events:
+            return None
+        frame = encode_frame(self._head, self._seq, self._events)
+        self._events, self._seq = [], self._seq + 1
+        return frame
 
 
 def _open(path: str) -> IO[bytes]:

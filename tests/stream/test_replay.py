@@ -6,16 +6,20 @@ import gzip
 import json
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
+from exfilguard.cli import recordings
 from exfilguard.cli.main import main
+from exfilguard.cli.recordings import ArchiveRecording
 from exfilguard.detect.policy import load_policy
 from exfilguard.errors import ExfilGuardError
-from exfilguard.events.codec import encode_frame, frame_head
-from exfilguard.stream.recorded import FileRecording, in_order, last_time, save
-from exfilguard.stream.replay import Replay, replay
+from exfilguard.events.codec import decode_frame, encode_frame, frame_head
+from exfilguard.evidence.archive import ArchiveWriter
+from exfilguard.stream.recorded import FRAME_MS, FileRecording, in_order, last_time, save
+from exfilguard.stream.replay import Replay, compare, replay
 
 NOW = 1_767_600_000_000
 STRICT = """
@@ -149,6 +153,84 @@ def test_the_command_compares_two_policies(tmp_path: Path, capsys: pytest.Captur
     text = capsys.readouterr().out
     assert "strict against loose: 1 accounts differ" in text
     assert "the cut limit of class c is 100" in text
+
+
+SEEN = ("time_ms", "kind", "listener", "session", "principal", "source", "application", "fingerprint", "detail", "patients_by",
+        "rows", "hidden_rows", "bytes", "patients_estimated", "patients", "asked", "flags")  # fmt: skip
+"""What a detector looks at."""
+
+
+def archived(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """Three days of odd events and of a thief, in an archive, and the events themselves."""
+    names = ["thief", "dr.é", 'o"quote', "back\\slash", "tab\there", "名"]
+    events: list[dict[str, Any]] = []
+    for n in range(300):
+        made = event(n, names[n % len(names)] if n % 2 else "thief", NOW + n * 400_000)
+        made |= {"login": "x", "fingerprint": f"{n:016x}", "bytes": n, "application": names[n % len(names)]}
+        if n % 3 == 0:
+            made |= {"asked": [f"{n:016x}", "00000000000000ff"], "flags": ["copy", "packed"], "patients_by": "origin"}
+        if n % 5 == 0:
+            made |= {"patients": [], "patients_estimated": 7, "hidden_rows": 9, "patients_by": "estimate", "rows": 0}
+        if n % 50 == 7:
+            made = {key: made[key] for key in ("time_ms", "listener", "session", "principal")} | {
+                "kind": "finding",
+                "detail": "forged context",
+            }
+        events.append(made)
+    writer = ArchiveWriter(tmp_path / "archive", 3 * 365 * 86_400_000)
+    writer.begin("t")
+    for seq in range(30):
+        part = [orjson.dumps(e) for e in events[seq * 10 : seq * 10 + 10]]
+        writer.add(0, seq, decode_frame(encode_frame(frame_head("clinic", "one", "1"), seq, part)))
+        if seq % 7 == 6:
+            writer.commit(NOW)
+    writer.commit(NOW)
+    writer.close()
+    return tmp_path / "archive", events
+
+
+@pytest.mark.parametrize("portion", [40, 500_000])
+def test_an_archive_gives_back_what_a_detector_looks_at(
+    tmp_path: Path, portion: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "PORTION", portion)
+    root, events = archived(tmp_path)
+    read = list(in_order(ArchiveRecording(root, "", 0, 1 << 52)))
+    found = [e for frame in read for e in orjson.loads(frame)["events"]]
+    plain = [{key: value for key in SEEN if (value := e.get(key)) not in (None, "", 0, [])} for e in events]
+    assert found == plain
+    span = list(in_order(ArchiveRecording(root, "clinic", NOW + 400_000, NOW + 800_000)))
+    assert [e["time_ms"] for frame in span for e in orjson.loads(frame)["events"]] == [NOW + 400_000]
+    assert list(ArchiveRecording(root, "clinic", 0, 1 << 52).frames())
+
+
+def test_an_archive_and_the_frames_it_was_made_of_are_judged_alike(tmp_path: Path) -> None:
+    root, events = archived(tmp_path)
+    path = tmp_path / "events"
+    path.write_bytes(b"\n".join(orjson.dumps(e) for e in events))
+    policy = load_policy(STRICT.replace('"1h"', '"7d"'), "p")
+    one = replay(in_order(ArchiveRecording(root, "", 0, 1 << 52)), policy, 1_000)
+    other = replay(in_order(FileRecording(str(path), "clinic")), policy, 1_000)
+    assert (one.events, one.unread, one.levels) == (other.events, other.unread, other.levels)
+    assert {key: a.level for key, a in one.accounts.items()} == {key: a.level for key, a in other.accounts.items()}
+    assert one.accounts["clinic/thief"].level == "cut"
+
+
+def test_a_frame_of_an_archive_is_no_longer_than_seconds(tmp_path: Path) -> None:
+    root, _ = archived(tmp_path)
+    for frame in in_order(ArchiveRecording(root, "", 0, 1 << 52)):
+        times = [e["time_ms"] for e in orjson.loads(frame)["events"]]
+        assert max(times) - min(times) < FRAME_MS
+
+
+def test_two_policies_are_judged_in_one_reading(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    path.write_bytes(b"\n".join(frames(20)) + b"\n")
+    once = in_order(FileRecording(str(path)))
+    strict, loose = compare(once, [load_policy(STRICT, "p"), load_policy(LOOSE, "p")], 1_000)
+    assert (strict.accounts["clinic/thief"].level, loose.accounts["clinic/thief"].level) == ("cut", "alert")
+    alone = replay(in_order(FileRecording(str(path))), load_policy(STRICT, "p"), 1_000)
+    assert strict.as_dict() == alone.as_dict()
 
 
 @pytest.mark.parametrize("arguments", [["/nowhere"], ["kafka"]])

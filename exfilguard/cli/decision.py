@@ -132,7 +132,9 @@ def request_of(found: Iterable[Action], verdict: Verdict, now: int) -> Action | 
 
 def held_verdicts(found: Iterable[Action], verdicts: dict[str, Verdict], now: int) -> list[Verdict]:
     """Verdicts in force whose suspension the mass-lock stop holds back."""
-    held = {action.key: action.verdict_revision for action in found if action.hook == MASS_LOCK}
+    held = {
+        action.key: action.verdict_revision for action in found if (action.hook, action.outcome) == (MASS_LOCK, "held")
+    }
     return [
         verdict
         for key, verdict in verdicts.items()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..events.action import OPERATOR, Action
+from ..events.action import BOOKKEEPING, OPERATOR, Action
 from ..events.verdict import Level, Verdict, severity
 
 MAX_INCIDENTS = 20_000
@@ -142,6 +142,8 @@ class ConsoleState:
             self.version += 1
 
     def record(self, action: Action) -> None:
+        if action.outcome in BOOKKEEPING:
+            return
         mark = (action.key, action.hook, action.operation, action.outcome, action.started_ms, action.verdict_revision)
         with self._lock:
             if mark in self._seen_actions:

@@ -7,10 +7,15 @@ from typing import Any, Literal
 
 Operation = Literal["lock", "unlock", "extend", "ack", "break_glass"]
 """Hooks know the first two."""
-Outcome = Literal["started", "done", "already", "refused", "failed", "dry_run", "held", "requested"]
+Outcome = Literal[
+    "started", "done", "already", "refused", "failed", "dry_run", "held", "requested", "claimed", "released"
+]
 """`started` is written before anything changes, with what `undo` must restore: a crash half-way cannot lose it. `held`: the
-mass-lock stop waits for a human. `requested`: an operator asked for what a second one must confirm."""
+mass-lock stop waits for a human. `requested`: an operator asked for what a second one must confirm. `claimed`, `released`: what
+the responders count the mass-lock stop by; on partition 0 of the topic, whatever the account."""
 
+BOOKKEEPING = ("claimed", "released")
+"""Outcomes that are nothing to tell people."""
 OPERATOR = "operator"
 """`hook` of what people decided."""
 MASS_LOCK = "mass-lock"

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ..errors import CodecError
-from ..events.action import Action
+from ..events.action import BOOKKEEPING, Action
 from ..events.codec import decode_action, decode_verdict
 from ..events.verdict import Verdict
 from .ledger import lines_of
@@ -79,7 +79,9 @@ def decided(directory: Path, tenant: str, principal: str, from_ms: int, to_ms: i
             if kind == "verdict":
                 verdicts.append(decode_verdict(record))
             else:
-                actions.append(decode_action(record))
+                action = decode_action(record)
+                if action.outcome not in BOOKKEEPING:
+                    actions.append(action)
         except CodecError:
             continue
     verdicts.sort(key=lambda v: (v.issued_ms, v.revision))

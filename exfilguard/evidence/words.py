@@ -387,6 +387,8 @@ _OUTCOMES = {
     "dry_run": ("à blanc", "dry run"),
     "held": ("retenue", "held"),
     "requested": ("demandée", "requested"),
+    "claimed": ("comptée", "counted"),
+    "released": ("décomptée", "no longer counted"),
 }
 
 

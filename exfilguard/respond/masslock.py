@@ -6,8 +6,22 @@ A policy with a wrong limit must not suspend a whole clinic in its systems. Pure
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Protocol
 
 from ..events.verdict import Verdict
+
+
+class Admission(Protocol):
+    """Who may be suspended without asking: one process's own MassLockStop, or one that all processes share."""
+
+    def admits(self, verdict: Verdict, now_ms: int) -> bool | None:
+        """None: not known yet, ask again."""
+
+    def remember(self, key: str, at_ms: int, now_ms: int) -> None:
+        """A suspension on record that was begun then."""
+
+    def forget(self, key: str) -> None:
+        """Nothing was suspended after all: no hook knows this account."""
 
 
 class MassLockStop:
@@ -24,12 +38,16 @@ class MassLockStop:
         """True when this account may be suspended without asking. An operator's word always may, and is not counted."""
         if not self.accounts or verdict.issuer.startswith("operator:"):
             return True
-        if verdict.key in self._begun:
+        return self.take(verdict.key, now_ms)
+
+    def take(self, key: str, now_ms: int) -> bool:
+        """`admits` for an account that the bound concerns."""
+        if key in self._begun:
             return True
         self._expire(now_ms)
         if len(self._begun) >= self.accounts:
             return False
-        self._begun[verdict.key] = now_ms
+        self._begun[key] = now_ms
         return True
 
     def remember(self, key: str, at_ms: int, now_ms: int) -> None:

@@ -26,7 +26,7 @@ from ..runtime.stats import Histogram
 from ..runtime.tasks import spawn
 from .bounded import bounded
 from .hook import Hook, HookResult, Order
-from .masslock import MassLockStop
+from .masslock import Admission, MassLockStop
 
 log = logging.getLogger(__name__)
 
@@ -77,13 +77,17 @@ class Account:
 class Reconciler:
     """All accounts of one process. Everything runs on its one event loop."""
 
-    def __init__(self, hooks: Sequence[Hook], config: ResponderConfig, record: Record) -> None:
+    def __init__(
+        self, hooks: Sequence[Hook], config: ResponderConfig, record: Record, mass_lock: Admission | None = None
+    ) -> None:
+        """`mass_lock`: where several processes share the bound."""
         self.hooks = hooks
         self.accounts: dict[str, Account] = {}
         self.attempts: dict[tuple[Operation, str, Outcome], int] = defaultdict(int)
         self.stops = 0
         self.lockout = Histogram(LOCKOUT_BOUNDS_S)
-        self.mass_lock = MassLockStop(config.mass_lock_accounts, config.mass_lock_window_ms)
+        self.mass_lock: Admission = mass_lock or MassLockStop(config.mass_lock_accounts, config.mass_lock_window_ms)
+        self._bound = f"already {config.mass_lock_accounts} accounts in {config.mass_lock_window_ms / 60_000:g} minutes"
         self._retries = config.retries
         self._record = record
         self._turns = {hook.name: asyncio.Semaphore(max(1, config.concurrency)) for hook in hooks}
@@ -95,7 +99,8 @@ class Reconciler:
         """An action from the record, in its order."""
         account = self.accounts.setdefault(action.key, Account())
         if action.hook == MASS_LOCK:
-            account.held = action.verdict_revision
+            if action.outcome == "held":
+                account.held = action.verdict_revision
             return
         if action.operation not in ("lock", "unlock") or action.hook not in self._turns:
             return
@@ -186,16 +191,24 @@ class Reconciler:
             return None
         if state.settled >= verdict.revision:
             return None
-        if hook.suspends and not state.started and not self._admitted(account, verdict):
-            return None
-        return "lock"
+        if hook.suspends and state.started:
+            return "lock"
+        # People are told whether the account was suspended, so both wait until it is known whether it may be.
+        admitted = self._admitted(account, verdict) if hook.suspends or self._suspendable(verdict) else True
+        return "lock" if admitted or (admitted is False and not hook.suspends) else None
 
-    def _admitted(self, account: Account, verdict: Verdict) -> bool:
-        """False when the mass-lock stop holds this verdict back. Once held, a verdict stays held until a human speaks."""
+    def _suspendable(self, verdict: Verdict) -> bool:
+        return verdict.scope == "principal" and any(
+            hook.suspends and severity(verdict.level) >= severity(hook.min_level) for hook in self.hooks
+        )
+
+    def _admitted(self, account: Account, verdict: Verdict) -> bool | None:
+        """False when the mass-lock stop holds this verdict back. Once held, a verdict stays held until a human speaks. None: not
+        known yet."""
         if account.held == verdict.revision:
             return False
-        if self.mass_lock.admits(verdict, now_ms()):
-            return True
+        if (admitted := self.mass_lock.admits(verdict, now_ms())) is not False:
+            return admitted
         account.held = verdict.revision
         self.stops += 1
         log.error("%s: %s", verdict.key, self._held_note())
@@ -204,10 +217,9 @@ class Reconciler:
         return False
 
     def _held_note(self) -> str:
-        minutes = self.mass_lock.window_ms / 60_000
         return (
-            f"not suspended where it lives: already {self.mass_lock.accounts} accounts in {minutes:g} minutes; it is cut at "
-            "the sidecar. If this is an attack: exfilguard ack ACCOUNT, or exfilguard break-glass --mass-lock for all"
+            f"not suspended where it lives: {self._bound}; it is cut at the sidecar. If this is an attack: "
+            "exfilguard ack ACCOUNT, or exfilguard break-glass --mass-lock for all"
         )
 
     async def _work(self, account: Account, hook: Hook, state: HookState) -> None:
@@ -257,20 +269,25 @@ class Reconciler:
             state.locked = operation == "lock"
             if operation == "lock" and hook.suspends:
                 self.lockout.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
-        if result.outcome == "refused" and not any(
-            other.locked or other.started
-            for name, other in account.hooks.items()
-            if other is not state and name in self._suspends
-        ):
-            self.mass_lock.forget(verdict.key)
         if result.outcome != "failed":
             state.started, state.settled = False, verdict.revision
             if operation == "unlock":
                 state.locked = False
+        if result.outcome == "refused" and hook.suspends and self._nobody_knows(account, verdict):
+            self.mass_lock.forget(verdict.key)
         level = logging.ERROR if result.outcome == "failed" else logging.WARNING
         log.log(level, "%s %s by %s: %s: %s", operation, verdict.key, hook.name, result.outcome, result.detail)
         await self._record(_action(hook.name, operation, verdict, began_ms, result, state.undo))
         return result.outcome != "failed"
+
+    def _nobody_knows(self, account: Account, verdict: Verdict) -> bool:
+        """Every hook that suspends has refused this account, or has nothing to do with the verdict."""
+        return all(
+            state.settled >= verdict.revision and not (state.locked or state.started)
+            for hook in self.hooks
+            if hook.suspends and severity(verdict.level) >= severity(hook.min_level)
+            for state in (account.hooks[hook.name],)
+        )
 
     async def _call(
         self, hook: Hook, state: HookState, operation: Operation, order: Order, began_ms: int

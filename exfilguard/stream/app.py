@@ -278,14 +278,17 @@ async def read_partition(
         await consumer.stop()
 
 
-async def follow(config: Config, topic: str, partitions: int) -> AsyncIterator[list[Any]]:
-    """A whole topic from its beginning and on. Yields portions, the first empty ones included: see `highwater`."""
+async def follow(
+    config: Config, topic: str, partitions: int, wait_ms: int = FOLLOW_WAIT_MS
+) -> AsyncIterator[list[Any]]:
+    """A whole topic from its beginning and on. Yields portions, the first empty ones included: see `highwater`. `wait_ms`: how
+    long a broker may hold the fetch that finds no more."""
     assigned = [TopicPartition(topic, n) for n in range(partitions)]
     consumer = AIOKafkaConsumer(
         **client_settings(config),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        fetch_max_wait_ms=max(FOLLOW_WAIT_MS, config.kafka.fetch_wait_ms),
+        fetch_max_wait_ms=max(wait_ms, config.kafka.fetch_wait_ms),
     )
     await consumer.start()
     try:

@@ -19,7 +19,7 @@ from faust.types import TP
 from ..config.schema import Config
 from ..detect.policy import policy_at
 from ..errors import BrokerError, CodecError
-from ..events.action import Action
+from ..events.action import MASS_LOCK, Action
 from ..events.chain import ChainWriter
 from ..events.codec import decode_action, decode_verdict, encode_action
 from ..events.topics import Topics
@@ -30,6 +30,7 @@ from ..runtime.kafka import TopicWatch, certificate_figures
 from ..runtime.stats import Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
 from .app import Producer, make_app, new_loop, read_partition, run_app, wait_for_topics
+from .masslock import PARTITION, SharedMassLock
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class Responder:
     def __init__(self, config: Config, hooks: Sequence[Hook]) -> None:
         self.config = config
         self.topics = Topics(config.kafka.prefix)
-        self.reconciler = Reconciler(hooks, config.responder, self._record)
+        self.mass_lock = SharedMassLock(config, self._claim, self._decided)
+        self.reconciler = Reconciler(hooks, config.responder, self._record, self.mass_lock)
         self.keys: dict[int, set[str]] = {}
         """partition -> keys of its accounts"""
         self.restored: set[int] = set()
@@ -83,6 +85,8 @@ class Responder:
                 await asyncio.sleep(KAFKA_RETRY_S)
 
     def _remember(self, held: set[str], action: Action) -> None:
+        if action.hook == MASS_LOCK and action.outcome != "held":
+            return  # on this partition for all accounts
         if action.tenant == self.config.tenant:
             held.add(action.key)
             self.reconciler.remember(action)
@@ -107,13 +111,20 @@ class Responder:
             await asyncio.sleep(1.0)
             self.reconciler.tick()
 
-    async def _record(self, action: Action) -> None:
+    def _decided(self) -> None:
+        self.reconciler.tick()
+
+    async def _claim(self, action: Action) -> None:
+        await self._record(action, PARTITION)
+
+    async def _record(self, action: Action, partition: int | None = None) -> None:
         async with self._sealing:  # the next link only once this one is on the topic: a kill leaves no hole
             record = self._chain.seal(encode_action(action))
             while True:
                 try:
                     producer = await self._producer.ready()
-                    await producer.send_and_wait(self.topics.actions, key=action.key.encode(), value=record)
+                    key = action.key.encode()
+                    await producer.send_and_wait(self.topics.actions, key=key, value=record, partition=partition)
                     return
                 except (KafkaError, OSError) as error:
                     log.warning("an action was not recorded yet (%s): trying again", type(error).__name__)
@@ -156,6 +167,7 @@ def run_responder(config: Config) -> int:
             responder.learn(event.message.partition, event.message.value)
 
     app.task(responder.tick)
+    app.task(responder.mass_lock.run)
     stats = StatsServer(run_dir(config.data_dir) / "responder.stats", responder.snapshot)
     try:
         return run_app(app)

@@ -57,7 +57,18 @@ def verdicts() -> Iterator[Verdict]:
 
 def actions() -> Iterator[Action]:
     for operation in ("lock", "unlock", "extend", "ack", "break_glass"):
-        for outcome in ("started", "done", "already", "refused", "failed", "dry_run", "held", "requested"):
+        for outcome in (
+            "started",
+            "done",
+            "already",
+            "refused",
+            "failed",
+            "dry_run",
+            "held",
+            "requested",
+            "claimed",
+            "released",
+        ):
             yield Action(
                 "clinic",
                 NASTY[1],

@@ -112,6 +112,20 @@ static inline void hll_place(uint64_t digest, int p, uint32_t *reg, uint8_t *ran
 static void hll_put(Sliding *h, uint32_t reg, uint8_t rank, int64_t t, int64_t newest) {
     uint32_t *times = h->registers[reg].times;
     uint8_t *ranks = h->registers[reg].ranks;
+    if (!ranks[0] || seen_at(times[0], newest) < t) { /* the newest of all, nearly always: it replaces those that are no higher */
+        int gone = 0;
+        while (gone < HLL_KEPT && ranks[gone] && ranks[gone] <= rank) gone++;
+        if (gone) {
+            for (int i = 1; gone > 1 && i < HLL_KEPT; i++) {
+                int from = i + gone - 1;
+                ranks[i] = from < HLL_KEPT ? ranks[from] : 0;
+                times[i] = from < HLL_KEPT ? times[from] : 0;
+            }
+            times[0] = (uint32_t)t;
+            ranks[0] = rank;
+            return;
+        }
+    }
     uint32_t out_times[HLL_KEPT + 1];
     uint8_t out_ranks[HLL_KEPT + 1];
     int count = 0, placed = 0;

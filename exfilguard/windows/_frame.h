@@ -489,9 +489,12 @@ static inline uint32_t guess(const Store *s, uint64_t hash) {
 }
 
 /* Memory is asked for ahead of its use: an account is a dozen cache lines, and few of a large installation's are in the cache. */
+/* GCC takes a function that only prefetches for one without effect, and leaves its calls out. */
+#define ALWAYS inline __attribute__((always_inline))
 #define FAR 12
 #define NEAR 6
-static inline void fetch_far(Counter *c, const Frame *f, uint32_t n) {
+#define SUM_NEAR 12
+static ALWAYS void fetch_far(Counter *c, const Frame *f, uint32_t n) {
     if (n >= f->count) return;
     Store *s = c->accounts;
     uint32_t i = c->guesses[n] = f->events[n].kind <= K_PROGRESS ? guess(s, c->hashes[n]) : UINT32_MAX;
@@ -500,7 +503,7 @@ static inline void fetch_far(Counter *c, const Frame *f, uint32_t n) {
     for (; a < end; a += LINE) __builtin_prefetch(a, 1);
 }
 
-static inline void fetch_patient(const Account *a, uint64_t digest) {
+static ALWAYS void fetch_patient(const Account *a, uint64_t digest) {
     if (a->sliding) {
         uint32_t reg;
         uint8_t rank;
@@ -510,7 +513,7 @@ static inline void fetch_patient(const Account *a, uint64_t digest) {
     } else if (a->exact.capacity) __builtin_prefetch(a->exact.places + ((uint32_t)mix64(digest) & (a->exact.capacity - 1)), 1);
 }
 
-static inline void fetch_near(Counter *c, const Frame *f, uint32_t n) {
+static ALWAYS void fetch_near(Counter *c, const Frame *f, uint32_t n) {
     if (n >= f->count || c->guesses[n] == UINT32_MAX || !f->events[n].patient_count) return;
     fetch_patient(account_at(c->accounts, c->guesses[n]), f->digests[f->events[n].patients]);
 }
@@ -519,7 +522,7 @@ static inline void fetch_near(Counter *c, const Frame *f, uint32_t n) {
 static void count_sums(Counter *c, Store *s, Pending *pending, const Frame *f, size_t value, int64_t offset, int contributors) {
     static const Text none = {"", 0};
     Account *last = NULL;
-    for (uint32_t n = 0; n < f->count + NEAR; n++) {
+    for (uint32_t n = 0; n < f->count + SUM_NEAR; n++) {
         if (n < f->count && c->guesses[n] != UINT32_MAX) {
             const Text *v = value ? (const Text *)((const char *)(f->events + n) + value) : &none;
             if (value && !v->length) c->hashes[n] = 0;
@@ -537,10 +540,10 @@ static void count_sums(Counter *c, Store *s, Pending *pending, const Frame *f, s
                 }
             }
         }
-        if (n < NEAR || c->guesses[n - NEAR] == UINT32_MAX) continue;
-        const Event *e = f->events + n - NEAR;
+        if (n < SUM_NEAR || c->guesses[n - SUM_NEAR] == UINT32_MAX) continue;
+        const Event *e = f->events + n - SUM_NEAR;
         const Text *v = value ? (const Text *)((const char *)e + value) : &none;
-        if (!value || v->length) count_sum(c, s, pending, &f->tenant, v, c->hashes[n - NEAR], c->guesses[n - NEAR], offset, e, f->digests + e->patients, contributors);
+        if (!value || v->length) count_sum(c, s, pending, &f->tenant, v, c->hashes[n - SUM_NEAR], c->guesses[n - SUM_NEAR], offset, e, f->digests + e->patients, contributors);
     }
     for (int p = 0; p < PENDING; p++) settle(s, pending + p);
 }

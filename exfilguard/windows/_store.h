@@ -608,7 +608,9 @@ static void contributed(Store *s, Account *a, uint32_t account, uint32_t hash, u
         return;
     }
     Contributors *c = a->contributors;
-    for (int i = 0; i < CONTRIBUTORS; i++) {
+    int there = 0; /* nearly never, behind an application server: looked at in one sweep without a branch */
+    for (int i = 0; i < CONTRIBUTORS; i++) there |= c->account[i] == account;
+    for (int i = 0; there && i < CONTRIBUTORS; i++) {
         if (c->account[i] != account || c->hash[i] != hash || !c->count[i]) continue;
         if (c->count[i] < UINT32_MAX / 2) c->count[i] += patients;
         return;

@@ -17,6 +17,10 @@ from typing import Any
 import faust
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.memory_records import MemoryRecords
+from crc32c import crc32c
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -32,6 +36,39 @@ FOLLOW_WAIT_MS = 100
 FETCH_BYTES = 16 << 20
 BUFFERED_FRAMES = 256
 BUFFER_WAIT_S = 1.0
+
+
+class CheckedRecords:
+    """A fetch response's batches. Their checksums are compared here, by the processor's own instruction: aiokafka's way takes an
+    eighth of the whole detector. The layout: https://kafka.apache.org/documentation/#recordbatch"""
+
+    _LENGTH, _BEHIND_LENGTH, _MAGIC, _BEHIND_CRC = 8, 12, 16, 21
+
+    def __init__(self, data: bytes) -> None:
+        self._records = MemoryRecords(data)
+        self._data = memoryview(data)
+        self._at = 0
+        self.has_next = self._records.has_next
+        self.size_in_bytes = self._records.size_in_bytes
+
+    def next_batch(self) -> Any:
+        """Raises CorruptRecordException."""
+        batch: Any = self._records.next_batch()
+        if batch is None:
+            return None
+        data, at = self._data, self._at
+        size = int.from_bytes(data[at + self._LENGTH : at + self._BEHIND_LENGTH], "big")
+        end = self._at = at + self._BEHIND_LENGTH + size
+        if data[at + self._MAGIC] < 2:
+            whole = batch.validate_crc()
+        else:
+            whole = crc32c(data[at + self._BEHIND_CRC : end]) == batch.crc
+        if not whole:
+            raise CorruptRecordException(f"the batch at byte {at} of a fetch response does not have its checksum")
+        return batch
+
+
+fetcher.MemoryRecords = CheckedRecords
 
 
 class _Thread(driver.AIOKafkaConsumerThread):
@@ -176,6 +213,7 @@ def make_app(config: Config, role: str, fetch_wait_ms: int) -> Any:
         broker_request_timeout=20.0,
         broker_commit_interval=1.0,
         broker_max_poll_records=500,
+        broker_check_crcs=False,  # CheckedRecords does
         # A frame has up to half a megabyte: many of them in one answer, few of them waiting.
         consumer_max_fetch_size=FETCH_BYTES,
         stream_buffer_maxsize=BUFFERED_FRAMES,
@@ -249,6 +287,7 @@ async def read_partition(
     consumer = AIOKafkaConsumer(
         **client_settings(config),
         enable_auto_commit=False,
+        check_crcs=False,  # CheckedRecords does
         auto_offset_reset="earliest",
         fetch_max_wait_ms=END_WAIT_MS,
         max_partition_fetch_bytes=FETCH_BYTES,
@@ -287,6 +326,7 @@ async def follow(
     consumer = AIOKafkaConsumer(
         **client_settings(config),
         enable_auto_commit=False,
+        check_crcs=False,  # CheckedRecords does
         auto_offset_reset="earliest",
         fetch_max_wait_ms=max(wait_ms, config.kafka.fetch_wait_ms),
     )

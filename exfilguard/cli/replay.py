@@ -26,6 +26,7 @@ from .svg import COLOURS, FAINT, INK, Drawing
 SHOWN_ACCOUNTS = 30
 END_OF_TIME_MS = 1 << 52
 PROGRESS_S = 0.5
+MAX_BARS = 400
 
 
 def register(commands: Any) -> None:
@@ -173,13 +174,23 @@ def _compare(one: Replay, other: Replay) -> None:
         print(f"  {account}: {levels[0]} -> {levels[1]}")
 
 
+def _summary(result: Replay, shown: int) -> str:
+    parts = []
+    for level, what in (("lock", "locked"), ("cut", "cut"), ("throttle", "slowed"), ("alert", "alerted")):
+        count = sum(a.level == level for a in result.accounts.values())
+        if count:
+            parts.append(f"{count:,} {what}")
+    more = len(result.accounts) - shown
+    return ", ".join(parts) + (f"; {more:,} more accounts not drawn" if more > 0 else "")
+
+
 # -- the picture ------------------------------------------------------------------------------------------------------
 
 _LEFT, _RIGHT, _TOP, _ROW, _RATE = 190, 30, 46, 18, 70
 
 
 def plot(results: list[Replay]) -> str:
-    """Events a minute, and each account's verdicts over time; one band a policy."""
+    """Events over time, and each account's verdicts; one band a policy."""
     shown = [_ranked(r)[:SHOWN_ACCOUNTS] for r in results]
     height = _TOP + sum(_RATE + 40 + _ROW * max(1, len(accounts)) for accounts in shown) + 30
     width = 1_000
@@ -194,16 +205,21 @@ def plot(results: list[Replay]) -> str:
         return _LEFT + (width - _LEFT - _RIGHT) * (ms - first) / span
 
     for i, level in enumerate(("alert", "throttle", "cut", "lock")):
-        drawing.dot(width - 300 + 75 * i, 20, 5, COLOURS[level])
-        drawing.text(width - 290 + 75 * i, 24, level)
+        drawing.dot(width - 420 + 75 * i, 20, 5, COLOURS[level])
+        drawing.text(width - 410 + 75 * i, 24, level)
+    drawing.line(width - 125, 20, width - 100, 20, COLOURS["cut"], 2, "2 3")
+    drawing.text(width - 94, 24, "from its cut on")
     y = float(_TOP)
     for result, accounts in zip(results, shown, strict=True):
         drawing.text(16, y + 12, f"policy {result.policy}", bold=True)
+        drawing.text(_LEFT, y + 12, _summary(result, len(accounts)), colour="#5b6b78")
         base = y + _RATE
-        bins = 400
+        bins = max(
+            1, min(MAX_BARS, len(result.rate.bins))
+        )  # a frame is at one time: no more bars than there are such times
         rate = [0] * bins
-        for minute, count in result.by_minute.items():
-            rate[min(bins - 1, max(0, int(bins * (minute * 60_000 - first) / span)))] += count
+        for at, count in result.rate.bins.items():
+            rate[min(bins - 1, max(0, int(bins * (at * result.rate.step_ms - first) / span)))] += count
         top = max(rate) or 1
         step = (width - _LEFT - _RIGHT) / bins
         for i, count in enumerate(rate):
@@ -235,8 +251,16 @@ def plot(results: list[Replay]) -> str:
                     f"{_clock(verdict.issued_ms)}: {verdict.reason}",
                 )
         y += len(accounts) * _ROW + 32
+    drawing.text(16, height - 12, "UTC", colour="#5b6b78", size=11)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         ms = first + int(span * share)
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
-        drawing.text(x(ms), height - 12, _clock(ms), anchor=anchor, colour="#5b6b78", size=11)
+        drawing.text(
+            x(ms),
+            height - 12,
+            f"{_clock(ms)} UTC" if share == 1 else _clock(ms),
+            anchor=anchor,
+            colour="#5b6b78",
+            size=11,
+        )
     return drawing.svg()

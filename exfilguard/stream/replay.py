@@ -18,8 +18,28 @@ MAX_VERDICTS = 100_000
 SUMS_MS, SUMS_FRAMES = 60_000, 100
 """Sums over accounts are looked at after so much recorded time, or so many frames: a step is said up to a minute later than the
 detector, which looks every second, would have said it."""
+MAX_BINS = 4_096
 LAST_LOOKS = 20
 """At the end of the recording: a look publishes a bounded part of what is due."""
+
+
+@dataclass(slots=True)
+class Rate:
+    """Events by time, however long the recording is: at most MAX_BINS, which become twice as wide when they are too many."""
+
+    step_ms: int = 100
+    bins: dict[int, int] = field(default_factory=dict)
+    """time // step_ms -> events."""
+
+    def add(self, time_ms: int, count: int) -> None:
+        at = time_ms // self.step_ms
+        self.bins[at] = self.bins.get(at, 0) + count
+        while len(self.bins) > MAX_BINS:
+            self.step_ms *= 2
+            wider: dict[int, int] = {}
+            for place, events in self.bins.items():
+                wider[place // 2] = wider.get(place // 2, 0) + events
+            self.bins = wider
 
 
 @dataclass(slots=True)
@@ -52,8 +72,8 @@ class Replay:
     accounts: dict[str, Account] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     """The first MAX_VERDICTS of them."""
-    by_minute: Counter[int] = field(default_factory=Counter)
-    """Frames' events by minute of the epoch, for the plot."""
+    rate: Rate = field(default_factory=lambda: Rate())
+    """Events over time, for the plot."""
 
     def reached(self, level: str) -> list[str]:
         """Accounts that reached this step or a higher one."""
@@ -135,7 +155,7 @@ class _Player:
         if now:
             out.first_ms = out.first_ms or now
             out.last_ms = max(out.last_ms, now)
-            out.by_minute[now // 60_000] += engine.events - before
+            out.rate.add(now, engine.events - before)
         if fed.verdicts:
             self.take(fed.verdicts)
         if now >= self.looked_ms + SUMS_MS or (

@@ -19,7 +19,7 @@ from exfilguard.errors import ExfilGuardError
 from exfilguard.events.codec import decode_frame, encode_frame, frame_head
 from exfilguard.evidence.archive import ArchiveWriter
 from exfilguard.stream.recorded import FRAME_MS, FileRecording, in_order, last_time, save
-from exfilguard.stream.replay import Replay, compare, replay
+from exfilguard.stream.replay import MAX_BINS, Rate, Replay, compare, replay
 
 NOW = 1_767_600_000_000
 STRICT = """
@@ -221,6 +221,15 @@ def test_a_frame_of_an_archive_is_no_longer_than_seconds(tmp_path: Path) -> None
     for frame in in_order(ArchiveRecording(root, "", 0, 1 << 52)):
         times = [e["time_ms"] for e in orjson.loads(frame)["events"]]
         assert max(times) - min(times) < FRAME_MS
+
+
+def test_the_rate_is_bounded_and_loses_nothing() -> None:
+    rate = Rate()
+    for n in range(20_000):
+        rate.add(NOW + n * 60_000, 3)
+    assert len(rate.bins) <= MAX_BINS
+    assert sum(rate.bins.values()) == 60_000
+    assert min(rate.bins) * rate.step_ms <= NOW < (min(rate.bins) + 1) * rate.step_ms
 
 
 def test_two_policies_are_judged_in_one_reading(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: bench test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
+.PHONY: bench test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
 $(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/postgres/backend.py exfilguard/wire/postgres/frontend.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -64,6 +64,9 @@ chaos: $(STAMP)
 
 bench-detect: $(STAMP)
 	@$(BIN)/python -m bench.detect $(ARGS)
+
+bench-replay: $(STAMP)
+	@$(BIN)/python -m bench.replay $(ARGS)
 
 bench-relay: $(STAMP)
 	@$(BIN)/python -m bench.relay $(ARGS)

@@ -6,7 +6,7 @@ its remedy, not a crash of the responder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -36,7 +36,7 @@ _NAMED = {
 }
 
 
-def build_hooks(config: ResponderConfig, protected: Collection[str]) -> list[Hook]:
+def build_hooks(config: ResponderConfig, protected: Container[str]) -> list[Hook]:
     """The configured hooks, those that suspend accounts first. Raises ConfigError with every problem found.
 
     `protected`: accounts that are never suspended.
@@ -68,9 +68,9 @@ def build_hooks(config: ResponderConfig, protected: Collection[str]) -> list[Hoo
     return sorted(hooks, key=lambda hook: not hook.suspends)
 
 
-def common(section: Any, protected: Collection[str]) -> Settings:
+def common(section: Any, protected: Container[str]) -> Settings:
     """What every hook's section has."""
-    return Settings(section.timeout_ms, section.dry_run, tuple(section.accounts), frozenset(protected))
+    return Settings(section.timeout_ms, section.dry_run, tuple(section.accounts), protected)
 
 
 def _load(module: str, cls: str) -> Any:

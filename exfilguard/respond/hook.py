@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Collection, Container, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -94,7 +94,7 @@ class Settings:
     dry_run: bool = False
     accounts: Collection[str] = ("*",)
     """Patterns; other accounts are refused."""
-    protected: Collection[str] = ()
+    protected: Container[str] = ()
     """Accounts that are never suspended (break-glass, and shared unless the policy allows it)."""
 
 

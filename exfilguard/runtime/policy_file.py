@@ -7,6 +7,7 @@ it is tried again when it changes again. A file that is gone for a moment (an ed
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from pathlib import Path
 
 from ..detect.policy import Policy, policy_at
@@ -52,3 +53,13 @@ class PolicyFile:
             return Path(self.path).stat().st_mtime_ns if self.path else 0
         except OSError:
             return 0
+
+
+class NeverLocked(Container[str]):
+    """The accounts that no hook may suspend, as the policy file says now: an emergency account that is added counts at once."""
+
+    def __init__(self, file: PolicyFile) -> None:
+        self._file = file
+
+    def __contains__(self, account: object) -> bool:
+        return account in self._file.current().never_locked

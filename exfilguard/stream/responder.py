@@ -17,7 +17,6 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from ..config.schema import Config
-from ..detect.policy import policy_at
 from ..errors import BrokerError, CodecError
 from ..events.action import MASS_LOCK, Action
 from ..events.chain import ChainWriter
@@ -27,6 +26,7 @@ from ..respond.build import build_hooks
 from ..respond.hook import Hook
 from ..respond.reconcile import Reconciler
 from ..runtime.kafka import TopicWatch, certificate_figures
+from ..runtime.policy_file import NeverLocked, PolicyFile
 from ..runtime.stats import Snapshot, StatsServer, run_dir
 from ..runtime.tasks import spawn
 from .app import Producer, make_app, new_loop, read_partition, run_app, wait_for_topics
@@ -148,7 +148,7 @@ class Responder:
 
 def run_responder(config: Config) -> int:
     """Run until SIGTERM. Returns the exit status."""
-    hooks = build_hooks(config.responder, policy_at(config.detector.policy).never_locked)
+    hooks = build_hooks(config.responder, NeverLocked(PolicyFile(config.detector.policy)))
     if not any(hook.suspends for hook in hooks):
         log.warning("no hook is configured: accounts are cut at the sidecar but not suspended where they live")
     wait_for_topics(TopicWatch(config))

@@ -15,7 +15,7 @@ from exfilguard.config.schema import Config, DetectorConfig
 from exfilguard.detect.policy import default_policy
 from exfilguard.errors import ConfigError
 from exfilguard.events.codec import encode_frame, frame_head
-from exfilguard.runtime.policy_file import PolicyFile
+from exfilguard.runtime.policy_file import NeverLocked, PolicyFile
 from exfilguard.stream.detector import Detector, Held
 
 NOW = 1_767_600_000_000
@@ -107,3 +107,17 @@ def test_check_config_names_every_mistake_of_the_policy(tmp_path: Path, capsys: 
     assert main(["check-config", str(tmp_path / "exfilguard.toml")]) != 0
     told = capsys.readouterr()
     assert "policy.toml:4: class.everybody: cut must be more than alert" in told.out + told.err
+
+
+def test_an_emergency_account_that_is_added_is_protected_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    write(path, "one", 100, 500)
+    protected = NeverLocked(PolicyFile(str(path)))
+    assert "samu" not in protected
+    text = path.read_text(encoding="utf-8").replace("[class", 'break_glass = ["samu"]\nshared = ["dpi"]\n[class')
+    before = path.stat().st_mtime_ns
+    path.write_text(text, encoding="utf-8")
+    os.utime(path, ns=(before + 1_000_000_000, before + 1_000_000_000))
+    assert "samu" in protected
+    assert "dpi" in protected
+    assert "thief" not in protected

@@ -10,9 +10,10 @@ from hypothesis import settings
 
 # The same examples in every CI run: a run there says something of the change, not of the day's luck. New ones are looked
 # for where somebody is there to look at them: on the developer's machine, and in `make fuzz`.
-settings.register_profile("ci", derandomize=True, print_blob=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# No deadline: how long an example takes says something of who else uses the machine.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", derandomize=True, print_blob=True, deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 ALLOWED_SKIPS = Path(__file__).parents[1] / ".ci" / "allowed-skips"
 

@@ -67,7 +67,7 @@ class Archiver:
         if self.ledger.unreadable:
             log.error("%d lines of the ledger cannot be read: run `exfilguard audit verify`", self.ledger.unreadable)
         self.siem = siem
-        self.watch = TopicWatch(config)
+        self.watch = TopicWatch(config, needs=(self.topics.queries, self.topics.verdicts, self.topics.actions))
         self.archived = 0
         self.unreadable = 0
         self.lag = 0

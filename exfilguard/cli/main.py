@@ -17,6 +17,7 @@ from . import (
     demo,
     digest,
     drill,
+    kafka_setup,
     operate,
     parts,
     repartition,
@@ -40,6 +41,7 @@ COMMANDS = (
     audit,
     drill,
     digest,
+    kafka_setup,
     check_config,
 )
 """In the order of the help."""

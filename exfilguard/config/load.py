@@ -274,6 +274,8 @@ def _check(config: Config, reader: _Reader) -> None:
             problem(f"kafka.{name}", "must be at least 1")
     if "SASL" in kafka.security_protocol and not (kafka.username and kafka.password):
         problem("kafka.username", f"{kafka.security_protocol} needs username and password_file")
+    if kafka.ca_file and not (reader.base / kafka.ca_file).is_file():
+        problem("kafka.ca_file", f"{reader.base / kafka.ca_file} does not exist: correct the path")
     if kafka.cert_file or kafka.key_file:
         if "SSL" not in kafka.security_protocol:
             problem("kafka.cert_file", "has no effect without TLS: set security_protocol to SSL or SASL_SSL")

@@ -26,9 +26,9 @@ class Feed:
     def __init__(self, config: Config, state: ConsoleState) -> None:
         self._config = config
         self._state = state
-        self._watch = TopicWatch(config)
-        self._stop = threading.Event()
         self._topics = Topics(config.kafka.prefix)
+        self._watch = TopicWatch(config, needs=(self._topics.verdicts, self._topics.actions))
+        self._stop = threading.Event()
         self.reading = False
         """The broker answers, and what it has was read."""
         self.undecodable = 0

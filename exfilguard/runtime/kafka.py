@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewPartitions, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from ..config.certificates import expires_at
 from ..config.schema import Config
@@ -24,10 +24,12 @@ from ..events.action import Action
 from ..events.codec import decode_action, decode_frame, decode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict
+from .kafka_trouble import why
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
+GRANT = "give it what its role needs with `exfilguard kafka-setup` (deploy/kafka)"
 WATCH_S = 2.0
 WATCH_RETRY_S = 0.25
 END_WAIT_MS = 10
@@ -92,9 +94,11 @@ def broker_answers(bootstrap: str) -> bool:
     return True
 
 
-def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[str, int]]:
+def ensure_topics(
+    admin: KafkaAdminClient, config: Config, needs: Sequence[str] | None = None
+) -> dict[str, tuple[str, int]]:
     """Create the topics that are missing; returns (topic id, partitions) by name, or nothing while some are still being
-    made. Raises KafkaError.
+    made. `needs`: only these, for a user that may see no others; None: all. Raises KafkaError, BrokerError.
 
     A topic's id changes when the topic is made anew: that is how a broker that forgot is recognised.
     """
@@ -113,57 +117,76 @@ def ensure_topics(admin: KafkaAdminClient, config: Config) -> dict[str, tuple[st
         topics.sums: (1, {**compact, "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}),
         topics.deadletter: (1, {}),
     }
+    if needs is not None:
+        wanted = {name: wanted[name] for name in needs}
 
     def described() -> dict[str, tuple[str, int]]:
-        return {
-            topic["name"]: (str(topic["topic_id"]), len(topic["partitions"]))
-            for topic in admin.describe_topics(list(wanted))
-            if not topic["error_code"]
-        }
+        answers = admin.describe_topics(list(wanted))
+        if refused := sorted(t["name"] for t in answers if t["error_code"] == TopicAuthorizationFailedError.errno):
+            raise BrokerError(f"the user {_user(config)} may not use {', '.join(refused)}: {GRANT}")
+        return {t["name"]: (str(t["topic_id"]), len(t["partitions"])) for t in answers if not t["error_code"]}
 
     found = described()
     for name in wanted.keys() - found.keys():
         partitions, settings = wanted[name]
-        with contextlib.suppress(TopicAlreadyExistsError):
+        try:
             admin.create_topics([NewTopic(name, partitions, config.kafka.replication, topic_configs=settings)])
+        except TopicAlreadyExistsError:
+            continue
+        except AuthorizationError:
+            raise BrokerError(
+                f"the topic {name} is missing and the user {_user(config)} may not create topics: {GRANT}"
+            ) from None
     if len(found) < len(wanted):
         found = described()
     if len(found) < len(wanted):
         return {}  # made, and not known to every broker yet
-    if found[topics.snapshots][1] < found[topics.queries][1]:  # each queries partition has its own snapshots partition
+    if (  # each queries partition has its own snapshots partition
+        found.get(topics.snapshots, ("", 0))[1] < found.get(topics.queries, ("", 0))[1] and topics.snapshots in wanted
+    ):
         admin.create_partitions({topics.snapshots: NewPartitions(found[topics.queries][1])})
         found = described()
     return found
 
 
+def _user(config: Config) -> str:
+    return config.kafka.username or "(without a name)"
+
+
 class RepeatedError:
-    """Logs a failure when it begins and when it ends, not every time it is met."""
+    """Logs a failure when it begins, when its reason changes and when it ends, not every time it is met."""
 
     def __init__(self, what: str, remedy: str) -> None:
         self._what = what
         self._remedy = remedy
         self._since = 0.0
+        self._said = ""
 
-    def failed(self, error: BaseException) -> None:
-        if not self._since:
-            self._since = time.monotonic()
-            log.error("%s (%s): %s", self._what, type(error).__name__, self._remedy)
+    def failed(self, error: BaseException, reason: str = "") -> None:
+        """`reason`: what is known beyond the error's type, and what to do about it."""
+        self._since = self._since or time.monotonic()
+        text = f"{reason}; {self._remedy}" if reason else self._remedy
+        if text != self._said:
+            self._said = text
+            log.error("%s (%s): %s", self._what, type(error).__name__, text)
 
     def worked(self) -> None:
         if self._since:
             log.info("%s: over after %.1f s", self._what, time.monotonic() - self._since)
-            self._since = 0.0
+            self._since, self._said = 0.0, ""
 
 
 class TopicWatch:
     """The topics as they are now. `state`: where their ids are kept, to notice a broker that forgot while we were away."""
 
-    def __init__(self, config: Config, state: Path | None = None) -> None:
+    def __init__(self, config: Config, state: Path | None = None, needs: Sequence[str] | None = None) -> None:
+        """`needs`: the topics this process uses, the one whose id tells a broker that forgot first; None: all."""
         self._config = config
         self._state = state
+        self._needs = needs
         self._admin: KafkaAdminClient | None = None
         self._trouble = RepeatedError(
-            f"Kafka at {config.kafka.bootstrap} does not answer", "events wait in the spool; check the broker"
+            f"Kafka at {config.kafka.bootstrap} cannot be used", "events wait in the spool meanwhile"
         )
         self._ids: dict[str, str] = self._load()
         self.partitions: dict[str, int] = {}
@@ -189,9 +212,13 @@ class TopicWatch:
         try:
             if self._admin is None:
                 self._admin = admin_client(self._config)
-            found = ensure_topics(self._admin, self._config)
+            found = ensure_topics(self._admin, self._config, self._needs)
+        except BrokerError as error:
+            self._trouble.failed(error, str(error))
+            self.close()
+            return False
         except (KafkaError, OSError) as error:
-            self._trouble.failed(error)
+            self._trouble.failed(error, why(self._config) or "check the broker")
             self.close()
             return False
         self._trouble.worked()
@@ -200,8 +227,8 @@ class TopicWatch:
         ids = {name: topic_id for name, (topic_id, _) in found.items()}
         self.partitions = {name: count for name, (_, count) in found.items()}
         if ids != self._ids:
-            queries = Topics(self._config.kafka.prefix).queries
-            if self._ids.get(queries, ids.get(queries)) != ids.get(queries):
+            first = self._needs[0] if self._needs else Topics(self._config.kafka.prefix).queries
+            if self._ids.get(first, ids.get(first)) != ids.get(first):
                 log.warning("the broker has forgotten its topics: what is known here is published again")
                 self.generation += 1
             self._ids = ids
@@ -218,9 +245,8 @@ class TopicWatch:
 
 
 def _unreachable(config: Config, error: KafkaError) -> BrokerError:
-    return BrokerError(
-        f"Kafka at {config.kafka.bootstrap} did not answer ({type(error).__name__}): check kafka.bootstrap and the broker"
-    )
+    reason = why(config) or "check kafka.bootstrap and the broker"
+    return BrokerError(f"Kafka at {config.kafka.bootstrap} did not answer ({type(error).__name__}): {reason}")
 
 
 @contextlib.contextmanager

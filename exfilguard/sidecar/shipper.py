@@ -190,7 +190,7 @@ class Shipper:
         self.stop = stop
         self.topics = Topics(config.kafka.prefix)
         data_dir = Path(config.data_dir)
-        self.watch = TopicWatch(config, data_dir / "topics.json")
+        self.watch = TopicWatch(config, data_dir / "topics.json", (self.topics.queries, self.topics.verdicts))
         self.relays = Relays(config)
         self.follower = VerdictFollower(config, self.watch, self.relays, stop)
         boot = _boot_id()

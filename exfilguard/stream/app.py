@@ -28,11 +28,13 @@ from ..config.schema import Config
 from ..errors import BrokerError
 from ..runtime.kafka import END_WAIT_MS, WATCH_RETRY_S, TopicWatch
 from ..runtime.process import hand_over_quickly, keep_memory
+from ..runtime.tasks import spawn
 
 log = logging.getLogger(__name__)
 
 READ_TIMEOUT_S = 15.0
 FOLLOW_WAIT_MS = 100
+LEAVE_S = 0.1
 FETCH_BYTES = 16 << 20
 BUFFERED_FRAMES = 256
 BUFFER_WAIT_S = 1.0
@@ -276,6 +278,12 @@ class Producer:
         return self._client
 
 
+async def _leave(consumer: AIOKafkaConsumer) -> None:
+    """Stops it, and goes on before the end of its TLS connections: asyncio waits 30 s for a broker's goodbye that does not come,
+    and a partition that is taken over would wait with it."""
+    await asyncio.wait({spawn(consumer.stop(), "end of a reader")}, timeout=LEAVE_S)
+
+
 async def read_partition(
     config: Config, topic: str, partition: int, start: int, until: int | None = None
 ) -> AsyncIterator[Any]:
@@ -314,7 +322,7 @@ async def read_partition(
                     f"{topic}/{partition} could not be read (at {await consumer.position(at)}, end {end}): check the broker"
                 )
     finally:
-        await consumer.stop()
+        await _leave(consumer)
 
 
 async def follow(
@@ -342,4 +350,4 @@ async def follow(
                 caught_up = all([end is not None and await consumer.position(at) >= end for at, end in ends.items()])
             yield [record for batch in batches.values() for record in batch] + ([None] if caught_up else [])
     finally:
-        await consumer.stop()
+        await _leave(consumer)

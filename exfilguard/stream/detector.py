@@ -484,7 +484,10 @@ class Detector:
 
 def run_detector(config: Config, worker: str) -> int:
     """Run until SIGTERM. Returns the exit status."""
-    watch = TopicWatch(config)
+    topics = Topics(config.kafka.prefix)
+    watch = TopicWatch(
+        config, needs=(topics.queries, topics.verdicts, topics.snapshots, topics.sums, topics.deadletter)
+    )
     wait_for_topics(watch)
     new_loop()
     app = make_app(config, "detector", config.kafka.fetch_wait_ms)

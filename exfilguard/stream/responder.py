@@ -151,7 +151,8 @@ def run_responder(config: Config) -> int:
     hooks = build_hooks(config.responder, NeverLocked(PolicyFile(config.detector.policy)))
     if not any(hook.suspends for hook in hooks):
         log.warning("no hook is configured: accounts are cut at the sidecar but not suspended where they live")
-    wait_for_topics(TopicWatch(config))
+    topics = Topics(config.kafka.prefix)
+    wait_for_topics(TopicWatch(config, needs=(topics.verdicts, topics.actions)))
     new_loop()
     app = make_app(config, "responder", max(RESPONDER_WAIT_MS, config.kafka.fetch_wait_ms))
     responder = Responder(config, hooks)

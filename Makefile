@@ -78,7 +78,7 @@ bench: $(STAMP)
 
 # Every driver on every server in both modes, into docs/DRIVERS.md; `make test` runs a part of it.
 drivers: $(STAMP)
-	@ALL_DRIVERS=1 $(BIN)/pytest tests/drivers $(ARGS)
+	@ALL_DRIVERS=1 $(BIN)/pytest tests/drivers tests/integration/test_evidence_mysql.py $(ARGS)
 
 transcripts: $(STAMP)
 	@RECORD_TRANSCRIPTS=1 $(BIN)/pytest tests/drivers $(ARGS)

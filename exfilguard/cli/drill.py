@@ -31,7 +31,7 @@ from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import Verdict, severity
 from ..evidence.drill import DrillResult, Step, document
-from ..lab import attack, canary
+from ..lab import canary, canary_mysql
 from ..runtime.clock import now_ms
 from .common import add_config_option, load
 
@@ -52,11 +52,14 @@ OBJECTIVES = {
 
 def register(commands: Any) -> None:
     text = "rehearse an extraction with a canary account, and report"
-    parser = commands.add_parser("drill", help=text, description=f"{text}. PostgreSQL listeners.")
+    parser = commands.add_parser("drill", help=text, description=f"{text}.")
     add_config_option(parser)
     parser.add_argument("--listener", metavar="NAME", help="default: the first")
     parser.add_argument(
-        "--dsn-file", required=True, metavar="FILE", help="the canary's connection string, straight to the database"
+        "--dsn-file",
+        required=True,
+        metavar="FILE",
+        help="the canary's connection string, straight to the database; mysql://USER:PASSWORD@HOST:PORT for MySQL",
     )
     parser.add_argument("--setup", action="store_true", help="create schema, synthetic patients and accounts, once")
     parser.add_argument("--admin-dsn-file", metavar="FILE", help="with --setup: connection string of an administrator")
@@ -89,15 +92,16 @@ class Target:
     table: str
     column: str
     objectives: dict[str, int]
+    engine: Any = canary
+    """The module that speaks to this database: lab/canary.py or lab/canary_mysql.py."""
 
     def direct(self, user: str = "") -> str:
-        return psycopg.conninfo.make_conninfo(self.dsn, **({"user": user} if user else {}))
+        return str(self.engine.at(self.dsn, user=user))
 
     def guarded(self, user: str = "") -> str:
         host, port = parse_address(self.listener.listen)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- compared, not bound
-        extra = {"user": user} if user else {}
-        return psycopg.conninfo.make_conninfo(self.dsn, host=host, port=port, **extra)
+        return str(self.engine.at(self.dsn, user=user, host=host, port=port))
 
     @property
     def key(self) -> str:
@@ -109,24 +113,28 @@ def run(args: argparse.Namespace) -> int:
     config = load(args)
     listener = _listener(config, args.listener)
     table, column = _column(listener)
+    engine = canary if listener.engine == "postgres" else canary_mysql
     if args.setup:
-        return _set_up(args, table, column)
+        return _set_up(args, table, column, engine)
     dsn = _secret(args.dsn_file, "--dsn-file")
-    account = str(psycopg.conninfo.conninfo_to_dict(dsn).get("user", ""))
+    try:
+        account = engine.user_of(dsn)
+    except (ValueError, psycopg.Error):
+        raise ConfigError([f"--dsn-file {args.dsn_file}: this is no connection string for this database"]) from None
     objectives = {}
     for name in OBJECTIVES:
         try:
             objectives[name] = parse_duration_ms(getattr(args, f"{name}_within"))
         except ValueError as error:
             raise ConfigError([f"--{name}-within: {error}"]) from None
-    target = Target(config, listener, dsn, account, table, column, objectives)
+    target = Target(config, listener, dsn, account, table, column, objectives, engine)
     result = DrillResult(config.tenant, account, listener.name, listener.listen, now_ms(), max_seconds=args.max_seconds)
     try:
         _perform(target, result)
     except DrillAborted as error:
         result.aborted = str(error)
-    except psycopg.Error as error:
-        code = error.sqlstate or type(error).__name__
+    except engine.Error as error:
+        code = engine.code_of(error)
         result.aborted = f"the database refused what the drill needs ({code}): check --dsn-file, and --setup"
     finally:
         result.ended_ms = now_ms()
@@ -137,8 +145,6 @@ def _listener(config: Config, name: str | None) -> ListenerConfig:
     found = [one for one in config.listener if name in (None, one.name)]
     if not found:
         raise ConfigError([f"--listener: there is no listener {name}" if name else "there is no [[listener]]"])
-    if found[0].engine != "postgres":
-        raise ConfigError([f"listener {found[0].name}: a drill needs a PostgreSQL listener"])
     return found[0]
 
 
@@ -163,19 +169,22 @@ def _secret(name: str, option: str) -> str:
         raise ConfigError([f"{option} {name}: cannot be read: run `exfilguard drill --setup` first?"]) from None
 
 
-def _set_up(args: argparse.Namespace, table: str, column: str) -> int:
+def _set_up(args: argparse.Namespace, table: str, column: str, engine: Any) -> int:
     """Writes --dsn-file, readable by its owner only."""
     if not args.admin_dsn_file:
         raise ConfigError(["--admin-dsn-file: is needed with --setup"])
     admin = _secret(args.admin_dsn_file, "--admin-dsn-file")
     password = secrets.token_urlsafe(24)
     try:
-        canary.set_up(admin, args.account, password, args.canaries, table, column, args.hook_role)
-    except psycopg.Error as error:
-        code = error.sqlstate or type(error).__name__
+        engine.set_up(admin, args.account, password, args.canaries, table, column, args.hook_role)
+    except ValueError:
+        raise ConfigError(
+            [f"--admin-dsn-file {args.admin_dsn_file}: this is no connection string for this database"]
+        ) from None
+    except engine.Error as error:
+        code = engine.code_of(error)
         raise DrillAborted(f"the canary could not be made ({code}): is --admin-dsn-file an administrator's?") from None
-    known = {k: v for k, v in psycopg.conninfo.conninfo_to_dict(admin).items() if k not in ("user", "password")}
-    dsn = psycopg.conninfo.make_conninfo(**{**known, "user": args.account, "password": password})
+    dsn = engine.new_dsn(admin, args.account, password)
     descriptor = os.open(args.dsn_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(dsn + "\n")
@@ -215,8 +224,8 @@ def limit_of(config: Config, account: str) -> tuple[int, str]:
 
 
 def _perform(target: Target, result: DrillResult) -> None:
-    """Raises DrillAborted, psycopg.Error, BrokerError."""
-    result.canaries = canary.check(target.direct(), target.table)
+    """Raises DrillAborted, the engine's Error, BrokerError."""
+    result.canaries = target.engine.check(target.direct(), target.table)
     result.limit, result.level = limit_of(target.config, target.account)
     if not result.limit:
         raise DrillAborted("the policy cuts this account at no number of patients: give its class a limit")
@@ -234,7 +243,7 @@ def _perform(target: Target, result: DrillResult) -> None:
         raise DrillAborted(f"the canary was given back a moment ago and is left alone: again in {left_s} s")
     witness = target.account + canary.WITNESS
     for dsn, which in ((target.guarded(), "guard"), (target.direct(), "database"), (target.guarded(witness), "guard")):
-        if state := attack.try_login(dsn):
+        if state := target.engine.try_login(dsn):
             raise DrillAborted(
                 f"a canary account cannot log in at the {which} ({state}): check --dsn-file, and --setup"
             )
@@ -245,7 +254,7 @@ def _perform(target: Target, result: DrillResult) -> None:
 
 
 def _rehearse(target: Target, result: DrillResult, witness: str) -> None:
-    taken = canary.extract(target.guarded(), target.table, target.column, result.max_rows, result.max_seconds)
+    taken = target.engine.extract(target.guarded(), target.table, target.column, result.max_rows, result.max_seconds)
     result.delivered = len(taken.received)
     crossed = taken.crossed_ms(result.limit)
     goals = target.objectives
@@ -254,7 +263,7 @@ def _rehearse(target: Target, result: DrillResult, witness: str) -> None:
     locked_ms = 0
     locks = result.level == "lock"
     while locks and taken.sqlstate and time.monotonic() < deadline and not locked_ms:
-        if attack.try_login(target.direct()):
+        if target.engine.try_login(target.direct()):
             locked_ms = now_ms()
         time.sleep(POLL_S)
     since = [v for v in _verdicts(target) if v.issued_ms >= taken.started_ms and v.level != "none"]
@@ -276,7 +285,7 @@ def _rehearse(target: Target, result: DrillResult, witness: str) -> None:
     )
     cut_ms = taken.ended_ms if taken.sqlstate else 0
     detail = (
-        f"SQLSTATE {taken.sqlstate}"
+        f"{target.engine.CODE} {taken.sqlstate}"
         if taken.sqlstate
         else f"nobody stopped it: the drill's limit did ({taken.limited})"
     )
@@ -288,17 +297,19 @@ def _rehearse(target: Target, result: DrillResult, witness: str) -> None:
         result.step("locked", locked_ms, start, goals["locked"])
     else:
         result.steps.append(Step("locked", True, detail=not_rehearsed))
-    through, direct = attack.try_login(target.guarded()), attack.try_login(target.direct())
-    result.steps.append(Step("relogin_guard", bool(through), detail=f"SQLSTATE {through}" if through else ""))
-    refused = f"SQLSTATE {direct}" if direct else ""
+    through, direct = target.engine.try_login(target.guarded()), target.engine.try_login(target.direct())
+    result.steps.append(
+        Step("relogin_guard", bool(through), detail=f"{target.engine.CODE} {through}" if through else "")
+    )
+    refused = f"{target.engine.CODE} {direct}" if direct else ""
     result.steps.append(Step("relogin_database", bool(direct) or not locks, detail=refused if locks else not_rehearsed))
-    result.steps.append(Step("care", not attack.try_login(target.guarded(witness)), detail=witness))
+    result.steps.append(Step("care", not target.engine.try_login(target.guarded(witness)), detail=witness))
     ordered = now_ms()
     _lift(target, "drill: the rehearsal is over")
     deadline = time.monotonic() + goals["unlocked"] / 1000 + 1.0
     open_ms = 0
     while time.monotonic() < deadline and not open_ms:
-        if not attack.try_login(target.guarded()) and not attack.try_login(target.direct()):
+        if not target.engine.try_login(target.guarded()) and not target.engine.try_login(target.direct()):
             open_ms = now_ms()
         time.sleep(POLL_S)
     result.times |= {"ordered": ordered, "unlocked": open_ms}

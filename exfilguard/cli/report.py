@@ -21,6 +21,7 @@ import orjson
 from .. import __version__
 from ..config.schema import Config
 from ..errors import ConfigError, EvidenceError
+from ..runtime import mysql
 from ..runtime.clock import now_ms
 from .archive import tell_skipped
 from .common import add_config_option, load
@@ -239,7 +240,8 @@ def _candidates(args: argparse.Namespace, shown: list[str]) -> Iterator[Candidat
     if args.dsn_file:
         if not args.column:
             raise ConfigError(["--column: is needed with --dsn-file: TABLE.COLUMN that holds the identifiers"])
-        yield from _from_database(_secret(args.dsn_file), args.column, shown)
+        dsn = _secret(args.dsn_file)
+        yield from (_from_mysql if mysql.is_mysql(dsn) else _from_postgres)(dsn, args.column, shown)
 
 
 def _secret(name: str) -> str:
@@ -249,7 +251,7 @@ def _secret(name: str) -> str:
         raise ConfigError([f"--dsn-file {name}: cannot be read"]) from None
 
 
-def _from_database(dsn: str, column: str, shown: list[str]) -> Iterator[Candidate]:
+def _from_postgres(dsn: str, column: str, shown: list[str]) -> Iterator[Candidate]:
     """Every identifier of the table, streamed. Raises ConfigError, EvidenceError."""
     import psycopg
     from psycopg import sql
@@ -278,6 +280,39 @@ def _from_database(dsn: str, column: str, shown: list[str]) -> Iterator[Candidat
         ) from None
 
 
+def _from_mysql(dsn: str, column: str, shown: list[str]) -> Iterator[Candidate]:
+    """The same of MySQL and MariaDB; `column` as table.column or database.table.column. Raises ConfigError, EvidenceError."""
+    import pymysql
+
+    from ..evidence.resolve import Candidate
+
+    parts = column.split(".")
+    if not 2 <= len(parts) <= 3:
+        raise ConfigError(["--column: write it as table.column or database.table.column"])
+    *table, name = ["`" + part.replace("`", "``") + "`" for part in parts]
+    wanted = ", ".join([name, *["`" + c.replace("`", "``") + "`" for c in shown]])
+
+    def text(value: Any) -> str:
+        if isinstance(value, bytes):  # a UUID in 16 bytes, as the sidecar reads it
+            return value.hex() if len(value) == 16 else value.decode("utf-8", "replace")
+        return "" if value is None else str(value)
+
+    try:
+        with (
+            mysql.connect(dsn, program_name="exfilguard-report") as connection,
+            connection.cursor(pymysql.cursors.SSCursor) as cursor,
+        ):
+            cursor.execute(f"SELECT {wanted} FROM {'.'.join(table)}")  # noqa: S608 -- quoted above
+            for identifier, *others in cursor:
+                if identifier is not None:
+                    yield Candidate(text(identifier), tuple(text(value) for value in others))
+    except (pymysql.MySQLError, OSError, ValueError) as error:
+        code = error.args[0] if error.args and isinstance(error.args[0], int) else type(error).__name__
+        raise EvidenceError(
+            f"the database did not give the identifiers ({code}): check --dsn-file, --column, --show"
+        ) from None
+
+
 # -- access review --------------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +324,10 @@ def run_review(args: argparse.Namespace) -> int:
     job = Job(args)
     start, end = _month(args.month, job)
     config = job.config
-    grants = _grants(_secret(args.dsn_file), config) if args.dsn_file else None
+    grants = None
+    if args.dsn_file:
+        dsn = _secret(args.dsn_file)
+        grants = (_grants_mysql if mysql.is_mysql(dsn) else _grants)(dsn, config)
     found = review.review(
         job.reader, job.ledger, config.tenant, policy_at(config.detector.policy), start, end, config.report.dormant_ms,
         job.zone, grants,
@@ -335,4 +373,35 @@ def _grants(dsn: str, config: Config) -> dict[str, list[str]]:
             return out
     except psycopg.Error as error:
         code = error.sqlstate or type(error).__name__
+        raise EvidenceError(f"the catalog cannot be read ({code}): check --dsn-file") from None
+
+
+_GRANTS_MYSQL = """
+SELECT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLE_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SELECT'
+UNION SELECT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.COLUMN_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SELECT'
+UNION SELECT p.GRANTEE, t.TABLE_SCHEMA, t.TABLE_NAME
+        FROM information_schema.SCHEMA_PRIVILEGES AS p JOIN information_schema.TABLES AS t ON t.TABLE_SCHEMA LIKE p.TABLE_SCHEMA
+       WHERE p.PRIVILEGE_TYPE = 'SELECT'
+UNION SELECT p.GRANTEE, t.TABLE_SCHEMA, t.TABLE_NAME
+        FROM information_schema.USER_PRIVILEGES AS p JOIN information_schema.TABLES AS t
+       WHERE p.PRIVILEGE_TYPE = 'SELECT'
+"""
+
+
+def _grants_mysql(dsn: str, config: Config) -> dict[str, list[str]]:
+    """The same of MySQL and MariaDB: by user, of all its hosts; what comes by a role is not seen. Raises EvidenceError."""
+    import pymysql
+
+    tables = {column.lower().split(".")[-2] for one in config.listener for column in one.patient_columns}
+    try:
+        with mysql.connect(dsn, program_name="exfilguard-report") as connection, connection.cursor() as cursor:
+            cursor.execute(_GRANTS_MYSQL)
+            out: dict[str, set[str]] = {}
+            for grantee, schema, table in cursor.fetchall():
+                if table.lower() in tables:
+                    user = grantee.rpartition("@")[0].strip("'").replace("''", "'")
+                    out.setdefault(user, set()).add(f"{schema}.{table}")
+            return {user: sorted(found) for user, found in sorted(out.items())}
+    except (pymysql.MySQLError, OSError, ValueError) as error:
+        code = error.args[0] if error.args and isinstance(error.args[0], int) else type(error).__name__
         raise EvidenceError(f"the catalog cannot be read ({code}): check --dsn-file") from None

@@ -15,6 +15,7 @@ from psycopg import sql
 
 from ..errors import DrillAborted
 from ..runtime.clock import now_ms
+from .attack import try_login as try_login
 
 SCHEMA = "exfilguard_drill"
 MARKER = "exfilguard drill: synthetic patients only"
@@ -23,6 +24,9 @@ FIRST_ID = 9_000_000_000_000
 WITNESS = "_witness"
 """The second account: it must not notice the drill."""
 PAGE = 250
+
+Error = psycopg.Error
+CODE = "SQLSTATE"
 
 _READABLE = """
 SELECT n.nspname, c.relname
@@ -35,6 +39,27 @@ SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrl
        (SELECT count(*) FROM pg_auth_members AS m WHERE m.member = r.oid)
   FROM pg_roles AS r WHERE rolname = current_user
 """
+
+
+def code_of(error: BaseException) -> str:
+    """The SQLSTATE."""
+    return getattr(error, "sqlstate", None) or type(error).__name__
+
+
+def user_of(dsn: str) -> str:
+    return str(psycopg.conninfo.conninfo_to_dict(dsn).get("user", ""))
+
+
+def at(dsn: str, *, user: str = "", host: str = "", port: int = 0) -> str:
+    """The same connection string with these parts replaced."""
+    parts: dict[str, Any] = {"user": user, "host": host, "port": port}
+    return psycopg.conninfo.make_conninfo(dsn, **{name: value for name, value in parts.items() if value})
+
+
+def new_dsn(admin: str, account: str, password: str) -> str:
+    """The canary's, from the administrator's."""
+    known = {k: v for k, v in psycopg.conninfo.conninfo_to_dict(admin).items() if k not in ("user", "password")}
+    return psycopg.conninfo.make_conninfo("", **{**known, "user": account, "password": password})
 
 
 def set_up(admin_dsn: str, account: str, password: str, count: int, table: str, column: str, hook_role: str) -> None:
@@ -112,8 +137,26 @@ class Extraction:
     arrivals: list[tuple[int, int]] = field(default_factory=list)
     """(time, distinct patients so far), one entry a page."""
     sqlstate: str = ""
+    """Or the server's error number, on MySQL."""
     limited: str = ""
     """Why the drill itself stopped, when nobody else did."""
+
+    def limit_reached(self, max_rows: int, late: bool) -> bool:
+        """True when the drill's own bounds allow no further page."""
+        if len(self.received) + PAGE > max_rows or late:
+            self.limited = "time" if late else "rows"
+        return bool(self.limited)
+
+    def took(self, patient: int) -> None:
+        """Raises DrillAborted for what is no canary."""
+        if patient <= FIRST_ID:
+            raise DrillAborted("a row that is no canary came back: stopped at once, look at the table")
+        self.received.add(patient)
+        now = now_ms()
+        if not self.arrivals or self.arrivals[-1][0] != now:
+            self.arrivals.append((now, len(self.received)))
+        else:
+            self.arrivals[-1] = (now, len(self.received))
 
     def crossed_ms(self, limit: int) -> int:
         """When it first held more than `limit`; 0 when never."""
@@ -132,21 +175,11 @@ def extract(dsn: str, table: str, column: str, max_rows: int, max_seconds: float
         with psycopg.connect(
             dsn, connect_timeout=10, application_name="exfilguard-drill", autocommit=True
         ) as connection:
-            while True:
-                if len(out.received) + PAGE > max_rows or time.monotonic() > deadline:
-                    out.limited = "rows" if len(out.received) + PAGE > max_rows else "time"
-                    break
+            while not out.limit_reached(max_rows, time.monotonic() > deadline):
                 found = 0
                 for row in connection.cursor().stream(query, (last,)):
-                    if row[0] <= FIRST_ID:
-                        raise DrillAborted("a row that is no canary came back: stopped at once, look at the table")
                     last, found = row[0], found + 1
-                    out.received.add(last)
-                    now = now_ms()
-                    if not out.arrivals or out.arrivals[-1][0] != now:
-                        out.arrivals.append((now, len(out.received)))
-                    else:
-                        out.arrivals[-1] = (now, len(out.received))
+                    out.took(last)
                 if found < PAGE:
                     out.limited = "rows"
                     break

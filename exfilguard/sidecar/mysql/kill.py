@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from urllib.parse import unquote, urlsplit
 
 from ...config.schema import ListenerConfig
+from ...runtime import mysql
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +22,8 @@ async def kill(listener: ListenerConfig, thread_id: int) -> None:
 
 
 def _kill(dsn: str, thread_id: int) -> None:
-    import pymysql
-
-    address = urlsplit(dsn)
     with (
-        pymysql.connect(
-            host=address.hostname or "127.0.0.1",
-            port=address.port or 3306,
-            user=unquote(address.username or ""),
-            password=unquote(address.password or ""),
-            connect_timeout=TIMEOUT_S,
-            read_timeout=TIMEOUT_S,
-            write_timeout=TIMEOUT_S,
-        ) as connection,
+        mysql.connect(dsn, connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, write_timeout=TIMEOUT_S) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute(f"KILL QUERY {thread_id:d}")

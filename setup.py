@@ -18,7 +18,9 @@ SOURCES = {
     "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",
     "exfilguard.sidecar._pump": "exfilguard/sidecar/_pump.pyx",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
+    "exfilguard.observe._digests": "exfilguard/observe/_digests.pyx",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
+    "exfilguard.observe._rows": "exfilguard/observe/_rows.pyx",
 }
 
 # Python on the way of every query: compiled with Python's own checks of bounds and signs.

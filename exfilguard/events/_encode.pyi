@@ -8,7 +8,7 @@ def query_event(
     rows: int,
     hidden_rows: int,
     size: int,
-    patients: dict[str, None],
+    patients: bytes,
     estimated: int,
     patients_by: str,
     duration_us: int,

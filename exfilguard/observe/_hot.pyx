@@ -2,21 +2,16 @@
 """The loops that every statement and every row pass, in C. Each has its twin in plain Python, which is the definition:
 
 - `shape`: observe/statement.py, for text in ASCII;
-- `Hmac`: hmac.digest, through OpenSSL's own SHA-256 (SHA256_Transform), with the key's part computed once;
 - `may_be_list`: observe/estimate.py, what cannot be a list of identifiers.
 
 tests/observe/test_hot.py holds them to it.
 """
 
-import ctypes
-import hashlib
-import hmac
-
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memcpy
 
 
 # -- statements -------------------------------------------------------------------------------------------------------
@@ -203,119 +198,6 @@ def shape(bytes sql not None):
         return PyUnicode_DecodeASCII(<char *>out, at - 1 if at else 0, NULL), lists
     finally:
         free(out)
-
-
-# -- digests ----------------------------------------------------------------------------------------------------------
-
-cdef struct State:
-    # OpenSSL's SHA256_CTX; only `h` is used.
-    uint32_t h[8]
-    uint32_t rest[20]
-
-ctypedef void (*Transform)(State *state, const uint8_t *block) noexcept nogil
-
-cdef Transform transform = NULL
-cdef const char *HEX = b"0123456789abcdef"
-
-
-def _find_transform():
-    """OpenSSL's block function, from the library that Python's own hashlib has loaded; 0 where it has none."""
-    try:
-        import _hashlib
-
-        return ctypes.cast(ctypes.CDLL(_hashlib.__file__).SHA256_Transform, ctypes.c_void_p).value or 0
-    except (ImportError, AttributeError, OSError, TypeError):
-        return 0
-
-
-cdef uintptr_t _address = _find_transform()
-if _address:
-    transform = <Transform>_address
-
-
-cdef class Hmac:
-    """HMAC-SHA-256 (RFC 2104) of many short values under one key. `usable` is False where OpenSSL cannot be called."""
-
-    cdef State inner, outer
-    cdef readonly bint usable
-
-    def __init__(self, bytes key not None):
-        cdef uint8_t block[64]
-        cdef const uint8_t *k
-        cdef Py_ssize_t i, n
-        self.usable = False
-        if transform == NULL:
-            return
-        if len(key) > 64:
-            key = hashlib.sha256(key).digest()
-        k, n = <const uint8_t *>PyBytes_AS_STRING(key), len(key)
-        for pad, which in ((0x36, 0), (0x5C, 1)):
-            for i in range(64):
-                block[i] = <uint8_t>((k[i] if i < n else 0) ^ <int>pad)
-            _begin(&self.outer if which else &self.inner)
-            transform(&self.outer if which else &self.inner, block)
-        self.usable = True
-        for sample in (b"", b"1234567", b"x" * 55, b"x" * 56, b"x" * 300):
-            if self.hex(sample) != hmac.digest(key, sample, "sha256")[:8].hex():
-                self.usable = False
-
-    cdef void compute(self, const uint8_t *value, Py_ssize_t n, uint8_t *out) noexcept nogil:
-        """The first 8 bytes of the digest."""
-        cdef State state
-        cdef uint8_t block[64]
-        cdef Py_ssize_t left = n
-        cdef uint64_t bits = <uint64_t>(64 + n) * 8
-        cdef int i
-        memcpy(&state, &self.inner, sizeof(State))
-        while left >= 64:
-            transform(&state, value)
-            value += 64
-            left -= 64
-        memset(block, 0, 64)
-        memcpy(block, value, left)
-        block[left] = 0x80
-        if left >= 56:
-            transform(&state, block)
-            memset(block, 0, 64)
-        for i in range(8):
-            block[63 - i] = <uint8_t>(bits >> (8 * i))
-        transform(&state, block)
-        memset(block, 0, 64)
-        for i in range(32):
-            block[i] = <uint8_t>(state.h[i >> 2] >> (24 - 8 * (i & 3)))
-        block[32] = 0x80
-        block[62] = 3  # 96 bytes are 768 bits
-        memcpy(&state, &self.outer, sizeof(State))
-        transform(&state, block)
-        for i in range(8):
-            out[i] = <uint8_t>(state.h[i >> 2] >> (24 - 8 * (i & 3)))
-
-    cdef str hex_of(self, const uint8_t *value, Py_ssize_t n):
-        cdef uint8_t digest[8]
-        cdef char text[16]
-        cdef int i
-        self.compute(value, n, digest)
-        for i in range(8):
-            text[2 * i] = HEX[digest[i] >> 4]
-            text[2 * i + 1] = HEX[digest[i] & 15]
-        return PyUnicode_DecodeASCII(text, 16, NULL)
-
-    cpdef str hex(self, bytes value):
-        """16 hex digits."""
-        return self.hex_of(<const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-
-
-cdef void _begin(State *state) noexcept nogil:
-    # FIPS 180-4, 5.3.3
-    memset(state, 0, sizeof(State))
-    state.h[0] = 0x6A09E667
-    state.h[1] = 0xBB67AE85
-    state.h[2] = 0x3C6EF372
-    state.h[3] = 0xA54FF53A
-    state.h[4] = 0x510E527F
-    state.h[5] = 0x9B05688C
-    state.h[6] = 0x1F83D9AB
-    state.h[7] = 0x5BE0CD19
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------

@@ -8,12 +8,8 @@ from collections.abc import Callable, Iterable
 
 from ..events.query import PatientsBy
 from ..wire.postgres.messages import Field
+from .digests import Hmac
 from .estimate import keyed_pattern
-
-try:
-    from ._hot import Hmac
-except ImportError:  # no C compiler at installation
-    Hmac = None  # type: ignore[assignment,misc]
 
 DIGEST_BYTES = 8
 MAX_CACHED = 100_000
@@ -30,7 +26,7 @@ class Digester:
     never leaves the process; it is not used where the compiled HMAC is quicker than a look into it.
     """
 
-    __slots__ = ("_cache", "_hex", "_key")
+    __slots__ = ("_cache", "_hex", "_key", "compiled")
 
     def __init__(self, key: bytes) -> None:
         if len(key) < 16:
@@ -38,7 +34,9 @@ class Digester:
         self._key = key
         self._cache: dict[bytes, str] = {}
         compiled = Hmac(key) if Hmac is not None else None
-        self._hex: Callable[[bytes], str] | None = compiled.hex if compiled is not None and compiled.usable else None
+        self.compiled: Hmac | None = compiled if compiled is not None and compiled.usable else None
+        """For loops in C (_digests.pxd)."""
+        self._hex: Callable[[bytes], str] | None = self.compiled.hex if self.compiled is not None else None
 
     def digest(self, value: bytes) -> str:
         """Digest of an identifier's canonical text."""

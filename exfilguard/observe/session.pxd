@@ -2,6 +2,7 @@ cimport cython
 
 from ..wire.postgres.backend cimport BackendReader, Scan, Sink
 from ..wire.postgres.frontend cimport FrontendReader
+from ._digests cimport DigestSet
 from .outlet cimport Outlet
 
 
@@ -43,7 +44,7 @@ cdef class SessionObserver(Sink):
     cdef public bint _packed, _large
     cdef public list _patches
     cdef public long refusals
-    cdef public bint _follow
+    cdef public bint _follow, _keeps_portion
     cdef public bint _charged, _logged_in, _backslashes, _lost, _skip_to_sync, _copied_in, _expressions
     cdef public str _login, _database, _application, _copy, _patients_by
     cdef public Outlet _outlet
@@ -51,18 +52,21 @@ cdef class SessionObserver(Sink):
     cdef public tuple _constant_of
     cdef public FrontendReader _frontend
     cdef public BackendReader _backend
-    cdef public dict _statements, _portals, _patients, _portion_patients
+    cdef public dict _statements, _portals
+    cdef public DigestSet _patients, _portion_patients
+    cdef public Py_ssize_t wants_column
     cdef public tuple _positions, _formats
     cdef public list _fields, _events
     cdef public Py_ssize_t _last_position
     cdef public long long _delivered, _ordinal, _rows, _bytes, _estimated, _reported_ms, _now
-    cdef public long long _portion_rows, _portion_estimated, _portion_new
+    cdef public long long portion_rows, _portion_estimated, _portion_new
     cdef public object _allowed_patients, _known_patients
 
+    cpdef list observed(self, bytes data, long long now_ms)
     cpdef request(self, int kind_byte, bytes body, bint whole)
     cpdef rows(self, int kind, long long count, long long size)
     cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
-    cpdef column(self, list values)
+    cpdef tuple scan(self, bytes data, Py_ssize_t pos, int kind, long long most)
     cpdef message(self, int kind, bytes body)
     cdef _estimate(self, long long count)
     @cython.locals(statement=cython.longlong, duration_us=cython.longlong, final=bint)

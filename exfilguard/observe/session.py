@@ -26,11 +26,12 @@ from typing import Any
 from ..errors import ProtocolError
 from ..events.query import Evidence, Flag, Kind, PatientsBy, QueryEvent
 from ..wire.postgres import messages, startup
-from ..wire.postgres._scan import row_values
+from ..wire.postgres._scan import column_values, row_values
 from ..wire.postgres.backend import MAX_KEPT_BYTES, BackendReader, Sink
 from ..wire.postgres.frontend import FrontendReader
 from ..wire.postgres.messages import Field
 from ..wire.postgres.startup import error_response
+from . import digests
 from .asked import AskedColumns, Plan
 from .classify import Classifier
 from .contexts import Contexts
@@ -42,12 +43,18 @@ from .patients import Digester, PatientColumns, canonical
 from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
 
+try:
+    from ._rows import column, estimated
+except ImportError:  # no C compiler at installation
+    column = estimated = None  # type: ignore[assignment]
+
 MAX_PENDING = 100_000
 MAX_STATEMENTS = 10_000
 
 QUERY_CANCELED = "57014"
 """SQLSTATE given to a statement whose session ended before its result did."""
 
+_DATA_ROW = ord("D")
 _XLOG_DATA = b"w"
 _BINARY_COPY_TRAILER = b"\xff\xff"
 _BINARY_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
@@ -207,14 +214,15 @@ class SessionObserver(Sink):
         # not yet reported
         self._rows = 0
         self._bytes = 0
-        self._patients: dict[str, None] = {}
+        self._patients = digests.DigestSet()
         self._estimated = 0
         self._reported_ms = 0
         # the portion now being read
         self._now = 0
         self._events: list[QueryEvent] = []
-        self._portion_rows = 0
-        self._portion_patients: dict[str, None] = {}
+        self.portion_rows = 0
+        self._portion_patients = digests.DigestSet()
+        self._keeps_portion = True
         self._portion_estimated = 0
         self._portion_new = 0  # of its patients, those that are not in the allowance already
         self._allowed_patients: int | None = None
@@ -300,8 +308,9 @@ class SessionObserver(Sink):
             return Result()
         self._now = now_ms
         self._events = []
-        self._portion_rows = 0
-        self._portion_patients = {}
+        self.portion_rows = 0
+        self._portion_patients.clear()
+        self._keeps_portion = True
         self._portion_estimated = self._portion_new = 0
         self._allowed_patients = allowed_patients
         self._known_patients = known_patients if known_patients is not None else ()
@@ -318,7 +327,7 @@ class SessionObserver(Sink):
         self.tick(now_ms, self._events)
         return Result(
             self._events,
-            self._portion_rows,
+            self.portion_rows,
             tuple(self._portion_patients),
             self._portion_estimated,
             cut_at,
@@ -326,6 +335,26 @@ class SessionObserver(Sink):
             stop_at=stop_at,
             patches=self._patches,
         )
+
+    def observed(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """`server_data` for bytes that have passed already: nothing is allowed or held back, and nobody asks whose patients they held.
+        `portion_rows` has the rows."""
+        self._events = []
+        self.portion_rows = 0
+        if self._lost:
+            return self._events
+        self._now = now_ms
+        self._keeps_portion = self.stop = self._follow = False
+        self._allowed_patients = None
+        if self._patches:
+            self._patches = []
+        try:
+            self._backend.feed(data)
+        except ProtocolError as error:
+            self._lose(str(error))
+        if self._rows or self._estimated or self._patients:
+            self.tick(now_ms, self._events)
+        return self._events
 
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
@@ -530,7 +559,7 @@ class SessionObserver(Sink):
                 self._reported_ms = self._now
             self._delivered += count
             self._rows += count
-            self._portion_rows += count
+            self.portion_rows += count
             if self._patients_by == "estimate" and not self.wants_rows:
                 self._estimate(count)
         self._bytes += size
@@ -561,24 +590,41 @@ class SessionObserver(Sink):
             if (fresh or further) and spent + len(fresh) + further > allowed:
                 return False
             self._portion_new += len(fresh)
-        for digest in found:
-            self._patients[digest] = None
-            self._portion_patients[digest] = None
+        self._patients.update(found)
+        if self._keeps_portion:
+            self._portion_patients.update(found)
         self._estimate(further)
         return True
 
-    def column(self, values: list[bytes | None]) -> None:
-        digest = self._digester.digest
-        position = self.wants_column
-        type_oid, binary = self._fields[position].type_oid, self._formats[position] == 1
-        found = dict.fromkeys([digest(canonical(v, type_oid, binary)) for v in values if v is not None])
-        self._patients.update(found)
-        self._portion_patients.update(found)
+    def scan(self, data: bytes, pos: int, kind: int, most: int) -> tuple[int, int, int]:
+        if kind != _DATA_ROW or self._copy:
+            return pos, 0, 0
+        key, further = self._digester.compiled, 0
+        found = digests.DigestSet() if self._keeps_portion else self._patients
+        if self.wants_column >= 0:
+            type_oid, binary = self._fields[self.wants_column].type_oid, self._formats[self.wants_column] == 1
+            if key is not None and column is not None:
+                pos, count, size = column(data, pos, kind, most, self.wants_column, type_oid, binary, key, found)
+            else:
+                values: list[bytes | None] = []
+                pos, count, size = column_values(data, pos, kind, most, self.wants_column, values)
+                digest = self._digester.digest
+                found.update([digest(canonical(v, type_oid, binary)) for v in values if v is not None])
+        elif self._patients_by == "estimate" and self._fields and key is not None and estimated is not None:
+            pos, count, size, further = estimated(data, pos, kind, most, len(self._fields), self._expressions, key, found)
+        else:
+            return pos, 0, 0
+        if self._keeps_portion:
+            self._patients.update(found)
+            self._portion_patients.update(found)
+        if further:
+            self._estimate(further)
+        return pos, count, size
 
     def _uncount(self) -> None:
         self._delivered -= 1
         self._rows -= 1
-        self._portion_rows -= 1
+        self.portion_rows -= 1
 
     def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
         """Digests of the row's patients, and how many more it stands for."""
@@ -912,13 +958,12 @@ class SessionObserver(Sink):
                 told += asked_part(asked)
             payload = encode_query(
                 self._now, final, self._constant_now(), statement, fingerprint, told, self._rows, hidden_rows,
-                self._bytes, self._patients, self._estimated, self._patients_by, duration_us, error,
+                self._bytes, self._patients.json(), self._estimated, self._patients_by, duration_us, error,
             )  # fmt: skip
             patients = len(self._patients) + self._estimated
             self._outlet.put(self.principal, self._now, payload, self._rows, self._bytes, patients, final)
         self._rows = self._bytes = self._estimated = 0
-        if self._patients:
-            self._patients = {}
+        self._patients.clear()
         self._reported_ms = self._now
 
     def _constant_now(self) -> bytes:

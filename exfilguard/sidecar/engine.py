@@ -96,6 +96,12 @@ class Observer(Protocol):
         """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where another principal's
         answers begin."""
 
+    portion_rows: int
+    """Rows in the bytes that were shown last."""
+
+    def observed(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """`server_data` for bytes that have passed already: nothing is allowed or held back."""
+
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when it is time for one."""
 

@@ -231,10 +231,11 @@ class Session:
             self._count_then_forward(data, now)
         else:
             self.client.write(data if observer.authenticated else self.front.login_reply(data))
-            result = observer.server_data(data, now)
-            self._account(result.rows, now)
-            if result.events:
-                guard.emit(self, result.events)
+            events = observer.observed(data, now)
+            if observer.portion_rows:
+                self._account(observer.portion_rows, now)
+            if events:
+                guard.emit(self, events)
             if observer.principal != self.principal:
                 self._follow()
             if self.session_limit and self.rows_total >= self.session_limit:

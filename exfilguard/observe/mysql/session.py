@@ -299,6 +299,10 @@ class MysqlObserver(Tally):
         names = self._identity.expected(script)
         return "" if harmless else judge(names, statement.sql)
 
+    def observed(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """`server_data` for bytes that have passed already."""
+        return self.server_data(data, now_ms).events
+
     def server_data(
         self,
         data: bytes,

@@ -3,12 +3,11 @@ cimport cython
 
 cdef class Sink:
     cdef public bint wants_rows
-    cdef public Py_ssize_t wants_column
     cdef public bint stop, holds_errors
 
     cpdef rows(self, int kind, long long count, long long size)
     cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
-    cpdef column(self, list values)
+    cpdef tuple scan(self, bytes data, Py_ssize_t pos, int kind, long long most)
     cpdef message(self, int kind, bytes body)
 
 

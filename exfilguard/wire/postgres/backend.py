@@ -11,7 +11,7 @@ A row is counted at its type byte: when the allowance is spent, the next row's f
 from __future__ import annotations
 
 from ...errors import ProtocolError
-from ._scan import column_values, skip_rows
+from ._scan import skip_rows
 from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
 
 MAX_KEPT_BYTES = 256 << 10
@@ -24,8 +24,6 @@ class Sink:
 
     wants_rows: bool
     """True while the bodies of rows must be shown."""
-    wants_column: int
-    """With `wants_rows`: the one column that is looked at, so that `column` may be called instead of `row`; -1 otherwise."""
 
     def rows(self, kind: int, count: int, size: int) -> None:
         """`count` rows of `size` bytes went by; size arrives with the header, so once with count 0 for a split header."""
@@ -40,8 +38,9 @@ class Sink:
         """The body of one row, before `rows` counts it. False: do not let it pass."""
         raise NotImplementedError
 
-    def column(self, values: list[bytes | None]) -> None:
-        """That column's values of rows that pass, before `rows` counts them."""
+    def scan(self, data: bytes, pos: int, kind: int, most: int) -> tuple[int, int, int]:
+        """Look into complete rows of type `kind` from `pos` on, at most `most`, and let them pass, before `rows` counts them: the
+        position behind the last one, how many, bytes of their bodies. The next one, if it is complete, goes to `row`."""
         raise NotImplementedError
 
     def message(self, kind: int, body: bytes) -> None:
@@ -129,11 +128,9 @@ class BackendReader:
                     left -= 1
                     self._counted = True
                 else:
-                    if sink.wants_column >= 0 and not hold:
-                        values: list[bytes | None] = []
-                        pos_after, count, size = column_values(data, pos, kind, left, sink.wants_column, values)
+                    if not hold:
+                        pos_after, count, size = sink.scan(data, pos, kind, left)
                         if count:
-                            sink.column(values)
                             sink.rows(kind, count, size)
                             left -= count
                             pos = pos_after

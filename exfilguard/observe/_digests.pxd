@@ -1,0 +1,44 @@
+"""From an identifier's canonical text to the set of digests, without an object in between.
+
+For a loop over rows, of any engine: `found.reserve(rows)`, then for each value `key.take(&lanes, found, value, length)`, at last
+`key.flush(&lanes, found)`. All of it runs without the interpreter; `lanes.count` is 0 before the first.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    LANES = 32
+
+cdef struct Lanes:
+    # Values that wait to be hashed in pairs, padded to SHA-256's block.
+    uint32_t blocks[LANES][16]
+    int count
+
+cdef struct State:
+    # OpenSSL's SHA256_CTX; only `h` is used.
+    uint32_t h[8]
+    uint32_t rest[20]
+
+
+cdef class DigestSet:
+    cdef uint64_t *order
+    cdef uint32_t *table  # index into `order`, plus one; 0: free
+    cdef readonly Py_ssize_t size
+    cdef Py_ssize_t room
+    cdef uint64_t mask
+    cdef int reserve(self, Py_ssize_t more) except -1 nogil
+    cdef void link(self, Py_ssize_t index) noexcept nogil
+    cdef bint put(self, uint64_t digest) noexcept nogil
+    cdef bint has(self, uint64_t digest) noexcept nogil
+    cpdef add(self, str digest)
+    cpdef clear(self)
+    cpdef bytes json(self)
+
+
+cdef class Hmac:
+    cdef State inner, outer
+    cdef readonly bint usable, paired
+    cdef uint64_t compute(self, const uint8_t *value, Py_ssize_t n) noexcept nogil
+    cdef void take(self, Lanes *lanes, DigestSet found, const uint8_t *value, Py_ssize_t n) noexcept nogil
+    cdef void flush(self, Lanes *lanes, DigestSet found) noexcept nogil
+    cpdef str hex(self, bytes value)

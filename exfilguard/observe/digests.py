@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+__all__ = ["DigestSet", "Hmac", "PlainDigestSet"]
+
 _DIGEST = re.compile("[0-9a-f]{16}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -48,7 +49,11 @@ DIGESTS = st.one_of(
 )
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "update", "clear", "merge"]), st.lists(DIGESTS, max_size=70)), max_size=12))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "update", "clear", "merge"]), st.lists(DIGESTS, max_size=70)), max_size=12
+    )
+)
 def test_a_set_is_what_the_plain_one_is(steps: list[tuple[str, list[str]]]) -> None:
     ours, plain = DigestSet(), PlainDigestSet()
     for what, digests in steps:
@@ -140,13 +145,20 @@ def test_rows_in_one_loop_are_what_they_are_one_by_one(data: Any) -> None:
     for row in rows:
         cells = b"".join(struct.pack("!i", -1) if c is None else struct.pack("!I", len(c)) + c for c in row)
         body += message(b"D", struct.pack("!H", width) + cells)
-    answer = message(b"T", struct.pack("!H", width) + fields) + body + message(b"C", b"SELECT %d\0" % len(rows)) + message(b"Z", b"I")
+    answer = (
+        message(b"T", struct.pack("!H", width) + fields)
+        + body
+        + message(b"C", b"SELECT %d\0" % len(rows))
+        + message(b"Z", b"I")
+    )
     edges = sorted({0, len(answer), *(cut for cut in cuts if cut < len(answer))})
     steps = [(">", message(b"Q", b"SELECT * FROM dpi.patients\0"))]
-    steps += [("<", answer[i:j]) for i, j in zip(edges, edges[1:], strict=False)]
+    steps += [("<", answer[i:j]) for i, j in pairwise(edges)]
     plain = Digester(KEY)
     plain.compiled = None
-    found = [events_of(observer(d, origin), steps, observed) for d in (Digester(KEY), plain) for observed in (True, False)]
+    found = [
+        events_of(observer(d, origin), steps, observed) for d in (Digester(KEY), plain) for observed in (True, False)
+    ]
     assert found[0] == found[1] == found[2] == found[3]
 
 

@@ -29,6 +29,7 @@ from starlette.staticfiles import StaticFiles
 
 from ..config.schema import Config
 from ..detect.policy import Policy
+from ..detect.reach import nearest, reaches
 from ..errors import ExfilGuardError
 from ..runtime.clock import now_ms
 from ..runtime.stats import Snapshot
@@ -39,7 +40,6 @@ from .oidc import Oidc, OidcError
 from .operations import DEEDS, Dossiers, Operations, Order
 from .state import ConsoleState, Incident
 from .text import LANGUAGES, TEXTS, choose
-from .windows import largest_of, nearest, reaches
 
 log = logging.getLogger(__name__)
 
@@ -200,10 +200,10 @@ class Console:
 
     async def _live_values(self) -> dict[str, Any]:
         snapshots = await self._fresh_snapshots()
-        health = judge(snapshots, reading=self.parts.feed.reading)
+        health = judge(snapshots, reading=self.parts.feed.reading, detectors=self.parts.feed.detectors)
         found = self.parts.state.open(now_ms())
         stopped = [i for i in found if i.last.level in ("cut", "lock")]
-        near = nearest(largest_of(snapshots), self.parts.policy(), NEAREST)
+        near = nearest(self.parts.feed.near(), self.parts.policy(), NEAREST)
         return {"health": health, "open": found[:PAGE], "stopped": len(stopped), "watched": len(found), "near": near}
 
     async def _fresh_snapshots(self) -> dict[str, Snapshot | None]:
@@ -241,7 +241,7 @@ class Console:
         self._need(request, "read")
         principal = request.path_params["principal"]
         key = f"{self.parts.config.tenant}/{principal}"
-        totals = largest_of(await self._fresh_snapshots()).get(key)
+        totals = self.parts.feed.near().get(key)
         return self._page(
             request,
             "account.html",

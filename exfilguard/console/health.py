@@ -22,11 +22,14 @@ def _sum(snapshots: Iterable[Any], name: str) -> int:
     return int(sum(value for snapshot in snapshots for found, _, value in snapshot.values if found == name))
 
 
-def judge(snapshots: Mapping[str, Any], *, reading: bool) -> Health:
-    """`snapshots`: by process, None for one that does not answer; `reading`: Kafka answers the console."""
+def judge(snapshots: Mapping[str, Any], *, reading: bool, detectors: int | None) -> Health:
+    """`snapshots`: by process of this host, None for one that does not answer; `reading`: Kafka answers the console; `detectors`: how
+    many of them speak, on any host, None when that is not known yet."""
     problems: list[tuple[str, dict[str, object]]] = []
     if not reading:
         problems.append(("not_reading", {}))
+    elif detectors == 0:
+        problems.append(("no_detector", {}))
     problems += [("process_down", {"name": name}) for name, snapshot in snapshots.items() if snapshot is None]
     there = [snapshot for snapshot in snapshots.values() if snapshot is not None]
     if (waiting := _sum(there, "spool_oldest_seconds")) >= EVENTS_WAIT_S:

@@ -52,6 +52,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Kafka does not answer: what is shown here is old.",
         "Kafka ne répond pas : ce qui est affiché ici n'est plus à jour.",
     ),
+    "no_detector": (
+        "No detector speaks: nothing is judged, budgets and standing verdicts hold.",
+        "Aucun détecteur ne répond : rien n'est jugé, les budgets et les verdicts en vigueur tiennent.",
+    ),
     "process_down": ("{name} does not answer.", "{name} ne répond pas."),
     "events_wait": (
         "Events have been waiting for Kafka for {seconds} s; queries are not affected.",

@@ -89,6 +89,10 @@ class Judge:
             found = self._thresholds[id(rules)] = tuple(tuple(row) for row in rows)
         return found
 
+    def limits_of(self, principal: str) -> Sequence[Limit]:
+        """The limits of its class."""
+        return self._of(principal)[1].limits
+
     def cross_from(self, dimension: str) -> int:
         """Distinct patients in any window below which a sum of this dimension is of no interest; 0: it never is."""
         rule = self.policy.cross.get(dimension)

@@ -37,6 +37,11 @@ class Topics:
         return f"{self.prefix}.sums"
 
     @property
+    def standings(self) -> str:
+        """Each detector's accounts nearest to a limit, for the console; kept for minutes only."""
+        return f"{self.prefix}.standings"
+
+    @property
     def deadletter(self) -> str:
         """Records that could not be decoded, with the reason in a header."""
         return f"{self.prefix}.deadletter"

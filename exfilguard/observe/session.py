@@ -611,7 +611,9 @@ class SessionObserver(Sink):
                 digest = self._digester.digest
                 found.update([digest(canonical(v, type_oid, binary)) for v in values if v is not None])
         elif self._patients_by == "estimate" and self._fields and key is not None and estimated is not None:
-            pos, count, size, further = estimated(data, pos, kind, most, len(self._fields), self._expressions, key, found)
+            pos, count, size, further = estimated(
+                data, pos, kind, most, len(self._fields), self._expressions, key, found
+            )
         else:
             return pos, 0, 0
         if self._keeps_portion:

@@ -115,6 +115,8 @@ def ensure_topics(
             {**compact, "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"},
         ),
         topics.sums: (1, {**compact, "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.1"}),
+        # Each word replaces the one before within seconds.
+        topics.standings: (1, {"retention.ms": "600000", "segment.ms": "600000"}),
         topics.deadletter: (1, {}),
     }
     if needs is not None:

@@ -11,6 +11,7 @@ A verdict is acknowledged by the broker before the checkpoint that contains its 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import secrets
 import time
@@ -23,7 +24,7 @@ from faust.types import TP
 
 from ..config.schema import Config
 from ..detect.judge import Judge
-from ..detect.policy import DAY_MS, WINDOW_NAMES, Policy
+from ..detect.policy import DAY_MS, HOUR, WINDOW_NAMES, Policy
 from ..errors import BrokerError, CodecError
 from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
@@ -39,6 +40,7 @@ from .app import Producer, follow, make_app, new_loop, read_partition, run_app, 
 from .checkpoint import Restore
 from .engine import Engine, Fed
 from .skew import Skew
+from .standings import EVERY_S, Standings
 from .sums import Publisher, Sums
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,9 @@ class Detector:
         self.sums = Sums()
         self._retired: dict[str, int] = dict.fromkeys(COUNTERS, 0)  # of engines that are gone
         self._largest: list[tuple[str, list[Any]]] = []
+        self._standings = Standings(config, worker, self.judge_of, self._producer)
+        self._active: list[tuple[str, list[Any]]] = []
+        """Accounts seen lately, with their windows."""
         self._lag = 0
         self.skew = Skew()
         self._certificates = certificate_figures(config)
@@ -378,18 +383,24 @@ class Detector:
         self.snapshot_bytes += checkpoint.nbytes
         return checkpoint.nbytes
 
+    async def publish_standings(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self._standings.publish(self._active)
+
     async def upkeep(self) -> None:
         evicted = time.monotonic()
         while True:
             await asyncio.sleep(1.0)
             now = now_ms()
-            count = self.config.exporter.top_accounts
-            ranked = []
+            active = []
             for held in self.held.values():
                 held.engine.keep(now)
-                ranked += held.engine.largest(count, now)
-            ranked.sort(key=lambda item: -item[1][3].rows)
-            self._largest = ranked[:count]
+                active += held.engine.active(now)
+            self._largest = heapq.nlargest(
+                self.config.exporter.top_accounts, active, key=lambda item: item[1][HOUR].rows
+            )
+            self._active = active
             self._lag = self._measure_lag()
             self._reload_policy()
             self._announce_allowances(now)
@@ -477,7 +488,6 @@ class Detector:
             "policy": self.policy.version,
             "accounts": sum(len(e.store) for e in engines),
             "snapshot_bytes": self.snapshot_bytes,
-            "largest": [[account, [list(total) for total in totals]] for account, totals in self._largest],
         }
         return out
 
@@ -510,6 +520,7 @@ def run_detector(config: Config, worker: str) -> int:
         detector.follow_verdicts,
         detector.follow_sums,
         detector.publish_sums,
+        detector.publish_standings,
         detector.checkpoints,
         detector.upkeep,
         detector.watch_topics,

@@ -50,6 +50,8 @@ DIMENSION_EXACT = 2_048
 DIMENSION_PRECISION = 12
 """Sums over accounts: distinct patients exact up to so many, then HyperLogLog with a standard error of 1.6 %."""
 DIMENSIONS = ("source", "shape", "tenant")
+FIBONACCI = 2_654_435_761
+"""2**32 divided by the golden ratio: its multiples are spread evenly."""
 EVICT_ACCOUNTS = 50_000
 """Accounts looked at in one call of `evict`."""
 
@@ -193,7 +195,11 @@ class Engine:
         )
         source.newest_ms = max(source.newest_ms, newest_ms)
         self.events += counter.events
-        self.recent.extend(f"{tenant}/{principal}" for principal in counter.touched(2))
+        if counter.events:
+            # Two of a frame's events, elsewhere in each frame: whoever works is met in proportion to what it does.
+            at = self.frames * FIBONACCI % counter.events
+            self.recent.append(f"{tenant}/{counter.principal(at)}")
+            self.recent.append(f"{tenant}/{counter.principal((at + counter.events // 2) % counter.events)}")
         if not (fresh or hours or over or single):
             return []
         return self._surfaced(judge, tenant, now_ms, fresh, hours, over, single)
@@ -281,13 +287,9 @@ class Engine:
         """Events of accounts beyond the bound."""
         return self.store.refused_accounts
 
-    def largest(self, count: int, now_ms: int) -> list[tuple[str, list[Totals]]]:
-        """The accounts with most records in the hour, among those seen lately."""
-        ranked = [
-            (account, self.store.totals(account, now_ms)) for account in set(self.recent) if account in self.store
-        ]
-        ranked.sort(key=lambda item: -item[1][3].rows)
-        return ranked[:count]
+    def active(self, now_ms: int) -> list[tuple[str, list[Totals]]]:
+        """The accounts seen lately, with their windows."""
+        return [(account, self.store.totals(account, now_ms)) for account in set(self.recent) if account in self.store]
 
     # -- upkeep -----------------------------------------------------------------------------------------------------
 

@@ -913,7 +913,3 @@ cdef class FrameCounter:
             [(o.reports[i].account, o.reports[i].event) for i in range(o.report_count)],
             [(None if o.single[i].account == NOBODY else o.single[i].account, o.single[i].event, o.single[i].why) for i in range(o.single_count)],
         )
-
-    def touched(self, uint32_t most):
-        """Accounts of the frame's first events, by key: candidates for the largest."""
-        return {self.principal(n) for n in range(min(most, self.f.count))}

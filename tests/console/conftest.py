@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,8 +84,21 @@ class Site:
         return client
 
 
-def detector(largest: list[Any]) -> Snapshot:
-    return Snapshot("detector", "1", details={"largest": largest, "ready": True})
+@dataclass
+class FakeFeed:
+    """Stands for the topics: what was read of them."""
+
+    reading: bool = True
+    detectors: int | None = 2
+    accounts: dict[str, list[list[int]]] = field(
+        default_factory=lambda: {
+            "clinic/dr.martin": [[60, 40, 100, 9]] * 7,
+            "clinic/dpi_export": [[900, 800, 5_000, 12]] * 7,
+        }
+    )
+
+    def near(self) -> dict[str, list[list[int]]]:
+        return self.accounts
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +113,11 @@ def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def site(users_file: Path) -> Site:
     state, notebook, users = ConsoleState(), Notebook(), LocalUsers(users_file)
-    feed = SimpleNamespace(reading=True)
+    feed = FakeFeed()
     relay = Snapshot("relay", "0", values=[("queries_total", {}, 1_234), ("sessions", {}, 7)])
     snapshots: dict[str, Snapshot | None] = {
         "relay-0": relay,
-        "detector-1": detector(
-            [["clinic/dpi_export", [[900, 800, 5_000, 12]] * 7], ["clinic/dr.martin", [[60, 40, 100, 9]] * 7]]
-        ),
+        "detector-1": Snapshot("detector", "1", details={"ready": True}),
     }
     config = Config(tenant="clinic", console=ConsoleConfig())
     policy = default_policy()

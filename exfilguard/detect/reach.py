@@ -1,13 +1,12 @@
-"""Who is nearest to a limit: the detectors' largest accounts against the policy. Pure."""
+"""Who is nearest to a limit: totals of accounts against the policy. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ..detect.policy import UNITS, WINDOW_NAMES, Policy
 from ..events.verdict import Level
+from .policy import UNITS, WINDOW_NAMES, Limit, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +33,6 @@ class Reach:
         return min(100, round(100 * self.share))
 
 
-def largest_of(snapshots: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-    """account -> totals of each window, from every detector's snapshot."""
-    detectors = [s for s in snapshots.values() if s is not None and s.role == "detector"]
-    return {account: totals for detector in detectors for account, totals in detector.details.get("largest", ())}
-
-
 def reaches(account: str, totals: Sequence[Sequence[int]], policy: Policy) -> list[Reach]:
     """Every limit of the account's class with the first step it has not passed, or its last step; nearest first."""
     principal = account.partition("/")[2]
@@ -48,12 +41,31 @@ def reaches(account: str, totals: Sequence[Sequence[int]], policy: Policy) -> li
         if limit.window >= len(totals):
             continue
         total = totals[limit.window][UNITS.index(limit.unit)]
-        level, value = next(((level, value) for level, value in limit.steps if total <= value), limit.steps[-1])
+        level, value = _step(limit, total)
         out.append(Reach(account, limit.unit, WINDOW_NAMES[limit.window], total, value, level))
     return sorted(out, key=lambda reach: -reach.share)
 
 
-def nearest(largest: Mapping[str, Sequence[Sequence[int]]], policy: Policy, count: int) -> list[Reach]:
+def nearest(totals: Mapping[str, Sequence[Sequence[int]]], policy: Policy, count: int) -> list[Reach]:
     """The accounts nearest to a step, one line each."""
-    found = [mine[0] for account, totals in largest.items() if (mine := reaches(account, totals, policy))]
+    found = [mine[0] for account, windows in totals.items() if (mine := reaches(account, windows, policy))]
     return sorted(found, key=lambda reach: -reach.share)[:count]
+
+
+def share(limits: Iterable[Limit], totals: Sequence[Sequence[int]]) -> float:
+    """How near an account is to its nearest step, as `reaches` has it, without making the list: for ranking many."""
+    best = 0.0
+    for limit in limits:
+        if limit.window < len(totals):
+            total = totals[limit.window][UNITS.index(limit.unit)]
+            value = _step(limit, total)[1]
+            if value and total / value > best:
+                best = total / value
+    return best
+
+
+def _step(limit: Limit, total: int) -> tuple[Level, int]:
+    for level, value in limit.steps:
+        if total <= value:
+            return level, value
+    return limit.steps[-1]

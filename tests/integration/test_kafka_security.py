@@ -38,7 +38,9 @@ from .stack import Stack, settled_totals, wait_for
 ACLS = Path(__file__).parents[2] / "deploy" / "kafka" / "acls.toml"
 PREFIX = "exfilguard"
 TOPICS = Topics(PREFIX)
-ALL_TOPICS = [TOPICS.queries, TOPICS.verdicts, TOPICS.actions, TOPICS.snapshots, TOPICS.sums, TOPICS.deadletter]
+ALL_TOPICS = [
+    TOPICS.queries, TOPICS.verdicts, TOPICS.actions, TOPICS.snapshots, TOPICS.sums, TOPICS.standings, TOPICS.deadletter,
+]  # fmt: skip
 USERS = ["sidecar-east", "detector", "responder", "console", "archive", "operator"]
 ROLES = load_roles(ACLS, PREFIX)
 
@@ -151,7 +153,7 @@ def test_a_stolen_sidecar_credential_writes_its_frames_reads_verdicts_and_that_i
         with pytest.raises(error):
             deed()
 
-    for topic in (TOPICS.verdicts, TOPICS.actions, TOPICS.snapshots, TOPICS.sums, TOPICS.deadletter):
+    for topic in ALL_TOPICS[1:]:
         refuses(TopicAuthorizationFailedError, lambda topic=topic: write(thief, topic))
     for topic in (TOPICS.queries, TOPICS.actions, TOPICS.snapshots):
         refuses(TopicAuthorizationFailedError, lambda topic=topic: read(thief, topic))

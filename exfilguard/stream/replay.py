@@ -8,19 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..detect.judge import Judge
-from ..detect.policy import HOUR_MS, Policy
+from ..detect.policy import Policy
 from ..events.verdict import LEVELS, Verdict, severity
+from .alone import Alone
 from .engine import Engine
 from .recorded import last_time
-from .sums import Publisher, Sums
 
 MAX_VERDICTS = 100_000
-SUMS_MS, SUMS_FRAMES = 60_000, 100
-"""Sums over accounts are looked at after so much recorded time, or so many frames: a step is said up to a minute later than the
-detector, which looks every second, would have said it."""
 MAX_BINS = 4_096
-LAST_LOOKS = 20
-"""At the end of the recording: a look publishes a bounded part of what is due."""
 
 
 @dataclass(slots=True)
@@ -123,8 +118,7 @@ class _Player:
         self.standing: dict[str, Verdict] = {}
         self.judges: dict[str, Judge] = {}
         self.engine = Engine(self.judge_of, self.standing, max_patients)
-        self.publisher, self.sums = Publisher(0), Sums()
-        self.looked_ms = self.looked_frame = self.hour = 0
+        self.sums = Alone(self.engine, self.judge_of, self.standing)
 
     def judge_of(self, tenant: str) -> Judge:
         found = self.judges.get(tenant)
@@ -136,12 +130,6 @@ class _Player:
         for verdict in verdicts:
             self.standing[verdict.key] = verdict
             _note(self.out, verdict)
-
-    def look(self, now: int) -> None:
-        """At the sums over accounts, as the detector does every second (stream/sums.py)."""
-        for key, value in self.publisher.records(self.engine, self.judge_of, now):
-            self.sums.add(key, value)
-        self.take(self.sums.judge(self.judge_of, lambda tenant, principal: True, self.standing, now))
 
     def feed(self, offset: int, frame: bytes, now: int) -> None:
         """`now`: the newest event's time; 0: there is none."""
@@ -158,20 +146,10 @@ class _Player:
             out.rate.add(now, engine.events - before)
         if fed.verdicts:
             self.take(fed.verdicts)
-        if now >= self.looked_ms + SUMS_MS or (
-            offset - self.looked_frame >= SUMS_FRAMES and now > self.looked_ms + 1_000
-        ):
-            self.looked_ms, self.looked_frame = now, offset
-            self.look(now)
-        hour = now // HOUR_MS
-        if hour > self.hour:
-            if self.hour:
-                self.sums.close_hour(self.judge_of, [engine], self.hour, now)
-            self.hour = hour
+        self.take(self.sums.moved(now))
 
     def end(self) -> Replay:
-        for _ in range(LAST_LOOKS):
-            self.look(self.out.last_ms)
+        self.take(self.sums.look(self.out.last_ms))
         self.out.events = self.engine.events
         return self.out
 

@@ -6,12 +6,15 @@ import random
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exfilguard.detect.judge import Judge
 from exfilguard.detect.policy import default_policy
 from exfilguard.errors import CodecError
 from exfilguard.events.topics import principal_hash
 from exfilguard.events.verdict import Verdict
+from exfilguard.stream.alone import Alone
 from exfilguard.stream.engine import Engine
 from exfilguard.stream.sums import Publisher, Sums
 
@@ -156,3 +159,64 @@ def test_an_hour_of_the_tenant_becomes_part_of_its_past() -> None:
     }
     assert len(profiles) == 1
     assert profiles.pop()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3), st.integers(1, 400)), min_size=1, max_size=30))
+def test_one_engine_alone_is_judged_as_its_published_parts(work: list[tuple[int, int, int]]) -> None:
+    """The replay's way against the detector's: the same accounts reach the same steps, look by look."""
+    judges = [Judge(POLICY, "t", "detector:test") for _ in range(2)]
+    engines = [Engine(lambda tenant, j=judge: j, {}, 65_536) for judge in judges]  # type: ignore[misc]
+    standing: dict[str, Verdict] = {}
+    published: dict[str, Verdict] = {}
+    alone = Alone(engines[0], lambda tenant: judges[0], standing)
+    publisher, sums = Publisher(0), Sums()
+    for n, (who, source, count) in enumerate(work):
+        now = NOW + n * 61_000  # so that every part is due to be published again
+        event = {
+            "time_ms": now, "kind": "query", "listener": "l", "session": "x", "principal": f"dr.{who}", "rows": count,
+            "source": f"10.0.0.{source}", "fingerprint": "00000000000000aa",
+            "patients": [f"{mixed(n * 1_000 + p):016x}" for p in range(count)],
+        }  # fmt: skip
+        frame = orjson.dumps({"v": 1, "tenant": "t", "sidecar": "s", "epoch": "e", "seq": n, "events": [event]})
+        for engine in engines:
+            assert not engine.feed(n, frame, now).reason
+        alone.look(now)
+        for _ in range(2):  # a call publishes a bounded part
+            for key, value in publisher.records(engines[1], lambda tenant: judges[1], now):
+                sums.add(key, value)
+        for verdict in sums.judge(lambda tenant: judges[1], lambda tenant, principal: True, published, now):
+            published[verdict.key] = verdict
+        assert {k: v.level for k, v in standing.items()} == {k: v.level for k, v in published.items()}
+
+
+def test_a_look_is_due_after_patients_events_or_minutes_never_without_any() -> None:
+    made = Installation()
+    alone = Alone(made.engines[0], lambda tenant: made.judge, {})
+    looks: list[int] = []
+    alone.look = lambda now_ms: (looks.append(now_ms), Alone.look(alone, now_ms))[1]  # type: ignore[method-assign]
+    engine = made.engines[0]
+
+    def take(seq: int, at: int, patients: int) -> None:
+        event = {
+            "time_ms": at,
+            "kind": "query",
+            "listener": "l",
+            "session": "x",
+            "principal": "a",
+            "rows": 1,
+            "source": "s",
+        }
+        event["patients"] = [f"{mixed(seq * 1_000 + p):016x}" for p in range(patients)]
+        frame = {"v": 1, "tenant": "t", "sidecar": "s", "epoch": "e", "seq": seq, "events": [event]}
+        assert not engine.feed(seq, orjson.dumps(frame), at).reason
+        alone.moved(at)
+
+    take(0, NOW, 1)  # the first
+    take(1, NOW + 2_000, 1)
+    take(2, NOW + 4_000, 60)  # many patients
+    take(3, NOW + 4_500, 60)  # less than a second after
+    take(4, NOW + 6_000, 1)
+    take(5, NOW + 400_000, 1)  # minutes
+    alone.moved(NOW + 900_000)  # nothing was counted since
+    assert looks == [NOW, NOW + 4_000, NOW + 6_000, NOW + 400_000]

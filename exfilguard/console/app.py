@@ -96,6 +96,8 @@ class Console:
         )  # fmt: skip
         self.templates.filters["clock"] = _clock
         self.templates.filters["thousands"] = _thousands
+        for name in self.templates.list_templates():  # compiled now: the first page is wanted as soon as any other
+            self.templates.get_template(name)
         self._snapshots: dict[str, Snapshot | None] = {}
         self._snapshots_at = 0.0
 

@@ -496,7 +496,8 @@ def run_detector(config: Config, worker: str) -> int:
     """Run until SIGTERM. Returns the exit status."""
     topics = Topics(config.kafka.prefix)
     watch = TopicWatch(
-        config, needs=(topics.queries, topics.verdicts, topics.snapshots, topics.sums, topics.standings, topics.deadletter)
+        config,
+        needs=(topics.queries, topics.verdicts, topics.snapshots, topics.sums, topics.standings, topics.deadletter),
     )
     wait_for_topics(watch)
     new_loop()

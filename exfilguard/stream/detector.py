@@ -3,9 +3,10 @@
     assigned ──► restore from the snapshots topic ──► read on to the end of the partition ──► frames as Faust delivers them
                                                                                                    │
     checkpoint every second ◄────────────────────────────────── engine ◄───────────────────────────┘
-                                                                   └──► verdict, acknowledged, before the next frame
+                                                                   └──► verdicts, published in order beside it
 
-A verdict is acknowledged by the broker before the checkpoint that contains its cause: a crash issues it again, never loses it.
+A verdict is acknowledged by the broker before anything of a checkpoint that contains its cause is written: a crash issues it again,
+never loses it. Frames do not wait for that, unless UNACKNOWLEDGED verdicts do.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import heapq
 import logging
 import secrets
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,8 @@ LATENCY_BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 60.0)
 RETRY_S = 0.2
 EVICT_S = 60.0
 SUMS_S = 1.0
+UNACKNOWLEDGED = 1_000
+"""Verdicts that may wait for the broker before frames do."""
 HOUR_MS = 3_600_000
 SNAPSHOT_BYTES_PER_S = 10_000_000
 """A large checkpoint puts the next one off, so that snapshots never take more than this."""
@@ -73,7 +76,7 @@ class Held:
 
     engine: Engine
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """A frame and its verdicts, or a checkpoint: one at a time."""
+    """A frame, or a portion of a checkpoint: one at a time."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -101,7 +104,11 @@ class Detector:
         self._producer = Producer(config)
         self._snapshots = Producer(config)  # a verdict must not wait behind a large checkpoint
         self._chain = ChainWriter(f"detector:{worker}", secrets.token_hex(8))
-        self._sealing = asyncio.Lock()
+        self._unsaid: deque[Verdict] = deque()
+        """Not acknowledged yet, in their order."""
+        self._said = self._acknowledged = 0
+        """How many verdicts there were, and how many of them are acknowledged."""
+        self._more, self._settled = asyncio.Event(), asyncio.Event()
         self._known = asyncio.Event()
         self.sums = Sums()
         self._retired: dict[str, int] = dict.fromkeys(COUNTERS, 0)  # of engines that are gone
@@ -201,8 +208,8 @@ class Detector:
     # -- frames -----------------------------------------------------------------------------------------------------
 
     async def handle(self, partition: int, offset: int, value: bytes, sent_ms: int = 0) -> None:
-        """One record from Faust. Returns when all it led to is acknowledged by the broker. `sent_ms`: the producer's clock when it
-        sent it, 0 when the broker put its own time there."""
+        """One record from Faust. Returns when it is counted; its verdicts are published beside the next ones. `sent_ms`: the
+        producer's clock when it sent it, 0 when the broker put its own time there."""
         held = self.held.get(partition)
         if held is None:
             return  # taken away meanwhile: its new owner reads this record
@@ -249,15 +256,37 @@ class Detector:
         await self._say(fed.verdicts)
 
     async def _say(self, verdicts: list[Verdict]) -> None:
-        """Returns when they are acknowledged."""
+        """They stand from now on, and are published in this order; `acknowledged` waits for that."""
         for verdict in verdicts:
             self.standing[verdict.key] = verdict
-            async with self._sealing:  # the next link only once this one is on the topic: a kill leaves no hole
+            self._unsaid.append(verdict)
+        if verdicts:
+            self._said += len(verdicts)
+            self._more.set()
+            await self.acknowledged(self._said - UNACKNOWLEDGED)
+
+    async def acknowledged(self, count: int | None = None) -> None:
+        """Returns when so many verdicts are on the topic since the start; without `count`, all that there were until now."""
+        wanted = self._said if count is None else count
+        while self._acknowledged < wanted:
+            await self._settled.wait()
+
+    async def publish_verdicts(self) -> None:
+        """One after the other: the next link of the chain only once this one is on the topic, so that a kill leaves no hole."""
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._unsaid:
+                verdict = self._unsaid[0]
                 record = self._chain.seal(encode_verdict(verdict))
                 await self._insist(self._publish, self.topics.verdicts, verdict.key.encode(), record, None)
-            self.verdicts[verdict.level] += 1
-            self.latency.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
-            log.warning("%s: %s", verdict.level, verdict.reason)
+                self._unsaid.popleft()
+                self._acknowledged += 1
+                self._settled.set()  # wakes all who wait now
+                self._settled.clear()
+                self.verdicts[verdict.level] += 1
+                self.latency.observe(max(0, now_ms() - verdict.crossed_ms) / 1000)
+                log.warning("%s: %s", verdict.level, verdict.reason)
 
     async def _publish(
         self, topic: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]] | None
@@ -361,9 +390,11 @@ class Detector:
             producer = await self._snapshots.ready()
             sent = []
             while True:
-                # Between two portions frames have their turn; never between a frame and its verdicts.
+                # Between two portions frames have their turn.
                 async with held.lock:
                     records = held.engine.next_records(checkpoint)
+                # What these accounts have counted is not counted again after a restore: its verdicts must be there before.
+                await self.acknowledged()
                 if not records:
                     break
                 sent += [
@@ -518,6 +549,7 @@ def run_detector(config: Config, worker: str) -> int:
             await detector.handle(message.partition, message.offset, message.value, sent_ms)
 
     for work in (
+        detector.publish_verdicts,
         detector.follow_verdicts,
         detector.follow_sums,
         detector.publish_sums,

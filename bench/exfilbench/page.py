@@ -115,7 +115,8 @@ def speeds(report: Report) -> str:
         drawing.line(left, y(10**power), 900 - right, y(10**power))
         drawing.text(left - 8, y(10**power) + 4, f"{10**power:,}", anchor="end", colour=GREY, size=11)
     drawing.line(left, y(LIMIT), 900 - right, y(LIMIT), BAD, 1.5, "6 4")
-    drawing.text(900 - right, y(LIMIT) - 6, "0.5 % of all patients", anchor="end", colour=BAD, size=11)
+    drawing.line(900 - right - 150, 44, 900 - right - 125, 44, BAD, 1.5, "6 4")
+    drawing.text(900 - right, 48, "0.5 % of all patients", anchor="end", colour=BAD, size=11)
     by_speed: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for theft in worst_of(report.facts["thefts"]):
         if theft["way"] != "honeytoken":
@@ -139,7 +140,7 @@ def speeds(report: Report) -> str:
         others = sorted(
             max(n if n >= 0 else -n - 1 for n in (min(t["rivals"].values(), key=lambda v: v if v >= 0 else 10**9),))
             for t in report.facts["thefts"]
-            if t["speed"] == speed and t["rivals"]
+            if t["speed"] == speed and t.get("rivals")
         )
         if others:
             middle_of = others[len(others) // 2]
@@ -217,6 +218,11 @@ def text(report: Report) -> str:
     lines += [
         f"| {name} | {r['false_days']:,} | {r['worst_delivered']:,} | {r['never']} |"
         for name, r in facts["rivals"].items()
+    ]
+    lines += [
+        "",
+        f"The rules are asked in the first thieves' clinic ({facts['theft_seeds'][0]}). One that stops nobody by mistake because it hardly "
+        "stops anybody counts as better on that axis all the same.",
     ]
     lines += [
         "",

@@ -214,9 +214,20 @@ def charged(guarded: Guarded, since_ms: int) -> dict[tuple[str, str], set[str]]:
 
 
 def settled(guarded: Guarded) -> None:
-    before = -1
-    while before != (before := len(guarded.events())):
-        time.sleep(0.5)
+    """No event has come for two seconds."""
+    known, since = -1, time.monotonic()
+    while time.monotonic() - since < 2.0:
+        if known != (known := len(guarded.events())):
+            since = time.monotonic()
+        time.sleep(0.2)
+
+
+def refused(client: Client) -> bool:
+    try:
+        client.call("model.gnuhealth.patient.search_read", [], 0, 1, None, ["rec_name"])
+    except (RuntimeError, urllib.error.HTTPError):
+        return True
+    return False
 
 
 def test_the_right_user_is_charged_in_every_request(site: dict[str, Any]) -> None:
@@ -244,6 +255,7 @@ def test_the_right_user_is_charged_in_every_request(site: dict[str, Any]) -> Non
 
         nurse, thief = Client(site["web"], NURSES[0], PASSWORD), Client(site["web"], THIEF, PASSWORD)
         tell_verdict(guarded.stack, THIEF, "lock", 1)
+        wait_for(lambda: refused(thief), 20, "the lock is late")
         for _ in range(5):
             with pytest.raises((RuntimeError, urllib.error.HTTPError)):
                 thief.call("model.gnuhealth.patient.search_read", [], 0, 50, None, ["rec_name"])

@@ -12,7 +12,7 @@ from exfilguard.config.schema import IdentityConfig
 from exfilguard.context import sign
 
 from .mysql import ACCOUNT, GuardedMysql
-from .stack import wait_for
+from .stack import PASSWORD, wait_for
 from .test_identity_matrix import tell_verdict
 from .test_mysql import Relay, mariadb, relay  # noqa: F401
 
@@ -126,3 +126,126 @@ def test_deny_and_what_is_asked_for(relay: Relay) -> None:  # noqa: F811
     (event,) = [e for e in guarded.events() if e["kind"] == "query" and e.get("patients")]
     assert sorted(event["asked"]) == sorted(event["patients"])
     assert len(event["asked"]) == 2
+
+
+# -- the matrix: every mechanism x the way a connection is shared x what goes wrong before the read ---------------------
+
+MECHANISMS = ("signed", "comment", "variable", "attribute")
+SHARING = ("own", "shared", "reset between", "change user between")
+FAILURES = ("none", "error", "rollback", "error in transaction", "forged", "expired", "other statements", "large")
+
+
+class Cell:
+    """One way to be alice, or bob, on connections of one kind."""
+
+    def __init__(self, guarded: GuardedMysql, reads: Reads, mechanism: str, sharing: str) -> None:
+        self.guarded, self.reads, self.mechanism, self.sharing = guarded, reads, mechanism, sharing
+        self.shared = guarded.connect() if sharing != "own" else None
+
+    def connection(self, who: str) -> pymysql.Connection[Any]:
+        if self.shared is None:
+            made: pymysql.Connection[Any] = self.guarded.connect(defer_connect=True)
+            if self.mechanism == "attribute":
+                made._connect_attrs["exfilguard_user"] = who  # type: ignore[attr-defined]
+            made.connect()
+            return made
+        if self.sharing == "reset between":
+            self.shared._execute_command(COM_RESET_CONNECTION, b"")
+            self.shared._read_ok_packet()
+        elif self.sharing == "change user between":
+            change_user(self.shared, ACCOUNT)
+        return self.shared
+
+    def announce(self, connection: pymysql.Connection[Any], who: str) -> str:
+        """What the statement must end with."""
+        if self.mechanism == "variable":
+            run(connection, f"SET @exfilguard_user = '{who}'")
+        return {"signed": comment(who), "comment": f"/*enduser_id='{who}'*/"}.get(self.mechanism, "")
+
+    def fail(self, connection: pymysql.Connection[Any], failure: str, other: str) -> None:
+        if failure in ("error", "error in transaction"):
+            if failure != "error":
+                run(connection, "BEGIN")
+            with pytest.raises(pymysql.Error):
+                run(connection, "SELECT nothing_of_the_kind FROM patient")
+        elif failure == "rollback":
+            run(connection, "BEGIN")
+            run(connection, "INSERT INTO sejour (patient_id) VALUES (1)")
+            run(connection, "ROLLBACK")
+        elif failure in ("forged", "expired"):
+            tag = comment("nobody").replace("nobody", other)
+            if failure == "expired":
+                tag = sign(other, "web", KEY.encode(), issued_s=1_600_000_000)
+            run(connection, f"SELECT 1 {tag}")
+        elif failure == "other statements":
+            run(connection, "DO 1")
+            run(connection, "SELECT nom FROM patient LIMIT 1")
+        elif failure == "large":
+            run(connection, f"SELECT id FROM patient WHERE nom = '{'x' * 3_000}'")
+
+    def close(self) -> None:
+        if self.shared is not None:
+            self.shared.close()
+
+
+def change_user(connection: Any, user: str) -> None:
+    """COM_CHANGE_USER, which PyMySQL does not have."""
+    from pymysql._auth import scramble_native_password
+    from pymysql.constants import CLIENT
+
+    assert connection.client_flag & CLIENT.PLUGIN_AUTH
+    password = scramble_native_password(PASSWORD.encode(), connection.salt)
+    payload = (
+        user.encode() + b"\0" + bytes([len(password)]) + password + b"dpi\0" + b"\x2d\0" + b"mysql_native_password\0\0"
+    )
+    connection._execute_command(0x11, payload)
+    packet = connection._read_packet()
+    if packet.is_auth_switch_request():
+        packet.read_uint8()
+        packet.read_string()
+        connection.write_packet(scramble_native_password(PASSWORD.encode(), packet.read_all()[:20]))
+        packet = connection._read_packet()
+    assert packet.is_ok_packet()
+
+
+def cells() -> list[tuple[str, str]]:
+    return [(m, s) for m in MECHANISMS for s in SHARING if m != "attribute" or s == "own"]
+
+
+def test_the_matrix_charges_nobody_for_what_another_did_and_locks_nobody_else(relay: Relay) -> None:  # noqa: F811
+    guarded = relay(trusted_sources=["127.0.0.1"], identity=IdentityConfig(keys=f"k1:{KEY}"))
+    reads = Reads(guarded)
+    for mechanism, sharing in cells():
+        cell = Cell(guarded, reads, mechanism, sharing)
+        for failure in FAILURES:
+            for who, other in (("alice", "bob"), ("bob", "alice"), ("alice", "bob")):
+                connection = cell.connection(who)
+                tail = cell.announce(connection, who)
+                cell.fail(connection, failure, other)
+                reads.read(connection, who, tail)
+                if failure == "error in transaction":
+                    run(connection, "COMMIT")
+                if cell.shared is None:
+                    connection.close()
+        cell.close()
+    reads.check()
+    assert len(reads.expected) == len(cells()) * len(FAILURES) * 3
+
+    tell_verdict(guarded.stack, "alice", "lock", 5)
+    refused = 0
+    for mechanism, sharing in cells():
+        cell = Cell(guarded, reads, mechanism, sharing)
+        for who in ("bob", "alice", "bob"):
+            if who == "alice":  # whose login is refused where it names her
+                with pytest.raises(pymysql.Error, match="ExfilGuard: account is locked"):
+                    connection = cell.connection(who)
+                    run(connection, f"SELECT id FROM patient {cell.announce(connection, who)}")
+                refused += 1
+                continue
+            connection = cell.connection(who)
+            reads.read(connection, who, cell.announce(connection, who))
+            if cell.shared is None:
+                connection.close()
+        cell.close()
+    reads.check()
+    assert refused == len(cells())

@@ -425,9 +425,11 @@ class Detector:
             await asyncio.sleep(1.0)
             now = now_ms()
             active = []
-            for held in self.held.values():
+            for held in list(self.held.values()):
                 held.engine.keep(now)
-                active += held.engine.active(now)
+                for portion in held.engine.active(now):
+                    active += portion
+                    await asyncio.sleep(0)
             self._largest = heapq.nlargest(
                 self.config.exporter.top_accounts, active, key=lambda item: item[1][HOUR].rows
             )

@@ -7,6 +7,7 @@ A record that is lost is made good by the next one, so nobody waits for its ackn
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import logging
 import time
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 MOST = 15
+PORTION = 100
+"""Accounts ranked at once: about a millisecond."""
 EVERY_S = 2.0
 REPEAT_S = 3.0
 
@@ -46,19 +49,21 @@ class Standings:
         tenant, _, principal = account.partition("/")
         return share(self._judge_of(tenant).limits_of(principal), totals)
 
-    def record(self, active: Sequence[tuple[str, Sequence[Totals]]]) -> bytes:
+    async def record(self, active: Sequence[tuple[str, Sequence[Totals]]]) -> bytes:
         """`active`: the accounts seen lately, with their windows."""
-        ranked = heapq.nlargest(
-            MOST,
-            ((self._share(account, totals), account, totals) for account, totals in active),
-            key=lambda item: item[0],
-        )
+        shares: list[tuple[float, str, Sequence[Totals]]] = []
+        for start in range(0, len(active), PORTION):
+            shares += [
+                (self._share(account, totals), account, totals) for account, totals in active[start : start + PORTION]
+            ]
+            await asyncio.sleep(0)  # frames have their turn
+        ranked = heapq.nlargest(MOST, shares, key=lambda item: item[0])
         accounts = [[account, [list(total) for total in totals]] for part, account, totals in ranked if part > 0]
         return orjson.dumps({"v": VERSION, "worker": self._name, "accounts": accounts})
 
     async def publish(self, active: Sequence[tuple[str, Sequence[Totals]]]) -> None:
         """Call it every `EVERY_S`; what Kafka does not take is said again later."""
-        record: Any = self.record(active)
+        record: Any = await self.record(active)
         if record == self._said and time.monotonic() - self._said_at < REPEAT_S:
             return
         try:

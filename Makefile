@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 comma  := ,
 STAMP  := $(VENV)/.installed
+BENCH  := $(VENV)/.bench
 # python-ldap is built from source: only where OpenLDAP's headers are.
 LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
@@ -15,6 +16,12 @@ $(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)$(MYSQL)]'
+	@touch $@
+
+# What only the benches need, from pyproject's own list.
+$(BENCH): pyproject.toml | $(STAMP)
+	@$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"]))' > $@.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r $@.txt
 	@touch $@
 
 demo: $(STAMP)
@@ -56,8 +63,7 @@ bench-console: $(STAMP)
 bench-scrape: $(STAMP)
 	@$(BIN)/python -m bench.scrape $(ARGS)
 
-bench-stream: $(STAMP)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+bench-stream: $(STAMP) $(BENCH)
 	@$(BIN)/python -m bench.stream $(ARGS)
 
 bench-archive: $(STAMP)

@@ -66,19 +66,24 @@ class Frames:
     """Numbers templates and dates them: the frames of one sidecar for one partition."""
 
     def __init__(self, bodies: list[list[bytes]], epoch: str, sidecar: str = "bench-0") -> None:
-        self._bodies = [b",".join(events) for events in bodies]
+        stamp = b"%d" % PLACEHOLDER_MS
+        self._bodies = [b",".join(events).split(stamp) for events in bodies]
         self._head = frame_head(TENANT, sidecar, epoch)
         self.seq = 0
+        self.events = 0
+        """In all frames so far."""
 
     def next(self, now_ms: int) -> bytes:
         """The next frame, its events at `now_ms`."""
-        body = self._bodies[self.seq % len(self._bodies)].replace(b"%d" % PLACEHOLDER_MS, b"%d" % now_ms)
+        body = (b"%d" % now_ms).join(self._bodies[self.seq % len(self._bodies)])
         value = encode_frame(self._head, self.seq, [body])
         self.seq += 1
+        self.events += FRAME_EVENTS
         return value
 
     def special(self, event: QueryEvent) -> bytes:
         """A frame of one event."""
         value = encode_frame(self._head, self.seq, [encode_event(event)])
         self.seq += 1
+        self.events += 1
         return value

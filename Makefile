@@ -10,7 +10,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: bench-console bench-scrape site sbom audit security bench test-gnuhealth dashboards demo up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
+.PHONY: bench-console bench-scrape site sbom audit security bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
 $(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/postgres/backend.py exfilguard/wire/postgres/frontend.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
@@ -26,6 +26,10 @@ $(BENCH): pyproject.toml | $(STAMP)
 
 demo: $(STAMP)
 	@$(BIN)/exfilguard demo $(ARGS)
+
+# The whole installation: three secured brokers, two sidecars, two detectors, Prometheus and Alertmanager, as processes.
+demo-cluster: $(STAMP)
+	@$(BIN)/python -m deploy.cluster.demo $(ARGS)
 
 up: $(STAMP)
 	@$(BIN)/exfilguard up $(ARGS)

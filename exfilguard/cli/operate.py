@@ -16,7 +16,7 @@ from ..config.load import parse_duration_ms
 from ..config.schema import Config
 from ..detect.policy import policy_at
 from ..errors import ConfigError, ExfilGuardError
-from ..events.action import Action, Operation
+from ..events.action import BOOKKEEPING, Action, Operation
 from ..events.codec import encode_verdict
 from ..events.verdict import Level, Verdict
 from ..runtime.clock import now_ms
@@ -288,6 +288,7 @@ def run_actions(args: argparse.Namespace) -> int:
     if args.json:
         print(orjson.dumps([asdict(action) for action in found]).decode())
         return 0
+    found = [a for a in found if a.outcome not in BOOKKEEPING]
     if not found:
         print("nothing is on record")
     for a in found:

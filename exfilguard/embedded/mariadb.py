@@ -7,8 +7,6 @@ Durability is off: its data is synthetic and temporary. MariaDB refuses to run a
 from __future__ import annotations
 
 import os
-import pwd
-import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -18,10 +16,10 @@ from typing import Any
 import pymysql
 
 from ..errors import EmbeddedError
-from .child import Child, free_port, is_root, port_is_taken
+from .server import EmbeddedServer
 
-START_S = 60.0
 ADMIN = "exfilguard_admin"
+INIT = "init.sql"
 
 _SETTINGS = {
     "innodb-flush-log-at-trx-commit": "0",
@@ -52,8 +50,14 @@ def _program(name: str, installation: Path | None) -> str | None:
     return None
 
 
-class EmbeddedMariadb:
-    """One server in `data_dir`, which must be empty or missing, and reachable for the user it runs as."""
+class EmbeddedMariadb(EmbeddedServer):
+    """See EmbeddedServer. `installation`: another than the system's."""
+
+    name = "MariaDB"
+    start_s = 60.0
+    stop_s = 20.0
+    accounts: tuple[str, ...] = ("mysql", "nobody")
+    default_settings = _SETTINGS
 
     def __init__(
         self,
@@ -62,27 +66,13 @@ class EmbeddedMariadb:
         settings: Mapping[str, str] | None = None,
         installation: Path | None = None,
     ) -> None:
-        self.data_dir = data_dir
-        self.port = port or free_port()
-        self._settings = {**_SETTINGS, **(settings or {})}
+        super().__init__(data_dir, port, settings)
         self._installation = installation
-        self.password = secrets.token_urlsafe(24)
-        """Of the account ADMIN, which may do everything."""
-        self._child = Child("the embedded MariaDB", data_dir / "server.log")
-        self._account: pwd.struct_passwd | None = None
 
     @property
     def socket_path(self) -> Path:
         """The Unix socket."""
         return self.data_dir / "mariadb.sock"
-
-    @property
-    def alive(self) -> bool:
-        return self._child.alive
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
 
     def connect(self, user: str = ADMIN, password: str | None = None, **options: Any) -> pymysql.Connection[Any]:
         """A PyMySQL connection straight to the server."""
@@ -90,46 +80,38 @@ class EmbeddedMariadb:
         return pymysql.connect(user=user, password=self.password if password is None else password, **known)
 
     def start(self) -> None:
-        """Creates the data and returns when the server answers. Raises EmbeddedError."""
+        """Raises EmbeddedError."""
         if missing := missing_programs(self._installation):
             raise EmbeddedError(f"MariaDB is not installed: {missing}")
-        if port_is_taken(self.port):
-            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
-        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if is_root():
-            self._account = _unprivileged()
-            os.chown(self.data_dir, self._account.pw_uid, self._account.pw_gid)
+        super().start()
+        (self.data_dir / INIT).unlink()
+
+    def prepare(self) -> tuple[list[str], Mapping[str, str] | None]:
         data = self.data_dir / "data"
         if not data.is_dir():
             self._install(data)
-        init = self.data_dir / "init.sql"
-        descriptor = os.open(init, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(
-                f"CREATE OR REPLACE USER {ADMIN}@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
-                f"GRANT ALL PRIVILEGES ON *.* TO {ADMIN}@'127.0.0.1' WITH GRANT OPTION;\n"
-            )
-        if self._account is not None:
-            os.chown(init, self._account.pw_uid, self._account.pw_gid)
-        program = _program("mariadbd", self._installation)
         basedir = [] if self._installation is None else [f"--basedir={self._installation}"]
+        argv = [str(_program("mariadbd", self._installation)), "--no-defaults", *basedir]
+        return [*argv, *self.flags("CREATE OR REPLACE USER")], None
+
+    def flags(self, create: str) -> list[str]:
+        """Of the server; it makes the account ADMIN at its start. `create`: its words for an account that may be there."""
+        init = self.secret_file(
+            INIT,
+            f"{create} {ADMIN}@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
+            f"GRANT ALL PRIVILEGES ON *.* TO {ADMIN}@'127.0.0.1' WITH GRANT OPTION;\n",
+        )
         settings = {
             **self._settings,
-            "datadir": str(data),
+            "datadir": str(self.data_dir / "data"),
             "port": str(self.port),
             "bind-address": "127.0.0.1",
             "socket": str(self.socket_path),
-            "pid-file": str(self.data_dir / "mariadb.pid"),
+            "pid-file": str(self.data_dir / "server.pid"),
             "init-file": str(init),
             "tmpdir": str(self.data_dir),
         }
-        flags = [f"--{name}={value}" if value else f"--{name}" for name, value in settings.items()]
-        self._child.start([str(program), "--no-defaults", *basedir, *flags], **self._as_user())
-        self._child.wait_until(self._ready, START_S)
-        init.unlink()
-
-    def _as_user(self) -> dict[str, Any]:
-        return {} if self._account is None else {"user": self._account.pw_uid, "group": self._account.pw_gid}
+        return [f"--{name}={value}" if value else f"--{name}" for name, value in settings.items()]
 
     def _install(self, data: Path) -> None:
         program = _program("mariadb-install-db", self._installation)
@@ -140,36 +122,14 @@ class EmbeddedMariadb:
                 f"--tmpdir={self.data_dir}",
                 "--auth-root-authentication-method=normal", "--innodb-log-file-size=48M",
             ],
-            capture_output=True, text=True, timeout=120, check=False, cwd=self.data_dir, **self._as_user(),
+            capture_output=True, text=True, timeout=120, check=False, cwd=self.data_dir, **self.as_user(),
         )  # fmt: skip
         if done.returncode:
             raise EmbeddedError(f"mariadb-install-db failed: {(done.stderr or done.stdout).strip()[-300:]}")
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
         try:
             self.connect().close()
-        except (pymysql.MySQLError, OSError):
+        except (pymysql.MySQLError, OSError, RuntimeError):
             return False
         return True
-
-    def stop(self) -> None:
-        self._child.stop(grace_s=20.0)
-
-    def kill(self) -> None:
-        self._child.kill()
-
-    def __enter__(self) -> EmbeddedMariadb:
-        self.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.stop()
-
-
-def _unprivileged() -> pwd.struct_passwd:
-    for name in ("mysql", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise EmbeddedError("MariaDB does not run as root and this machine has neither mysql nor nobody: use another user")

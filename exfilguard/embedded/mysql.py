@@ -12,13 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-import pymysql
-
 from ..errors import EmbeddedError
-from .child import is_root, port_is_taken
-from .mariadb import ADMIN, START_S, EmbeddedMariadb
+from .child import is_root
+from .mariadb import INIT, EmbeddedMariadb
+from .server import EmbeddedServer
 
 SUITE = "sid"
 PACKAGES = ("mysql-server-core", "mysql-client-core")
@@ -135,15 +135,20 @@ def client() -> list[str]:
 
 
 class EmbeddedMysql(EmbeddedMariadb):
-    """One server in `data_dir`, as EmbeddedMariadb is one. Needs `fetch` before."""
+    """The same with MySQL's server. Needs `fetch` before."""
+
+    name = "MySQL"
+    accounts = ()
+    default_settings = _SETTINGS
 
     def start(self) -> None:
-        """Creates the data and returns when the server answers. Raises EmbeddedError."""
+        """Raises EmbeddedError."""
         if missing := missing_programs():
             raise EmbeddedError(f"not installed: {missing}")
-        if port_is_taken(self.port):
-            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
-        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        EmbeddedServer.start(self)
+        (self.data_dir / INIT).unlink()
+
+    def prepare(self) -> tuple[list[str], Mapping[str, str] | None]:
         data = self.data_dir / "data"
         user = ["--user=root"] if is_root() else []
         if not data.is_dir():
@@ -153,34 +158,7 @@ class EmbeddedMysql(EmbeddedMariadb):
             )  # fmt: skip
             if made.returncode:
                 raise EmbeddedError(f"MySQL's data could not be created: {made.stderr.strip()[-500:]}")
-        init = self.data_dir / "init.sql"
-        descriptor = os.open(init, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(
-                f"CREATE USER IF NOT EXISTS {ADMIN}@'127.0.0.1' IDENTIFIED BY '{self.password}';\n"
-                f"GRANT ALL PRIVILEGES ON *.* TO {ADMIN}@'127.0.0.1' WITH GRANT OPTION;\n"
-            )
-        settings = {
-            **_SETTINGS,
-            "datadir": str(data),
-            "port": str(self.port),
-            "bind-address": "127.0.0.1",
-            "socket": str(self.socket_path),
-            "pid-file": str(self.data_dir / "mysqld.pid"),
-            "init-file": str(init),
-            "tmpdir": str(self.data_dir),
-        }
-        flags = [f"--{name}={value}" if value else f"--{name}" for name, value in settings.items()]
-        self._child.start(_command(installation(), *flags, *user))
-        self._child.wait_until(self._ready, START_S)
-        init.unlink()
-
-    def _ready(self) -> bool:
-        try:
-            self.connect().close()
-        except (pymysql.MySQLError, OSError, RuntimeError):
-            return False
-        return True
+        return [*_command(installation(), *self.flags("CREATE USER IF NOT EXISTS")), *user], None
 
 
 if __name__ == "__main__":

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import pwd
-import secrets
 import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
 from ..errors import EmbeddedError
-from .child import Child, free_port, is_root, port_is_taken
+from .server import EmbeddedServer
 
-START_S = 30.0
 SUPERUSER = "postgres"
 
 _SETTINGS = {
@@ -44,8 +40,15 @@ def _package_root() -> Path:
     return Path(spec.origin).parent
 
 
-class EmbeddedPostgres:
-    """One server in `data_dir`, which must be empty or missing, and reachable for the user it runs as."""
+class EmbeddedPostgres(EmbeddedServer):
+    """See EmbeddedServer."""
+
+    name = "PostgreSQL"
+    start_s = 30.0
+    stop_s = 10.0
+    stop_signal = signal.SIGINT  # fast shutdown
+    accounts = ("postgres", "nobody")
+    default_settings = _SETTINGS
 
     def __init__(
         self,
@@ -55,12 +58,7 @@ class EmbeddedPostgres:
         bin_dir: Path | None = None,
     ) -> None:
         """`bin_dir`: the programs of another version, in place of the package's."""
-        self.data_dir = data_dir
-        self.port = port or free_port()
-        self._settings = {**_SETTINGS, **(settings or {})}
-        self._password = secrets.token_urlsafe(24)
-        self._child = Child("the embedded PostgreSQL", data_dir / "server.log", signal.SIGINT)  # SIGINT: fast shutdown
-        self._account: pwd.struct_passwd | None = None
+        super().__init__(data_dir, port, settings)
         self.bin = bin_dir or _package_root() / "pginstall" / "bin"
         """psql, pgbench, pg_dump and the rest."""
 
@@ -71,29 +69,14 @@ class EmbeddedPostgres:
     @property
     def admin_dsn(self) -> str:
         """The superuser's connection string, database `postgres`."""
-        return self.dsn(SUPERUSER, self._password)
+        return self.dsn(SUPERUSER, self.password)
 
     @property
     def socket_path(self) -> Path:
         """The Unix socket; it exists when the directory's name is short enough for one."""
         return self.data_dir / f".s.PGSQL.{self.port}"
 
-    @property
-    def alive(self) -> bool:
-        return self._child.alive
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def start(self) -> None:
-        """Creates the cluster and returns when it answers. Raises EmbeddedError."""
-        if port_is_taken(self.port):
-            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
-        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if is_root():
-            self._account = _unprivileged()
-            os.chown(self.data_dir, self._account.pw_uid, self._account.pw_gid)
+    def prepare(self) -> tuple[list[str], Mapping[str, str] | None]:
         self._make_runnable()
         cluster = self.data_dir / "cluster"
         if not cluster.is_dir():
@@ -107,13 +90,7 @@ class EmbeddedPostgres:
             "logging_collector": "off",
         }
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        self._child.start(
-            [str(self.bin / "postgres"), "-D", str(cluster), *flags], env=_environment(), **self._as_user()
-        )
-        self._child.wait_until(self._ready, START_S)
-
-    def _as_user(self) -> dict[str, Any]:
-        return {} if self._account is None else {"user": self._account.pw_uid, "group": self._account.pw_gid}
+        return [str(self.bin / "postgres"), "-D", str(cluster), *flags], _environment()
 
     def _runs(self) -> bool:
         try:
@@ -122,7 +99,7 @@ class EmbeddedPostgres:
                 capture_output=True,
                 check=False,
                 env=_environment(),
-                **self._as_user(),
+                **self.as_user(),
             )
         except OSError:
             return False
@@ -148,12 +125,7 @@ class EmbeddedPostgres:
             )
 
     def _initdb(self, cluster: Path) -> None:
-        password_file = self.data_dir / "password"
-        descriptor = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(self._password)
-        if self._account is not None:
-            os.chown(password_file, self._account.pw_uid, self._account.pw_gid)
+        password_file = self.secret_file("password", self.password)
         try:
             done = subprocess.run(
                 [
@@ -166,43 +138,19 @@ class EmbeddedPostgres:
                 check=False,
                 cwd=self.data_dir,
                 env=_environment(),
-                **self._as_user(),
+                **self.as_user(),
             )
         finally:
             password_file.unlink()
         if done.returncode:
             raise EmbeddedError(f"initdb failed: {done.stderr.strip()[-300:]}")
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
         try:
             with psycopg.connect(self.admin_dsn, connect_timeout=2):
                 return True
         except psycopg.Error:
             return False
-
-    def stop(self) -> None:
-        self._child.stop(grace_s=10.0)
-
-    def kill(self) -> None:
-        self._child.kill()
-
-    def __enter__(self) -> EmbeddedPostgres:
-        self.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.stop()
-
-
-def _unprivileged() -> pwd.struct_passwd:
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise EmbeddedError(
-        "PostgreSQL does not run as root and this machine has neither postgres nor nobody: use another user"
-    )
 
 
 def _environment() -> dict[str, str]:

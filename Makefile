@@ -12,7 +12,10 @@ MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
 .PHONY: bench-console bench-scrape site sbom audit security bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
-$(STAMP): pyproject.toml setup.py exfilguard/observe/session.py exfilguard/wire/postgres/backend.py exfilguard/wire/postgres/frontend.py $(wildcard exfilguard/*/_*.py exfilguard/*/*/_*.py exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*.h)
+# What setup.py compiles: built anew when it changes.
+COMPILED := $(wildcard $(shell sed -n -e 's/^    "\(exfilguard[a-z0-9_.]*\)",$$/\1/p' -e 's/^    "\(exfilguard[a-z0-9_.]*\)": .*/\1/p' setup.py | tr . / | sed 's/$$/.py/'))
+
+$(STAMP): pyproject.toml setup.py $(COMPILED) $(wildcard exfilguard/*/*.pxd exfilguard/*/*/*.pxd exfilguard/*/*.pyx exfilguard/*/*/*.pyx exfilguard/*/*.h)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)$(MYSQL)]'

@@ -7,9 +7,10 @@ before one that is not complete, does not hold what its counts promise, or needs
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy
+from libc.string cimport memcpy
 
 from ._digests cimport LANES, DigestSet, Hmac, Lanes
+from ._values cimport decimal, hexadecimal, is_space, plain_cell
 
 cdef enum:
     INT2 = 21
@@ -26,25 +27,8 @@ cdef inline uint32_t be32(const uint8_t *at) noexcept nogil:
     return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
 
 
-cdef inline bint is_space(uint8_t c) noexcept nogil:
-    return c == 32 or 9 <= c <= 13
-
-
-cdef inline Py_ssize_t decimal(int64_t value, uint8_t *out) noexcept nogil:
-    cdef uint8_t digits[20]
-    cdef uint64_t left = <uint64_t>value if value >= 0 else 0 - <uint64_t>value
-    cdef Py_ssize_t at = 20, n = 0
-    while True:
-        at -= 1
-        digits[at] = <uint8_t>(48 + left % 10)
-        left //= 10
-        if not left:
-            break
-    if value < 0:
-        out[0] = 45
-        n = 1
-    memcpy(out + n, digits + at, 20 - at)
-    return n + 20 - at
+cdef inline Py_ssize_t signed(int64_t value, uint8_t *room) noexcept nogil:
+    return decimal(<uint64_t>value if value >= 0 else 0 - <uint64_t>value, value < 0, room)
 
 
 cdef Py_ssize_t canonical(
@@ -57,19 +41,14 @@ cdef Py_ssize_t canonical(
     out[0] = room
     if binary:
         if type_oid == INT4 and n == 4:
-            return decimal(<int32_t>be32(value), room)
+            return signed(<int32_t>be32(value), room)
         if type_oid == INT8 and n == 8:
             number = <int64_t>(<uint64_t>be32(value) << 32 | be32(value + 4))
-            return decimal(number, room)
+            return signed(number, room)
         if type_oid == INT2 and n == 2:
-            return decimal(<int16_t>(<int>value[0] << 8 | value[1]), room)
+            return signed(<int16_t>(<int>value[0] << 8 | value[1]), room)
         if type_oid == UUID and n == 16:
-            for i in range(16):
-                c = value[i] >> 4
-                room[2 * i] = c + 48 if c < 10 else c + 87
-                c = value[i] & 15
-                room[2 * i + 1] = c + 48 if c < 10 else c + 87
-            return 32
+            return hexadecimal(value, 16, room)
     if type_oid == UUID:
         if n > MOST_TEXT:
             return -1
@@ -201,20 +180,3 @@ def estimated(
             count += 1
         key.flush(&lanes, found)
     return row - start, count, total, further
-
-
-cdef inline bint plain_cell(const uint8_t *at, uint32_t n) noexcept nogil:
-    """False when it may be a list of identifiers, or JSON, XML or jsonb, or hold an object."""
-    cdef uint32_t i
-    cdef uint8_t c
-    if not n:
-        return True
-    if at[0] == 91 or at[0] == 60 or at[0] == 1 or memchr(at, 123, n) != NULL:  # [ < \1 {
-        return False
-    if n < 5:  # estimate.MIN_LIST items and what separates them
-        return True
-    for i in range(n):
-        c = at[i]
-        if c == 44 or c == 59 or c == 124 or c == 32 or 9 <= c <= 13 or 28 <= c <= 31:
-            return False
-    return True

@@ -35,7 +35,9 @@ Value = bytes | int
 
 _COLUMN = re.compile(r"(?:(?P<table>[\w.$]+)\.)?(?P<column>[\w$]+)(?:\[(?P<where>[^\]]*)\])?")
 _VALUE = rb"(?:'(?:[^'\\]|''|\\.)*'|-?\d+|\$\d+|\?)(?:\s*::\s*[\w.\"\[\]]+)?"
-_ONE_VALUE = re.compile(rb"'((?:[^'\\]|''|\\.)*)'|(-?\d+)|\$(\d+)|(\?)")
+_MYSQL_VALUE = rb"(?:" + _VALUE + rb"|\"(?:[^\"\\]|\"\"|\\.)*\")"
+"""There double quotes hold text, unless the session says otherwise."""
+_ONE_VALUE = re.compile(rb"'((?:[^'\\]|''|\\.)*)'|(-?\d+)|\$(\d+)|(\?)|\"((?:[^\"\\]|\"\"|\\.)*)\"")
 _MARKS = re.compile(
     rb"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|`[^`]*`|/\*.*?\*/|#[^\n]*|--\s[^\n]*|(\?)", re.DOTALL
 )
@@ -162,11 +164,12 @@ class AskedColumns:
         self._columns = [parse_column(text) for text in columns]
         self._names = tuple(sorted({column.name.encode() for column in self._columns}))
         self._cache: dict[bytes, Plan | None] = {}
-        self._comparison = _comparison({column.name for column in self._columns}) if self._columns else None
+        value = _MYSQL_VALUE if engine == "mysql" else _VALUE
+        self._comparison = _comparison({column.name for column in self._columns}, value) if self._columns else None
         tables = b"|".join(sorted({re.escape(column.table.encode()) for column in self._columns}))
         self._tables = re.compile(rb"\b(" + tables + rb")\b[\"`]?(?:\s+(?:as\s+)?[\"`]?([\w$]+))?") if tables else None
         others = {name for column in self._columns for name, _ in column.where}
-        self._conditions = _comparison(others) if others else None
+        self._conditions = _comparison(others, value) if others else None
 
     def plan(self, sql: bytes) -> Plan | None:
         """What this text asks for; None for most."""
@@ -200,7 +203,7 @@ class AskedColumns:
                 aliases[match[2]] = table
         if not aliases:
             return None
-        marks = [m.start(1) for m in _MARKS.finditer(sql) if m[1]] if self._engine == "mysql" else []
+        marks = [m.start(1) for m in _MARKS.finditer(sql) if m[1]] if self._engine == "mysql" and b"?" in sql else []
         values: list[Value] = []
         guarded = []
         for match in self._comparison.finditer(low):
@@ -231,12 +234,12 @@ class AskedColumns:
         return tuple(out)
 
 
-def _comparison(names: Iterable[str]) -> re.Pattern[bytes]:
+def _comparison(names: Iterable[str], value: bytes) -> re.Pattern[bytes]:
     """`column = value`, `IN (values)`, `= ANY (values)`, in lower case."""
     known = b"|".join(sorted(re.escape(name.encode()) for name in names))
     return re.compile(
         rb"\b(?P<column>" + known + rb")\b[\"`]?\s*(?:=\s*(?:any\s*\(\s*(?:array\s*\[)?\s*)?|in\s*\(\s*)\(?\s*"
-        rb"(?P<values>" + _VALUE + rb"(?:\s*,\s*" + _VALUE + rb")*)",
+        rb"(?P<values>" + value + rb"(?:\s*,\s*" + value + rb")*)",
         re.DOTALL,
     )
 
@@ -253,6 +256,8 @@ def _values(text: bytes, start: int, marks: list[int]) -> list[Value]:
             out.append(match[2])
         elif match[3] is not None:
             out.append(int(match[3]))
+        elif match[5] is not None:
+            out += _elements(0, match[5].replace(b'""', b'"'), 0)
         else:
             at = start + match.start()
             if at in marks:

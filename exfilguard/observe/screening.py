@@ -1,5 +1,7 @@
 """Requests refused before the database sees them, with the session in step: the one statement fails, the connection goes on.
 
+`RequestScreener` is what all engines share (mysql/screening.py), `Screener` PostgreSQL's.
+
 Strategy: the request is replaced by one that the server itself must refuse (its text is no SQL), so that transaction, pipeline and
 portals end up as after any other error; and the server's ErrorResponse to it is replaced by the guard's on its way back. That
 works inside transactions and pipelines, and behind a pooler, where ending the connection would hit others.
@@ -14,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..wire.postgres.frontend import MAX_KEPT_BYTES
 from ..wire.postgres.messages import FRONTEND_TYPES
@@ -34,15 +36,24 @@ _JUDGED = frozenset(b"QPBEF")
 _HELD = frozenset(b"QPBF")
 
 
-class Screener:
+class Screened(Protocol):
+    """An observer, as its screener needs it."""
+
+    @property
+    def client_at_boundary(self) -> bool:
+        """True when the client's bytes so far are whole requests."""
+
+    def requests(self, data: bytes) -> None:
+        """Bytes that are sent to the server as they are. Raises ProtocolError."""
+
+
+class RequestScreener:
     """The client's side of one session, as long as somebody has to be refused."""
 
-    __slots__ = ("_observer", "_skip", "held")
+    __slots__ = ("_screened", "held")
 
-    def __init__(self, observer: SessionObserver) -> None:
-        self._observer = observer
-        self._skip = False
-        """A refused request's batch: the server skips the rest of it up to Sync."""
+    def __init__(self, observer: Screened) -> None:
+        self._screened = observer
         self.held = b""
 
     def release(self) -> bytes:
@@ -52,36 +63,68 @@ class Screener:
 
     def data(self, data: bytes, judge: Judge) -> bytes:
         """What to send to the server instead of `data`. Raises ProtocolError."""
-        observer = self._observer
-        if not observer.client_at_boundary:
+        screened = self._screened
+        if not screened.client_at_boundary:
             # The screening began in the middle of a message: the rest of this portion goes by as it is.
-            observer.requests(data)
+            screened.requests(data)
             return data
         out = bytearray()
         pos, end = 0, len(data)
         while pos < end:
-            kind = data[pos]
-            length = int.from_bytes(data[pos + 1 : pos + 5], "big") if pos + 5 <= end else -1
-            partly = length < 0 or (pos + 1 + length > end and kind in _HELD and length < MAX_KEPT_BYTES)
-            if partly and kind in FRONTEND_TYPES:
+            stop, judged = self.extent(data, pos, end)
+            if stop < 0:
                 self.held = data[pos:]
                 break
-            if length < 4 or pos + 1 + length > end or kind not in _JUDGED:
-                stop = end if length < 4 else min(end, pos + 1 + length)
-                observer.requests(data[pos:stop])
-                self._skip = self._skip and kind != ord("S")
-                out += data[pos:stop]
-                pos = stop
-                continue
-            body = data[pos + 5 : pos + 1 + length]
-            refusal = "" if self._skip else observer.judge(chr(kind), body, judge)
-            if refusal:
-                simple = kind in b"QF"
-                observer.refused_request("Q" if simple else "P", refusal)
-                self._skip = not simple
-                out += _QUERY if simple else _PARSE
+            part = data[pos:stop]
+            words = self.words(part, judge) if judged else ""
+            if words:
+                part = self.refuse(part, words)
             else:
-                observer.requests(data[pos : pos + 1 + length])
-                out += data[pos : pos + 1 + length]
-            pos += 1 + length
+                screened.requests(part)
+            out += part
+            pos = stop
         return bytes(out)
+
+    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
+        """(where the request that begins at `pos` ends in data[:end], or -1 to hold its beginning; True when it is to be judged)."""
+        raise NotImplementedError
+
+    def words(self, request: bytes, judge: Judge) -> str:
+        """Why this request must be refused; empty when it may pass."""
+        raise NotImplementedError
+
+    def refuse(self, request: bytes, words: str) -> bytes:
+        """What is sent instead, of which the observer has been told."""
+        raise NotImplementedError
+
+
+class Screener(RequestScreener):
+    """PostgreSQL's."""
+
+    __slots__ = ("_observer", "_skip")
+
+    def __init__(self, observer: SessionObserver) -> None:
+        super().__init__(observer)
+        self._observer = observer
+        self._skip = False
+        """A refused request's batch: the server skips the rest of it up to Sync."""
+
+    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
+        kind = data[pos]
+        length = int.from_bytes(data[pos + 1 : pos + 5], "big") if pos + 5 <= end else -1
+        partly = length < 0 or (pos + 1 + length > end and kind in _HELD and length < MAX_KEPT_BYTES)
+        if partly and kind in FRONTEND_TYPES:
+            return -1, False
+        if length < 4 or pos + 1 + length > end or kind not in _JUDGED:
+            self._skip = self._skip and kind != ord("S")
+            return (end if length < 4 else min(end, pos + 1 + length)), False
+        return pos + 1 + length, True
+
+    def words(self, request: bytes, judge: Judge) -> str:
+        return "" if self._skip else self._observer.judge(chr(request[0]), request[5:], judge)
+
+    def refuse(self, request: bytes, words: str) -> bytes:
+        simple = request[0] in b"QF"
+        self._observer.refused_request("Q" if simple else "P", words)
+        self._skip = not simple
+        return _QUERY if simple else _PARSE

@@ -136,7 +136,6 @@ class _Pending:
 class SessionObserver(Sink):
     """Feed it both directions' bytes; it returns QueryEvents. Times are milliseconds since the Unix epoch."""
 
-    reads_first = False
     forbidden = ""
 
     def __init__(
@@ -254,6 +253,10 @@ class SessionObserver(Sink):
         """True while rows were counted, or patients seen, that no event has told yet: the identifier may come after its row
         was told."""
         return self._rows > 0 or self._estimated > 0 or bool(self._patients)
+
+    def passes_first(self, data: bytes) -> bool:
+        """Nothing of PostgreSQL's is forbidden behind the login."""
+        return True
 
     def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
         """Bytes from the client, behind the start-up packet. Events are rare here: only a lost stream makes one."""

@@ -1,14 +1,19 @@
+# cython: annotation_typing=False
 """What one session has delivered and not yet told: rows, bytes, patients, and the events that tell them.
 
-The part of an observer that no protocol has a say in. Times are milliseconds since the Unix epoch.
+The part of an observer in which MySQL's protocol has no say; it is a Sink of its readers, so that an observer is one object. Times
+are milliseconds since the Unix epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from ..events.query import Engine, Evidence, Flag, Kind, PatientsBy, QueryEvent
+from ..wire.mysql.backend import Sink
+from . import digests
+from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part, text_part
 from .patients import Digester
 
 
@@ -24,15 +29,22 @@ class Setting:
     """or after this long."""
     large_value_bytes: int = 1 << 20
     """A row beyond is flagged."""
+    outlet: Outlet | None = None
+    """Where statements are written to, instead of being returned as events."""
 
 
-class Tally:
+class Tally(Sink):
     """Counts of one session. The observer of a protocol adds to them and says when a statement is over."""
 
     engine: Engine
 
     def __init__(self, setting: Setting, session_id: str, source: str) -> None:
         self.setting = setting
+        self.outlet = setting.outlet
+        self._constant = b""
+        self._constant_of: tuple[object, object, object, object, object] = (None, None, None, None, None)
+        self._progress_rows, self._progress_ms = setting.progress_rows, setting.progress_ms
+        self._large_value_bytes = setting.large_value_bytes
         self.session_id = session_id
         self.source = source
         self.principal = ""
@@ -49,14 +61,15 @@ class Tally:
         """Several identifiers in one cell, a value beyond the configured size."""
         self._rows = 0
         self._bytes = 0
-        self._patients: dict[str, None] = {}
+        self._patients = digests.DigestSet()
         self._estimated = 0
         self._reported_ms = 0
         # the portion now being read
         self.now = 0
         self.events: list[QueryEvent] = []
         self.portion_rows = 0
-        self.portion_patients: dict[str, None] = {}
+        self.portion_patients = digests.DigestSet()
+        self._keeps_portion = True  # somebody asks whose patients the portion held
         self.portion_estimated = 0
         self._portion_new = 0  # of its patients, those that are not in the allowance already
         self._allowed_patients: int | None = None
@@ -68,17 +81,13 @@ class Tally:
         was told."""
         return self._rows > 0 or self._estimated > 0 or bool(self._patients)
 
-    @property
-    def judges_patients(self) -> bool:
-        """True while rows are read under an allowance of patients."""
-        return self._allowed_patients is not None
-
     def begin_portion(self, now_ms: int, allowed_patients: int | None, known_patients: Container[str] | None) -> None:
         """The server's next bytes are about to be read."""
         self.now = now_ms
         self.events = []
         self.portion_rows = 0
-        self.portion_patients = {}
+        self.portion_patients.clear()
+        self._keeps_portion = True
         self.portion_estimated = self._portion_new = 0
         self._allowed_patients = allowed_patients
         self._known_patients = known_patients if known_patients is not None else ()
@@ -92,7 +101,7 @@ class Tally:
             self._rows += rows
             self.portion_rows += rows
         self._bytes += size
-        if size > self.setting.large_value_bytes:
+        if size > self._large_value_bytes:
             self.large = True  # rows that are counted together come in one portion, which is smaller
 
     def estimate(self, patients: int) -> None:
@@ -100,22 +109,22 @@ class Tally:
         self._estimated += patients
         self.portion_estimated += patients
 
-    def found(self, digests: list[str]) -> None:
-        """Patients of rows that pass."""
-        fresh = dict.fromkeys(digests)
-        self._patients.update(fresh)
-        self.portion_patients.update(fresh)
+    def found(self, patients: Iterable[str]) -> None:
+        """Digests of the patients of rows that pass."""
+        self._patients.update(patients)
+        if self._keeps_portion:
+            self.portion_patients.update(patients)
 
-    def admit(self, digests: list[str], further: int) -> bool:
+    def admit(self, patients: list[str], further: int) -> bool:
         """One row's patients, and how many more it stands for: False, and nothing counted, when the allowance ends before it."""
         allowed = self._allowed_patients
         if allowed is not None:
             seen, known = self.portion_patients, self._known_patients
-            fresh = {digest for digest in digests if digest not in seen and digest not in known}
+            fresh = {digest for digest in patients if digest not in seen and digest not in known}
             if (fresh or further) and self._portion_new + self.portion_estimated + len(fresh) + further > allowed:
                 return False
             self._portion_new += len(fresh)
-        self.found(digests)
+        self.found(patients)
         if further:
             self.estimate(further)
         return True
@@ -123,12 +132,12 @@ class Tally:
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
         out = [] if events is None else events
-        setting = self.setting
-        if self.unreported and (
-            self._rows >= setting.progress_rows or now_ms - self._reported_ms >= setting.progress_ms
+        if (self._rows > 0 or self._estimated > 0 or self._patients) and (
+            self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms
         ):
             self.now = now_ms
-            out.append(self.report("progress"))
+            self.events = out
+            self.report("progress")
         return out
 
     def shape(self) -> tuple[str, str, int]:
@@ -143,37 +152,78 @@ class Tally:
         """Digests of the patients that statement asked for; the observer's to say."""
         return []
 
-    def report(self, kind: Kind, *, hidden_rows: int = 0, error: str = "") -> QueryEvent:
-        """An event with all that was not reported yet."""
+    def statement_columns(self) -> tuple[str, ...]:
+        """Names of its result's columns, plain identifiers only; the observer's to say."""
+        return ()
+
+    def report(self, kind: Kind, hidden_rows: int = 0, error: str = "") -> None:
+        """Tell all that was not reported yet: to the outlet, or as an event."""
         fingerprint, text, asked_ms = self.shape()
         flags = self.statement_flags(fingerprint)
         if self.packed or self.large:
             flags = (*flags, *(("packed",) if self.packed else ()), *(("large_value",) if self.large else ()))
             self.packed = self.large = False
-        ended = kind == "query"
-        if ended:
+        final = kind == "query"
+        if final:
             self.ordinal += 1
-        event = self.event(
-            kind,
-            statement=self.ordinal if ended else self.ordinal + 1,
-            fingerprint=fingerprint,
-            # A statement the server refused may hold anything, even a name between quotes.
-            query="" if error else text,
-            rows=self._rows,
-            hidden_rows=hidden_rows,
-            bytes=self._bytes,
-            patients=tuple(self._patients),
-            patients_estimated=self._estimated,
-            patients_by=self.patients_by,
-            flags=flags,
-            asked=tuple(self.statement_asked()) if ended else (),
-            duration_us=max(0, self.now - asked_ms) * 1000 if ended and asked_ms else 0,
-            error=error,
-        )
+        statement = self.ordinal if final else self.ordinal + 1
+        duration_us = max(0, self.now - asked_ms) * 1000 if final and asked_ms else 0
+        asked = self.statement_asked() if final else None
+        if error:
+            text = ""  # a statement the server refused may hold anything, even a name between quotes
+        columns = self.statement_columns() if text else ()
+        outlet = self.outlet
+        if outlet is None:
+            self.events.append(
+                self.event(
+                    kind,
+                    statement=statement,
+                    fingerprint=fingerprint,
+                    query=text,
+                    columns=columns,
+                    rows=self._rows,
+                    hidden_rows=hidden_rows,
+                    bytes=self._bytes,
+                    patients=tuple(self._patients),
+                    patients_estimated=self._estimated,
+                    patients_by=self.patients_by,
+                    flags=flags,
+                    asked=tuple(asked or ()),
+                    duration_us=duration_us,
+                    error=error,
+                )
+            )
+        else:
+            told = b""
+            if text and not outlet.told(fingerprint, columns):
+                told = text_part(text, columns)
+            if flags:
+                told += flags_part(flags)
+            if asked:
+                told += asked_part(asked)
+            payload = encode_query(
+                self.now, final, self._constant_now(), statement, fingerprint, told, self._rows, hidden_rows,
+                self._bytes, self._patients.json(), self._estimated, self.patients_by, duration_us, error,
+            )  # fmt: skip
+            patients = len(self._patients) + self._estimated
+            outlet.put(self.principal, self.now, payload, self._rows, self._bytes, patients, final)
         self._rows = self._bytes = self._estimated = 0
-        self._patients = {}
+        self._patients.clear()
         self._reported_ms = self.now
-        return event
+
+    def _constant_now(self) -> bytes:
+        """The encoded fields that only a change of identity, or of the database, changes."""
+        of = self._constant_of
+        if (
+            self.principal is not of[0]
+            or self.evidence is not of[1]
+            or self.application is not of[2]
+            or self.login is not of[3]
+            or self.database is not of[4]
+        ):
+            self._constant_of = (self.principal, self.evidence, self.application, self.login, self.database)
+            self._constant = constant_part(self.event("query"))
+        return self._constant
 
     def event(self, kind: Kind, **values: object) -> QueryEvent:
         """An event about this session."""

@@ -52,10 +52,8 @@ class Observer(Protocol):
     desynced: bool
     refusals: int
     """Requests that `screen` refused and whose answer is still to come: read first, forward (patched) then."""
-    reads_first: bool
-    """The client's bytes are shown to it before they are forwarded, in `observe` too,"""
     forbidden: str
-    """since they are not forwarded when this says, in fixed words, what may not pass."""
+    """In fixed words, what the client asked for and may not have: then its bytes are not forwarded."""
 
     @property
     def at_boundary(self) -> bool:
@@ -72,6 +70,9 @@ class Observer(Protocol):
     @property
     def unreported(self) -> bool:
         """True while rows were counted that no event has told yet."""
+
+    def passes_first(self, data: bytes) -> bool:
+        """True when nothing in these client bytes can be forbidden: in `observe` they are forwarded before they are shown to it."""
 
     def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
         """Bytes from the client, behind the login."""

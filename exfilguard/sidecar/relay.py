@@ -190,7 +190,7 @@ class Session:
         if guard.screens or observer.holding:
             data, events = observer.screen(data, now, self._judge)
         else:
-            forward_first = self.listener.mode == "observe" and not observer.reads_first
+            forward_first = self.listener.mode == "observe" and observer.passes_first(data)
             if forward_first:
                 server.write(data)
             events = observer.client_data(data, now)

@@ -1,59 +1,150 @@
 """Coverage-guided fuzzing with atheris (`pip install 'exfilguard[fuzz]'`), libFuzzer's options on the command line:
 
-    python -m tests.fuzz.atheris_run [-atheris_runs=1000000] [-max_total_time=600] [CORPUS]
+    python -m tests.fuzz.atheris_run [--target postgres|mysql] [-atheris_runs=1000000] [-max_total_time=600] [CORPUS]
+    python -m tests.fuzz.atheris_run --replay [--target ..]
 
-The first byte says which parser the input is for; the rest is cut into pieces of either side. The corpus grows in
-.cache/fuzz/corpus, begun with the recorded transcripts. The parsers run as Python here, so that their branches are seen.
+The first byte says which parser the input is for and with what allowance; the rest is cut into pieces of either side. The corpus
+grows in .cache/fuzz/corpus (corpus-mysql), begun with the recorded transcripts. The parsers run as Python here, so that their
+branches are seen; `--replay` then gives what was found to the installed, compiled ones.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
+from typing import Any, Protocol
 
-import atheris
+from tests.fuzz.interpreted import ROOT, interpret
 
-with atheris.instrument_imports(include=["exfilguard.wire", "exfilguard.observe"]):
-    from tests.fuzz.postgres import Postgres
-    from tests.fuzz.target import Input
-    from tests.wire import build
-
-CORPUS = Path(__file__).parents[2] / ".cache" / "fuzz" / "corpus"
+CACHE = ROOT / ".cache" / "fuzz"
 LIMITS = (None, 0, 1, 7)
-TARGET = Postgres()
+MAX_PIECE = 0x7FFF
 
 
-def one_input(data: bytes) -> None:
-    """byte 0: 0xFF the start-up parser, else limits; then pieces: int16 (sign bit: client), bytes."""
-    if not data:
-        return
-    head, pos = data[0], 1
-    if head == 0xFF:
-        TARGET.run_startup(data[1:])
-        return
-    steps = [("<", build.LOGIN)] if head & 16 else []
+class Guided(Protocol):
+    """A target as libFuzzer's bytes reach it."""
+
+    def one_input(self, data: bytes) -> None: ...
+
+    def seeds(self) -> list[bytes]: ...
+
+
+def pieces(data: bytes) -> list[tuple[str, bytes]]:
+    """int16 (sign bit: client), bytes; again and again."""
+    steps, pos = [], 0
     while pos + 2 <= len(data):
         size = int.from_bytes(data[pos : pos + 2], "big")
         pos += 2
-        steps.append((">" if size & 0x8000 else "<", data[pos : pos + (size & 0x7FFF)]))
-        pos += size & 0x7FFF
-    TARGET.run_session(Input(tuple(steps), LIMITS[head & 3], LIMITS[head >> 2 & 3]))
+        steps.append((">" if size & 0x8000 else "<", data[pos : pos + (size & MAX_PIECE)]))
+        pos += size & MAX_PIECE
+    return steps
 
 
-def seed_corpus() -> None:
-    CORPUS.mkdir(parents=True, exist_ok=True)
-    for number, messages in enumerate(TARGET.messages):
-        for start in range(0, len(messages), 12):
-            out = bytearray([16 | number & 15])
-            for side, data in messages[start : start + 12]:
-                size = min(len(data), 0x7FFF)
-                out += ((0x8000 if side == ">" else 0) | size).to_bytes(2, "big") + data[:size]
-            (CORPUS / f"seed-{number}-{start}").write_bytes(out)
-    for number, data in enumerate(TARGET.startups):
-        (CORPUS / f"startup-{number}").write_bytes(b"\xff" + data)
+def written(steps: list[tuple[str, bytes]]) -> bytes:
+    """`pieces` turned round."""
+    out = bytearray()
+    for side, data in steps:
+        part = data[:MAX_PIECE]
+        out += ((0x8000 if side == ">" else 0) | len(part)).to_bytes(2, "big") + part
+    return bytes(out)
+
+
+class GuidedPostgres:
+    """byte 0: 0xFF the start-up parser, else limits, and whether the login goes before."""
+
+    def __init__(self) -> None:
+        from tests.fuzz.postgres import Postgres
+
+        self.target = Postgres()
+
+    def one_input(self, data: bytes) -> None:
+        from tests.fuzz.target import Input
+        from tests.wire import build
+
+        if not data:
+            return
+        head = data[0]
+        if head == 0xFF:
+            self.target.run_startup(data[1:])
+            return
+        steps = [("<", build.LOGIN)] if head & 16 else []
+        self.target.run_session(Input((*steps, *pieces(data[1:])), LIMITS[head & 3], LIMITS[head >> 2 & 3]))
+
+    def seeds(self) -> list[bytes]:
+        found = [b"\xff" + data for data in self.target.startups]
+        for number, messages in enumerate(self.target.messages):
+            found += [bytes([16 | number & 15]) + written(messages[at : at + 12]) for at in range(0, len(messages), 12)]
+        return found
+
+
+class GuidedMysql:
+    """byte 0: 0xFF the login's packets, else limits; byte 1: capabilities and compression."""
+
+    def __init__(self) -> None:
+        from tests.fuzz.mysql import Mysql
+
+        self.target = Mysql()
+
+    def one_input(self, data: bytes) -> None:
+        from tests.fuzz.target import Input
+
+        if len(data) < 2:
+            return
+        head = data[0]
+        if head == 0xFF:
+            self.target.run_login(data[1:])
+            return
+        steps = (("=", data[1:2]), *pieces(data[2:]))
+        self.target.run_session(Input(steps, LIMITS[head & 3], LIMITS[head >> 2 & 3]))
+
+    def seeds(self) -> list[bytes]:
+        found = [b"\xff" + data for data in self.target.logins]
+        for number, packets in enumerate(self.target.messages):
+            for at in range(0, len(packets), 12):
+                found += [bytes([number & 15, at & 0xFF]) + written(packets[at : at + 12])]
+        return found
+
+
+TARGETS: dict[str, tuple[type[Any], Path]] = {
+    "postgres": (GuidedPostgres, CACHE / "corpus"),
+    "mysql": (GuidedMysql, CACHE / "corpus-mysql"),
+}
+
+
+def replay(target: Guided, corpus: Path) -> int:
+    """Everything in the corpus, once, through what is installed."""
+    paths = sorted(corpus.iterdir()) if corpus.is_dir() else []
+    for path in paths:
+        try:
+            target.one_input(path.read_bytes())
+        except Exception as error:
+            print(f"error: {path} gives {type(error).__name__}", file=sys.stderr)
+            raise
+    print(f"{len(paths):,} inputs of {corpus} through the installed parsers: no failure")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TARGETS, default="postgres")
+    parser.add_argument("--replay", action="store_true")
+    args, rest = parser.parse_known_args()
+    make, corpus = TARGETS[args.target]
+    if args.replay:
+        return replay(make(), corpus)
+    import atheris
+
+    interpret()
+    with atheris.instrument_imports(include=["exfilguard.wire", "exfilguard.observe"]):
+        target: Guided = make()
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(target.seeds()):
+        (corpus / f"seed-{number}").write_bytes(data)
+    atheris.Setup([sys.argv[0], *rest, str(corpus)], target.one_input)
+    atheris.Fuzz()
+    return 0
 
 
 if __name__ == "__main__":
-    seed_corpus()
-    atheris.Setup([*sys.argv, str(CORPUS)], one_input)
-    atheris.Fuzz()
+    sys.exit(main())

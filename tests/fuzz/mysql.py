@@ -6,7 +6,8 @@ import random
 import zlib
 
 from exfilguard.errors import ProtocolError
-from exfilguard.observe.mysql import session
+from exfilguard.observe.asked import AskedColumns
+from exfilguard.observe.mysql import commands, session
 from exfilguard.observe.mysql.patients import OriginColumns
 from exfilguard.observe.mysql.session import MysqlObserver
 from exfilguard.observe.patients import Digester
@@ -41,6 +42,7 @@ class Mysql:
     name = "mysql"
 
     def __init__(self) -> None:
+        self.asked = AskedColumns(["patient.id", "sejour.patient_id"], "mysql")
         self.setting = Setting("dpi", Digester(b"0123456789abcdef"), 1000, 50)
         loaded = [transcript.load(path) for path in sorted((transcript.FOLDER / "mysql").glob("*.txt"))]
         self.logins = [data for steps in loaded for _, data in steps[:4]] + [b"GET / HTTP/1.1\r\n\r\n"]
@@ -101,7 +103,8 @@ class Mysql:
         if steps and steps[0][0] == "=":
             shape, steps = steps[0][1][0] % (2 * len(CAPABILITIES)), steps[1:]
         compressed = shape >= len(CAPABILITIES)
-        seen = MysqlObserver(self.setting, "s", "10.0.0.9", OriginColumns(["patient.id", "sejour.patient_id"]))
+        columns = OriginColumns(["patient.id", "sejour.patient_id"])
+        seen = MysqlObserver(self.setting, "s", "10.0.0.9", columns, asked=self.asked)
         seen.startup(startup.Login(0, "app", "clinic", "", {"program_name": "fuzz"}))
         seen.login_succeeded(CAPABILITIES[shape % len(CAPABILITIES)], "zlib" if compressed else "", 1)
         rows_left, patients_left = given.allowed_rows, given.allowed_patients
@@ -140,6 +143,7 @@ class Mysql:
         assert counted >= 0
         assert len(seen._pending) <= session.MAX_PENDING
         assert len(seen._statements) <= session.MAX_STATEMENTS
+        assert 0 <= seen._held_bytes <= commands.MAX_HELD_BYTES
         assert len(seen._frontend._carry) <= frontend.MAX_KEPT_BYTES + 4
         assert len(seen._backend._carry) <= backend.MAX_KEPT_BYTES + 4
 

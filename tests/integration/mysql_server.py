@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from tests.wire import mysql_build as b
 
 NONCE = b"12345678abcdefghijkl"
+AGAIN = b"lkjihgfedcba87654321"
 _OAEP = padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None)
 
 
@@ -101,15 +102,24 @@ class _Session:
             if command[0] == 1:
                 self.client.close()
                 return
+            if command[0] == 0x11:
+                # A new nonce, and by it the whole way again.
+                server.cached = False
+                self.write(b"\xfecaching_sha2_password\0" + AGAIN + b"\0")
+                if self.authenticate(self.read(), AGAIN):
+                    self.write(b.ok())
+                else:
+                    self.write(b.err("28000"))
+                continue
             if command[0] == 3 and b"SELECT" in command:
                 self.client.sendall(b.result([b.column("id", "patient")], [b.row("7")], deprecate=self.deprecate))
             else:
                 self.write(b.ok())
 
-    def authenticate(self, proof: bytes) -> bool:
+    def authenticate(self, proof: bytes, nonce: bytes = NONCE) -> bool:
         server = self.server
         digest = hashlib.sha256(server.password).digest()
-        double = hashlib.sha256(hashlib.sha256(digest).digest() + NONCE).digest()
+        double = hashlib.sha256(hashlib.sha256(digest).digest() + nonce).digest()
         if server.cached:
             server.paths.append("fast")
             if bytes(x ^ y for x, y in zip(digest, double, strict=True)) != proof:
@@ -131,6 +141,6 @@ class _Session:
                 )
                 answer = self.read()
             plain = server.key.decrypt(answer, _OAEP)
-            given = bytes(byte ^ NONCE[i % 20] for i, byte in enumerate(plain))
+            given = bytes(byte ^ nonce[i % 20] for i, byte in enumerate(plain))
         server.cached = given == server.password + b"\0"
         return server.cached

@@ -23,7 +23,7 @@ from exfilguard.runtime.stats import short_path
 
 from . import mysql
 from .conftest import enterable_directory
-from .mysql import ACCOUNT, PATIENTS, GuardedMysql
+from .mysql import ACCOUNT, PATIENTS, GuardedMysql, change_user
 from .mysql_server import Mysql8
 from .stack import PASSWORD, rss_kib, wait_for
 from .test_relay import certificate
@@ -158,6 +158,45 @@ def test_caching_sha2_password_full_and_fast(relay: Relay, tmp_path: Path, serve
     assert server.paths == ["full, TLS" if server_tls else "full, RSA", "fast", "fast"]
     assert all(bool(c & 1 << 11) == server_tls for c in server.capabilities)
     wait_for(lambda: guarded.counted("app") == 2)
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("server_tls", "client_tls", "mode"),
+    [(False, True, "observe"), (False, True, "enforce"), (True, False, "enforce"), (True, True, "observe")],
+)
+def test_caching_sha2_password_in_full_for_a_change_of_user(
+    relay: Relay, tmp_path: Path, server_tls: bool, client_tls: bool, mode: str
+) -> None:
+    """COM_CHANGE_USER authenticates anew; the guard translates as at login, and the session goes on in step."""
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server = Mysql8(PASSWORD.encode(), context if server_tls else None)
+    changes: dict[str, Any] = {
+        "upstream_tls": "require" if server_tls else "disable",
+        "mode": mode,
+        "budget_rows": 1_000,
+    }
+    options: dict[str, Any] = {}
+    if client_tls:
+        changes |= {"tls": "terminate", "tls_cert": cert, "tls_key": key}
+        options = {"ssl": ssl.create_default_context(cafile=cert)}
+        options["ssl"].check_hostname = False
+    guarded = relay(f"127.0.0.1:{server.port}", **changes)
+    connection = guarded.connect("app", **options)
+    for user, password, accepted in (("other", PASSWORD, True), ("third", "wrong", False), ("last", PASSWORD, True)):
+        assert change_user(connection, user, password) == accepted
+        if accepted:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT id FROM patient")
+                assert cursor.fetchall() == ((7,),)
+    connection.close()
+    assert server.paths == ["full, TLS" if server_tls else "full, RSA"] * 4
+    wait_for(lambda: guarded.counted("last") == 1)
+    assert guarded.counted("other") == 1
+    assert [e["principal"] for e in guarded.events() if e["kind"] == "login"] == ["app", "other", "last"]
+    assert any(e["kind"] == "login_failed" for e in guarded.events())
     server.close()
 
 

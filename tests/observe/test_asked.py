@@ -69,6 +69,15 @@ def test_mysql_counts_its_marks() -> None:
     assert plan.values == (2, 3)
 
 
+def test_mysql_quotes_text_in_double_quotes_too() -> None:
+    asked = AskedColumns(COLUMNS, "mysql")
+    plan = asked.plan(b"""SELECT nom FROM patient WHERE id IN ("7", '8') OR id = "9\\"1""" + b'"')
+    assert plan is not None
+    assert plan.values[:2] == (b"7", b"8")
+    assert len(plan.values) == 3
+    assert AskedColumns(COLUMNS).plan(b'SELECT nom FROM patient WHERE id = "other"') is None
+
+
 def test_bounds() -> None:
     asked = AskedColumns(COLUMNS)
     plan = asked.plan(b"SELECT nom FROM patient WHERE id IN (" + b",".join(b"%d" % n for n in range(5_000)) + b")")

@@ -6,6 +6,7 @@ import random
 import zlib
 
 import pytest
+import zstandard
 
 from exfilguard.events.query import QueryEvent
 from exfilguard.observe.mysql.patients import OriginColumns, canonical
@@ -32,8 +33,8 @@ def observer(capabilities: int = b.NATIVE, compression: Algorithm = "", rows: in
     return found
 
 
-def wrapped(data: bytes, number: int = 0) -> bytes:
-    squeezed = zlib.compress(data)
+def wrapped(data: bytes, number: int = 0, algorithm: Algorithm = "zlib") -> bytes:
+    squeezed = zlib.compress(data) if algorithm == "zlib" else zstandard.ZstdCompressor(3).compress(data)
     return len(squeezed).to_bytes(3, "little") + bytes((number,)) + len(data).to_bytes(3, "little") + squeezed
 
 
@@ -59,9 +60,11 @@ def everyhow(steps: list[Step], capabilities: int = b.NATIVE) -> list[QueryEvent
     whole = play(steps, target=observer(capabilities))
     for cut in (1, *(random.Random(seed) for seed in range(5))):
         assert play(steps, cut, observer(capabilities)) == whole
-    squeezed = [(side, wrapped(data)) for side, data in steps]
-    assert play(squeezed, target=observer(capabilities, "zlib")) == whole
-    assert play(squeezed, 1, observer(capabilities, "zlib")) == whole
+    algorithms: tuple[Algorithm, ...] = ("zlib", "zstd")
+    for algorithm in algorithms:
+        squeezed = [(side, wrapped(data, algorithm=algorithm)) for side, data in steps]
+        assert play(squeezed, target=observer(capabilities, algorithm)) == whole
+        assert play(squeezed, 1, observer(capabilities, algorithm)) == whole
     return whole
 
 
@@ -311,6 +314,20 @@ def test_replication_is_forbidden_unless_allowed() -> None:
         allowed.login_succeeded(b.NATIVE, "", 1)
         allowed.client_data(b.command(kind, b"\4\0\0\0"), 1)
         assert not allowed.forbidden
+
+
+def test_only_a_whole_harmless_command_may_pass_before_it_is_read() -> None:
+    seen = observer()
+    assert seen.passes_first(b.query("SELECT 1"))
+    assert seen.passes_first(b.command(0x17, b"\1\0\0\0" + b"\0" * 6))
+    for kind in (*sorted(messages.REPLICATION), messages.COM_CHANGE_USER):
+        assert not seen.passes_first(b.command(kind, b"x"))
+    assert not seen.passes_first(b.query("SELECT 1") + b.command(0x12, b"x"))
+    assert not seen.passes_first(b.query("SELECT 1")[:-1])
+    assert not seen.passes_first(b"\x05\0\0\0")
+    assert not observer(compression="zlib").passes_first(b.query("SELECT 1"))
+    seen.client_data(b.query("SELECT 1")[:7], 1)
+    assert not seen.passes_first(b.query("SELECT 1")), "it begins in the middle of another"
 
 
 def test_bounds() -> None:

@@ -11,9 +11,15 @@ import pytest
 
 from exfilguard.events.codec import check_event, encode_event
 from exfilguard.observe import outlet
+from exfilguard.observe.asked import AskedColumns
+from exfilguard.observe.mysql.patients import OriginColumns
+from exfilguard.observe.mysql.session import MysqlObserver
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
+from exfilguard.wire.mysql.messages import CLIENT_COMPRESS
 from tests.wire import build as b
 
+from . import test_mysql_transcripts as mysql
 from .test_session import KEY, TRANSCRIPTS, Digester, PatientColumns
 
 if not outlet.COMPILED and os.environ.get("EXFILGUARD_REQUIRE_COMPILED") != "1":
@@ -103,3 +109,39 @@ def test_a_change_of_identity_shows_in_the_next_event() -> None:
         made.client_data(b.query("SELECT 1"), 3)
         made.server_data(b.complete("SELECT 1") + b.READY, 4)
     assert [e["application"] for e in collected.events] == ["first", "second"]
+
+
+MYSQL = [name for name in mysql.TRANSCRIPTS if "java" in name or "pymysql" in name or "mysql2" in name]
+
+
+def play_mysql(name: str, into: Collected | None, rng: random.Random) -> list[dict[str, Any]]:
+    login, steps = mysql.TRANSCRIPTS[name]
+    columns = OriginColumns(["patient.id", "sejour.patient_id"])
+    setting = Setting("ehr", Digester(KEY), 2, 50, outlet=into)
+    made = MysqlObserver(setting, "s1", "10.0.0.9", columns, asked=AskedColumns(["patient.id"], "mysql"))
+    made.startup(login)
+    now = 1_795_500_000_000
+    events = made.login_succeeded(login.capabilities, "zlib" if login.capabilities & CLIENT_COMPRESS else "", now)
+    out: list[dict[str, Any]] = [] if into is None else into.events
+    for side, data in [*steps, ("", b"")]:
+        cuts = sorted(rng.choices(range(len(data) + 1), k=3))
+        for i, j in zip([0, *cuts], [*cuts, len(data)], strict=True):
+            now += rng.randrange(30)
+            out += [orjson.loads(encode_event(e)) for e in events]
+            events = made.client_data(data[i:j], now) if side == ">" else made.server_data(data[i:j], now).events
+    return out + [orjson.loads(encode_event(e)) for e in [*events, *made.close(now)]]
+
+
+@pytest.mark.parametrize("name", MYSQL)
+def test_the_same_events_of_mysql(name: str) -> None:
+    for seed in range(4):
+        expected = play_mysql(name, None, random.Random(seed))
+        told: set[str] = set()
+        for event in expected:
+            if event.get("query"):
+                if event["fingerprint"] in told:
+                    del event["query"]
+                    event.pop("columns", None)
+                told.add(event.get("fingerprint", ""))
+        assert play_mysql(name, Collected(), random.Random(seed)) == expected
+        assert any(event["kind"] == "query" and event["engine"] == "mysql" for event in expected)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ...events.query import PatientsBy
+from ...wire.mysql import messages
 from ...wire.mysql.messages import (
     BINARY_CHARSET,
     INTEGERS,
@@ -21,6 +22,9 @@ from .. import patients
 from ..estimate import keyed_pattern
 
 MAX_COPIES = 10_000
+MAX_READINGS = 1_024
+MAX_READING_BYTES = 32 << 10
+"""Longer column definitions are read again each time."""
 UUID_BYTES = 16
 
 _COPY = re.compile(
@@ -45,10 +49,70 @@ def canonical(value: bytes, column: Column, binary: bool) -> bytes:
     return patients.canonical(value.replace(b"\0", b"") if b"\0" in value else value, 0, False)
 
 
+class Reading:
+    """How the rows of one result are read."""
+
+    __slots__ = (
+        "by",
+        "expressions",
+        "fields",
+        "kinds",
+        "last",
+        "names",
+        "of_patients",
+        "positions",
+        "sizes",
+        "version",
+    )
+
+    def __init__(
+        self, fields: list[Column], positions: tuple[int, ...], by: PatientsBy, *, of_patients: bool, version: int
+    ) -> None:
+        self.fields = fields
+        self.positions = positions
+        """Of the identifier columns."""
+        self.by = by
+        """How they were found: `origin`, `name` or empty."""
+        self.last = max(positions, default=0)
+        self.of_patients = of_patients
+        """A column comes from a table with a row for each patient."""
+        self.expressions = bool(fields) and not any(field.table for field in fields)
+        """No column comes from a table."""
+        self.names = tuple([field.name for field in fields])
+        self.sizes = bytes(map(_size, fields))
+        """Of the binary form: see wire/mysql/_scan.py."""
+        self.kinds = tuple([_kind(field) for field in fields])
+        """For the loop in C: see _rows.pyx."""
+        self.version = version
+        """Of what was known of the tables."""
+
+
+def _kind(column: Column) -> int:
+    """What `canonical` makes of it: 0 text, 1 signed, 2 unsigned, 3 bytes, which may be a UUID."""
+    if column.type in INTEGERS:
+        return 2 if column.flags & UNSIGNED_FLAG else 1
+    return 3 if column.charset == BINARY_CHARSET else 0
+
+
+def _size(column: Column) -> int:
+    fixed = messages.FIXED_BYTES.get(column.type)
+    if fixed is not None:
+        return fixed
+    dated = (
+        messages.MYSQL_TYPE_DATE,
+        messages.MYSQL_TYPE_TIME,
+        messages.MYSQL_TYPE_DATETIME,
+        messages.MYSQL_TYPE_TIMESTAMP,
+    )
+    return 254 if column.type in dated else 255
+
+
 class OriginColumns:
     """The configured identifier columns, `table.column` or `schema.table.column`; names without regard to case."""
 
-    __slots__ = ("_copies", "_identity", "_mentions", "_names", "_qualified", "_tables", "keyed")
+    __slots__ = (
+        "_copies", "_identity", "_mentions", "_names", "_qualified", "_readings", "_tables", "_version", "keyed",
+    )  # fmt: skip
 
     def __init__(self, columns: Iterable[str]) -> None:
         self._qualified: set[tuple[str, ...]] = set()
@@ -65,11 +129,41 @@ class OriginColumns:
         """Tables of the configuration: True when each patient has one row there, as far as is known."""
         self._copies: set[str] = set()
         self._mentions = self._mention(self._tables)
+        self._readings: dict[tuple[tuple[bytes, ...], bool], Reading] = {}
+        """By the column definitions, as they came, and whether those are extended."""
+        self._version = 0
 
     @staticmethod
     def _mention(tables: Iterable[str]) -> re.Pattern[bytes] | None:
         names = sorted({re.escape(table.encode("utf-8")) for table in tables if table})
         return re.compile(rb"(?<![\w$])(?:" + b"|".join(names) + rb")(?![\w$])", re.IGNORECASE) if names else None
+
+    def reading(self, definitions: tuple[bytes, ...], extended: bool) -> Reading:
+        """How rows with these column definitions are read: the same few are sent again and again. Raises ProtocolError."""
+        found = self._readings.get((definitions, extended))
+        if found is not None:
+            return self.current(found)
+        found = self._made([messages.column(payload, extended) for payload in definitions])
+        if sum(map(len, definitions)) <= MAX_READING_BYTES:
+            if len(self._readings) >= MAX_READINGS:
+                self._readings.clear()
+            self._readings[definitions, extended] = found
+        return found
+
+    def current(self, reading: Reading) -> Reading:
+        """The same, with what has been learned since."""
+        if reading.version == self._version:
+            return reading
+        made = self._made(reading.fields)
+        for key, known in self._readings.items():
+            if known is reading:
+                self._readings[key] = made
+                break
+        return made
+
+    def _made(self, fields: list[Column]) -> Reading:
+        positions, by = self.find(fields)
+        return Reading(fields, positions, by, of_patients=self._of_patients(fields), version=self._version)
 
     def find(self, columns: Sequence[Column]) -> tuple[tuple[int, ...], PatientsBy]:
         """Positions of the identifier columns of a result, and how they were found: `origin`, `name` or empty.
@@ -90,20 +184,19 @@ class OriginColumns:
         return tuple(positions), how
 
     def _learn(self, table: str, flags: int) -> None:
+        known = self._identity.get(table)
         if flags & (PRI_KEY_FLAG | UNIQUE_KEY_FLAG):
             self._identity[table] = True
-        elif flags & MULTIPLE_KEY_FLAG and table not in self._identity:
+        elif flags & MULTIPLE_KEY_FLAG and known is None:
             self._identity[table] = False
+        if self._identity.get(table) is not known:
+            self._version += 1
 
-    def estimates(self, columns: Sequence[Column], sql: bytes) -> bool:
-        """True when a result without an identifier column stands for patients all the same: it comes from a table with a row
-        for each patient, or it is all expressions and the statement names a table that holds them."""
+    def _of_patients(self, columns: Sequence[Column]) -> bool:
         tables = {column.table.lower() for column in columns if column.table}
-        if any(
+        return any(
             table in self._copies or (table in self._tables and self._identity.get(table, True)) for table in tables
-        ):
-            return True
-        return not tables and self.mentioned_in(sql)
+        )
 
     def mentioned_in(self, sql: bytes) -> bool:
         """True when a statement names a table that holds patients."""
@@ -118,3 +211,4 @@ class OriginColumns:
         if name and name not in self._copies and name not in self._tables:
             self._copies.add(name)
             self._mentions = self._mention(self._tables | self._copies)
+            self._version += 1

@@ -11,6 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 
+try:
+    from ._hot import shape as _compiled_shape
+except ImportError:  # no C compiler at installation
+    _compiled_shape = None  # type: ignore[assignment]
+
 from ..statement import MAX_CACHED, MAX_CACHED_CHARS, MAX_TEXT_CHARS
 
 _LEXEME = r"""
@@ -34,7 +39,30 @@ _PLAIN_IDENTIFIER = re.compile(r"`[A-Za-z_][A-Za-z0-9_$]{0,63}`")
 _LIST = re.compile(r"\( \?(?: , \?)+ \)")
 _ROWS = re.compile(r"\( \? \)(?: , \( \? \))+")
 
+_named: dict[str, tuple[str, str]] = {}
 _cache: dict[tuple[str, bool], tuple[str, str]] = {}
+
+
+def normalise_bytes(sql: bytes, backslashes: bool = True) -> tuple[str, str]:
+    """`normalise` of a text as it came: the same answer, without its cost where the text is ASCII."""
+    if backslashes and _compiled_shape is not None:
+        found = _compiled_shape(sql)
+        if found is not None:
+            text, lists = found
+            return _name(_fold(text) if lists else text)
+    return normalise(sql.decode("utf-8", "replace"), backslashes)
+
+
+def _name(text: str) -> tuple[str, str]:
+    found = _named.get(text)
+    if found is None:
+        fingerprint = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
+        found = (fingerprint, text[:MAX_TEXT_CHARS])
+        if len(text) <= MAX_CACHED_CHARS:
+            if len(_named) >= MAX_CACHED:
+                _named.clear()
+            _named[text] = found
+    return found
 
 
 def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:
@@ -46,8 +74,7 @@ def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:
     found = _cache.get(key)
     if found is not None:
         return found
-    text = _shape(sql, _PLAIN if backslashes else _NO_BACKSLASHES)
-    result = (hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest(), text[:MAX_TEXT_CHARS])
+    result = _name(_shape(sql, _PLAIN if backslashes else _NO_BACKSLASHES))
     if len(sql) <= MAX_CACHED_CHARS:
         if len(_cache) >= MAX_CACHED:
             _cache.clear()
@@ -70,5 +97,9 @@ def _shape(sql: str, token: re.Pattern[str]) -> str:
             out.append("/*!" if text.startswith("/*") else text)
         else:
             out.append(text.lower() if text.isascii() else "?")
-    joined = " ".join(out)
-    return _ROWS.sub("( ? )", _LIST.sub("( ? )", joined))
+    return _fold(" ".join(out))
+
+
+def _fold(text: str) -> str:
+    """Lists of literals, and lists of such lists, whatever their length."""
+    return _ROWS.sub("( ? )", _LIST.sub("( ? )", text))

@@ -4,7 +4,8 @@ Rules:
 - The nonce of the greeting is the server's own, so that every authentication plugin works through the guard.
 - Each side has packet numbers of its own: with TLS on one side only, one side has a packet more.
 - `caching_sha2_password` asks for the password itself on a secure connection, and for it encrypted on another. Where the two
-  sides differ, the guard translates (passwords.py): the password passes through memory, and is never kept or logged.
+  sides differ, the guard translates (passwords.py): the password passes through memory, and is never kept or logged. So too for
+  COM_CHANGE_USER, whose authentication then comes here; not in a compressed session, where the server refuses such a one.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class MysqlFront:
     """See engine.Front."""
 
     __slots__ = (
+        "again",
         "awaiting",
         "capabilities",
         "client_buffer",
@@ -76,6 +78,8 @@ class MysqlFront:
         """The number of the next packet on either side."""
         self.awaiting = "greeting"
         """greeting, response, busy (a TLS handshake), auth, one of the password translations, done."""
+        self.again = False
+        """This is the authentication of a COM_CHANGE_USER."""
         self.offered = 0
         self.capabilities = 0
         self.client_secure = False
@@ -163,13 +167,13 @@ class MysqlFront:
         if self.awaiting == "greeting":
             self._greeting(payload)
         elif payload[0] == messages.ERR:
-            self._login_failed(payload)
+            self._changed(payload) if self.again else self._login_failed(payload)
         elif self.awaiting == "public key":
             self._public_key(payload)
         elif self.awaiting != "auth":
             raise ProtocolError("the server speaks out of turn")
         elif payload[0] == messages.OK:
-            self._login_succeeded(payload)
+            self._changed(payload) if self.again else self._login_succeeded(payload)
         else:
             if payload[0] == messages.EOF:  # AuthSwitchRequest
                 name, _, nonce = payload[1:].partition(b"\0")
@@ -213,15 +217,38 @@ class MysqlFront:
             session.envelopes = Envelopes(compression)
         events = observer.login_succeeded(agreed, compression, now_ms(), session.envelopes)
         session.guard.emit(session, events)
+        if not compression and self._sides_differ():
+            observer.on_change_user = self._change_user
+        self._hand_over(b"")
+
+    def _hand_over(self, first: bytes) -> None:
+        """From here on both sides' bytes are the relay's: `first`, and what has come already."""
+        session = self.session
         session.client.divert = None
         if session.server is not None:
             session.server.divert = None
-        rest, self.server_buffer = self.server_buffer, b""
+        rest, self.server_buffer = first + self.server_buffer, b""
         if rest:
             session.from_server(rest)
         rest, self.client_buffer = self.client_buffer, b""
         if rest:
             session.from_client(rest)
+
+    def _change_user(self, plugin: str) -> None:
+        """COM_CHANGE_USER is about to be sent: what follows it, up to OK or ERR, comes here."""
+        session = self.session
+        if session.server is None:
+            return
+        self.again, self.awaiting = True, "auth"
+        self.plugin = plugin or self.plugin
+        self.client_next = self.server_next = 1
+        session.client.divert = self._client_data
+        session.server.divert = self._server_data
+
+    def _changed(self, payload: bytes) -> None:
+        """The end of COM_CHANGE_USER, of which the observer is told as of any other answer."""
+        self.again, self.awaiting = False, "done"
+        self._hand_over(packet(self.client_next, payload))
 
     # -- the client -------------------------------------------------------------------------------------------------
 
@@ -269,7 +296,12 @@ class MysqlFront:
         listener = session.listener
         observer = MysqlObserver(
             Setting(
-                listener.name, guard.digester, listener.progress_rows, listener.progress_ms, listener.large_value_bytes
+                listener.name,
+                guard.digester,
+                listener.progress_rows,
+                listener.progress_ms,
+                listener.large_value_bytes,
+                guard.outlet,
             ),
             session.id,
             session.source,

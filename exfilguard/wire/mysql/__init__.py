@@ -18,6 +18,7 @@ shows only from what was asked, so the readers here cut packets, and the observe
 - `startup`: the greeting, the login, passwords
 - `frontend`, `backend`: the readers of both directions
 - `messages`: commands, OK, ERR, column definitions
+- `parameters`: the values of bind parameters
 - `compression`: the envelope of compressed sessions
 - `_scan`: the loops over rows, compiled where that is possible
 """

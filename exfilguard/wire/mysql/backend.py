@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """The server's stream behind the login, cut into packets.
 
 Strategy: one loop over the bytes at hand. The protocol does not say what a packet is; the sink does, by `in_rows`: while it is
@@ -10,53 +11,60 @@ end. With an allowance, fewer bytes than that are held back, so that the next ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
-from ._scan import column_values, skip_rows
+from ._scan import skip_rows
 from .messages import EOF, MAX_PAYLOAD_BYTES
 
 MAX_KEPT_BYTES = 256 << 10
 UNLIMITED = 1 << 62
 
 
-class Sink(Protocol):
-    """Who receives the packets."""
+class Sink:
+    """Who receives the packets of both directions."""
 
     in_rows: bool
     """True while packets are rows."""
     wants_rows: bool
     """True while the bodies of rows must be shown."""
-    wants_column: int
-    """With `wants_rows`: the one column that is looked at, so that `column` may be called instead of `row`; -1 otherwise."""
-    sizes: bytes
-    """Of a binary result's columns (see _scan.binary_values); empty for a text result."""
     stop: bool
     """Set by `message`: what follows is another principal's and is not read in this call."""
 
     def rows(self, count: int, size: int) -> None:
         """`count` rows of `size` bytes went by; 0 rows for a further packet of a long one."""
+        raise NotImplementedError
 
-    def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
+    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
         """The payload of one row, before `rows` counts it. False: do not let it pass."""
+        raise NotImplementedError
 
-    def column(self, values: list[bytes | None]) -> None:
-        """That column's values of rows that pass, before `rows` counts them."""
+    def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+        """Look into complete rows from `pos` on, at most `most`, and let them pass, before `rows` counts them: the position behind the
+        last one, how many, bytes of their payloads. The next one, if it is complete, goes to `row`."""
+        raise NotImplementedError
 
     def message(self, payload: bytes) -> None:
-        """Any other packet."""
+        """Any other packet of the server."""
+        raise NotImplementedError
+
+    def command(self, kind: int, body: bytes, whole: bool) -> None:
+        """A command of the client: its body or the beginning of it, True when that is whole."""
+        raise NotImplementedError
 
 
-@dataclass(slots=True)
 class Scan:
     """Where the forwarding of the scanned bytes must stop. None: nowhere."""
 
-    cut_at: int | None = None
-    """The row that starts here exceeds the allowance."""
-    hold_at: int | None = None
-    """The packet that starts here is not complete: show these bytes again, with more behind them."""
-    stop_at: int | None = None
-    """The sink stopped before these bytes: show them again."""
+    __slots__ = ("cut_at", "hold_at", "stop_at")
+
+    def __init__(self, cut_at: int | None = None, hold_at: int | None = None, stop_at: int | None = None) -> None:
+        self.cut_at = cut_at
+        """The row that starts here exceeds the allowance."""
+        self.hold_at = hold_at
+        """The packet that starts here is not complete: show these bytes again, with more behind them."""
+        self.stop_at = stop_at
+        """The sink stopped before these bytes: show them again."""
+
+
+NOWHERE = Scan()
 
 
 class BackendReader:
@@ -125,18 +133,16 @@ class BackendReader:
                 left -= 1
                 pos = self._continue(data, pos, end)
                 continue
-            if sink.wants_column >= 0 and not hold:
-                values: list[bytes | None] = []
-                after, count, size = column_values(data, pos, left, sink.wants_column, sink.sizes, values)
+            if not hold:
+                after, count, size = sink.scan(data, pos, left)
                 if count:
                     self.sequence = (data[pos + 3] + count - 1) & 0xFF
-                    sink.column(values)
                     sink.rows(count, size)
                     left -= count
                     pos = after
                     continue
             if length < MAX_PAYLOAD_BYTES and pos + 4 + length <= end:
-                if not sink.row(data, pos + 4, pos + 4 + length, whole=True):
+                if not sink.row(data, pos + 4, pos + 4 + length, True):
                     return Scan(cut_at=pos)
                 self.sequence = data[pos + 3]
                 sink.rows(1, length)
@@ -146,7 +152,7 @@ class BackendReader:
             if hold and length <= MAX_KEPT_BYTES:
                 return Scan(hold_at=pos)
             if hold:  # too long to be held back: judged by its beginning
-                if not sink.row(data, pos + 4, end, whole=False):
+                if not sink.row(data, pos + 4, end, False):
                     return Scan(cut_at=pos)
                 self.sequence = data[pos + 3]
                 sink.rows(1, length)
@@ -157,7 +163,7 @@ class BackendReader:
                 continue
             left -= 1
             pos = self._continue(data, pos, end)
-        return Scan()
+        return NOWHERE
 
     def _continue(self, data: bytes, pos: int, end: int) -> int:
         """Go on with the packet whose beginning is in _carry (or begins at `pos`)."""
@@ -208,7 +214,7 @@ class BackendReader:
             self._continued = length == MAX_PAYLOAD_BYTES
             self._drop(4 + length - kept)
             if self._is_row:
-                sink.row(body, 0, len(body), whole=len(body) == length and not self._continued)
+                sink.row(body, 0, len(body), len(body) == length and not self._continued)
             else:
                 sink.message(body)
         return pos

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 from ...errors import ProtocolError
 from . import messages
-from .backend import BackendReader
+from .backend import BackendReader, Sink
 from .messages import CLIENT_DEPRECATE_EOF, MARIADB_CLIENT_CACHE_METADATA, SERVER_MORE_RESULTS_EXISTS
 
 ROWS, FIRST, COLUMNS, MIDDLE = range(4)
 
 
-class Discard:
+class Discard(Sink):
     """Push parser: `feed` the server's bytes from a row's beginning on, until `done`. It is the backend reader's sink."""
-
-    __slots__ = (
-        "_capabilities", "_failed", "_left", "_phase", "_reader", "_wrote",
-        "done", "in_rows", "sizes", "stop", "wants_column", "wants_rows",
-    )  # fmt: skip
 
     def __init__(self, capabilities: int, *, only_reads: bool) -> None:
         """`only_reads`: the statement that was cut changes nothing, as far as its first word tells."""
         self.done = self.stop = False
-        self.in_rows, self.wants_rows, self.wants_column, self.sizes = True, False, -1, b""
+        self.in_rows, self.wants_rows = True, False
         self._capabilities = capabilities
         self._failed = False
         self._wrote = not only_reads
@@ -47,11 +42,11 @@ class Discard:
     def rows(self, count: int, size: int) -> None:
         return
 
-    def row(self, data: bytes, start: int, end: int, *, whole: bool) -> bool:
+    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
         return True
 
-    def column(self, values: list[bytes | None]) -> None:
-        return
+    def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+        return pos, 0, 0
 
     def message(self, payload: bytes) -> None:
         if not payload:

@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """The client's stream behind the login, cut into commands.
 
 A packet with sequence number 0 is a command, whose beginning is kept up to MAX_KEPT_BYTES. Others are what a command needs
@@ -7,22 +8,23 @@ password and no file is ever kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ...errors import ProtocolError
+from .backend import Sink
 from .messages import COM_STMT_SEND_LONG_DATA, MAX_LOGICAL_BYTES, MAX_PAYLOAD_BYTES
 
 MAX_KEPT_BYTES = 64 << 10
 _SHORT = frozenset({COM_STMT_SEND_LONG_DATA})
-_SHORT_BYTES = 8
+_SHORT_BYTES = 7 + 65
+"""Statement, parameter, and a value as long as an identifier may be; one byte more tells that it is longer."""
 
 
 class FrontendReader:
     """Push parser: `feed` any portion of the stream."""
 
-    __slots__ = ("_carry", "_continued", "_logical", "_skip", "infile", "sequence")
+    __slots__ = ("_carry", "_continued", "_logical", "_skip", "infile", "sequence", "sink")
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
         self._carry = bytearray()
         self._skip = 0
         self._continued = False  # the packet that ended was a full one: the next is its continuation
@@ -37,8 +39,8 @@ class FrontendReader:
         """True when all bytes fed so far are whole packets."""
         return not self._skip and not self._carry and not self._continued
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes, bool]]:
-        """Commands that `data` completes, or begins with enough of: (command, body or its beginning, True when it is whole).
+    def feed(self, data: bytes) -> None:
+        """The sink's `command` is told of each that `data` completes, or begins with enough of.
 
         A command longer than MAX_KEPT_BYTES is given when that much of it is here. Raises ProtocolError.
         """
@@ -63,7 +65,7 @@ class FrontendReader:
                     self._logical = 0
                     start = pos + 5
                     pos += 4 + length
-                    yield data[start - 1], data[start:pos], True
+                    self.sink.command(data[start - 1], data[start:pos], True)
                     continue
             if len(carry) < 4:
                 taken = min(4 - len(carry), end - pos)
@@ -87,7 +89,7 @@ class FrontendReader:
                 command, body = carry[4], bytes(carry[5:])
                 carry.clear()
                 self._skip = 4 + length - kept
-                yield command, body, not self._skip and not self._continued
+                self.sink.command(command, body, not self._skip and not self._continued)
 
     def _header(self, carry: bytearray) -> bool:
         """A header is complete. True when its packet is no command and is skipped."""

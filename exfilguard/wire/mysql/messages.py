@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...errors import ProtocolError
 
@@ -92,8 +93,7 @@ class Column:
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ok:
+class Ok(NamedTuple):
     """An OK packet, or an EOF packet (then `affected_rows` is 0)."""
 
     affected_rows: int

@@ -1,0 +1,54 @@
+"""What the loops over rows of both engines share: values written anew as their canonical text, cells that need a closer look."""
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memchr, memcpy
+
+
+cdef inline bint is_space(uint8_t c) noexcept nogil:
+    return c == 32 or 9 <= c <= 13
+
+
+cdef inline Py_ssize_t decimal(uint64_t magnitude, bint negative, uint8_t *out) noexcept nogil:
+    """The number's digits, at most 21 bytes; how many."""
+    cdef uint8_t digits[20]
+    cdef Py_ssize_t at = 20, n = 0
+    while True:
+        at -= 1
+        digits[at] = <uint8_t>(48 + magnitude % 10)
+        magnitude //= 10
+        if not magnitude:
+            break
+    if negative:
+        out[0] = 45
+        n = 1
+    memcpy(out + n, digits + at, 20 - at)
+    return n + 20 - at
+
+
+cdef inline Py_ssize_t hexadecimal(const uint8_t *value, Py_ssize_t n, uint8_t *out) noexcept nogil:
+    """Two digits a byte; how many."""
+    cdef Py_ssize_t i
+    cdef uint8_t c
+    for i in range(n):
+        c = value[i] >> 4
+        out[2 * i] = c + 48 if c < 10 else c + 87
+        c = value[i] & 15
+        out[2 * i + 1] = c + 48 if c < 10 else c + 87
+    return 2 * n
+
+
+cdef inline bint plain_cell(const uint8_t *at, Py_ssize_t n) noexcept nogil:
+    """False when it may be a list of identifiers, or JSON, XML or jsonb, or hold an object (estimate.py)."""
+    cdef Py_ssize_t i
+    cdef uint8_t c
+    if not n:
+        return True
+    if at[0] == 91 or at[0] == 60 or at[0] == 1 or memchr(at, 123, n) != NULL:  # [ < \1 {
+        return False
+    if n < 5:  # estimate.MIN_LIST items and what separates them
+        return True
+    for i in range(n):
+        c = at[i]
+        if c == 44 or c == 59 or c == 124 or c == 32 or 9 <= c <= 13 or 28 <= c <= 31:
+            return False
+    return True

@@ -1,0 +1,28 @@
+cimport cython
+
+from .commands cimport Command, Commands, Statement
+
+
+cdef class Answers(Commands):
+    cdef public bint in_transaction, _expressions
+    cdef public long long _left
+    cdef public list _definitions
+    cdef public Py_ssize_t wants_column
+    cdef public bytes sizes
+    cdef public int _result_columns
+
+    @cython.locals(binary=bint, found=list)
+    cdef tuple _row_patients(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole)
+    @cython.locals(head=Command)
+    cdef _read_columns(self, list definitions)
+    cdef _columns_complete(self)
+    @cython.locals(head=Command)
+    cdef _begin_rows(self)
+    cdef long long _hidden(self, long long affected) except -1
+    cdef _end_result(self, object found, long long hidden=*)
+    @cython.locals(head=Command)
+    cdef _completed(self, int status)
+    cdef _on_error(self, bytes payload)
+    cdef _forget_rows(self)
+    cdef _keep_prepared_columns(self)
+    cdef _reset(self)

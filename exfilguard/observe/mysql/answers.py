@@ -1,0 +1,412 @@
+# cython: annotation_typing=False
+"""The server's part of a MySQL session: what each packet is, and what left the database with it.
+
+Strategy: what a packet is depends on the head of the queue of commands (commands.py) and on how far its answer has come, the
+`phase`:
+
+    FIRST     OK | ERR | LOCAL INFILE | column count        COM_QUERY, COM_STMT_EXECUTE; again after each of several results
+    COLUMNS   a column definition, `left` of them
+    MIDDLE    the EOF behind them, where CLIENT_DEPRECATE_EOF was not agreed on
+    ROWS      rows, up to EOF or the OK that stands for it; COM_STMT_FETCH begins here
+    PREPARED  the answer to COM_STMT_PREPARE; DEFS: the definitions behind it
+    FIELDS    definitions up to an EOF: COM_FIELD_LIST
+    AUTH      up to OK or ERR: COM_CHANGE_USER, whose identity counts from its OK on
+    SINGLE    one packet: every other command
+
+Rules:
+- When replies and commands no longer match, the session is `desynced`: every packet is charged as a row of its principal,
+  too many rather than too few, since packets still can be told apart.
+- A row that hides its identifier (too long to be kept) counts as a patient of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ...errors import ProtocolError
+from ...wire.mysql import messages
+from ...wire.mysql._scan import column_values, row_values
+from ...wire.mysql.backend import MAX_KEPT_BYTES
+from ...wire.mysql.messages import Column
+from .. import digests
+from ..estimate import PATIENT_BYTES, patients_in
+from .commands import (
+    AUTH,
+    BINARY,
+    COLUMNS,
+    DEFS,
+    FIELDS,
+    FIRST,
+    IDLE,
+    MAX_STATEMENTS,
+    MIDDLE,
+    PREPARED,
+    REPORTED,
+    ROWS,
+    SINGLE,
+    Commands,
+    Statement,
+)
+from .patients import Reading, canonical
+
+try:
+    from ._rows import column, estimated
+except ImportError:  # no C compiler at installation
+    column = estimated = None  # type: ignore[assignment]
+
+MAX_COLUMNS = 4_096
+
+
+class Answers(Commands):
+    """What was answered."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.in_transaction = False
+        self._left = 0
+        self._definitions: list[bytes] = []
+        self._result_columns = 0
+        self.in_rows = False
+        self.wants_rows = False
+        self.wants_column = -1
+        """The one identifier column that is looked at; -1 for none, or several."""
+        self.sizes = b""
+        """Of a binary result's columns (wire/mysql/_scan.py); empty for a text result."""
+        self._expressions = False
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def rows(self, count: int, size: int) -> None:
+        self.count(count, size)
+        if self.patients_by == "estimate" and not self.wants_rows:
+            self.estimate(count)
+        if self._expressions and size > MAX_KEPT_BYTES:
+            self.estimate(size // PATIENT_BYTES)  # longer than what `row` is shown: judged by its length
+
+    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
+        found, further = self._row_patients(data, start, end, whole)
+        return self.admit(found, further)
+
+    def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+        reading, key, further = self._reading, self.setting.digester.compiled, 0
+        if reading is None:
+            return pos, 0, 0
+        found = digests.DigestSet() if self._keeps_portion else self._patients
+        if self.wants_column >= 0:
+            field = reading.fields[self.wants_column]
+            if key is not None and column is not None:
+                kind = reading.kinds[self.wants_column]
+                pos, count, size = column(data, pos, most, self.wants_column, self.sizes, kind, key, found)
+            else:
+                values: list[bytes | None] = []
+                pos, count, size = column_values(data, pos, most, self.wants_column, self.sizes, values)
+                digest, binary = self.setting.digester.digest, bool(self.sizes)
+                found.update([digest(canonical(value, field, binary)) for value in values if value is not None])
+        elif self.patients_by == "estimate" and reading.fields and key is not None and estimated is not None:
+            fields = len(reading.fields)
+            pos, count, size, further = estimated(data, pos, most, fields, self.sizes, self._expressions, key, found)
+        else:
+            return pos, 0, 0
+        if self._keeps_portion:
+            self.found(found)
+        if further:
+            self.estimate(further)
+        return pos, count, size
+
+    def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
+        """Digests of the row's patients, and how many more it stands for."""
+        digester = self.setting.digester
+        reading = self._reading
+        if reading is None or self.patients_by == "estimate":
+            last = len(reading.fields) - 1 if reading is not None else -1
+            values = row_values(data, start, end, last, self.sizes) if whole and last >= 0 else None
+            if values is None:
+                return [digester.digest_row(data[start:end])], 0
+            identifiers, count = patients_in(values, expressions=self._expressions, keyed=self._columns.keyed)
+            if identifiers:
+                self.packed = self.packed or len(identifiers) > 1
+                return [digester.digest(canonical(value, _TEXT, False)) for value in identifiers], 0
+            return [digester.digest_row(data[start:end])], count - 1
+        values = row_values(data, start, end, reading.last, self.sizes)
+        if values is None:
+            # The identifier is beyond what is kept: nobody can say whose row it was, so it is somebody new.
+            return [digester.digest(f"row {self.session_id} {self.ordinal} {self.delivered}".encode())], 0
+        binary = bool(self.sizes)
+        found = []
+        for position in reading.positions:
+            value = values[position]
+            if value is not None:
+                found.append(digester.digest(canonical(value, reading.fields[position], binary)))
+        return found, 0
+
+    def message(self, payload: bytes) -> None:
+        if self.desynced:
+            return
+        if not self._pending:
+            # Unasked for: an error says that the server is going away. Anything else was not understood before.
+            if payload[:1] != b"\xff":
+                self._desync("a reply without its command")
+            return
+        try:
+            if not payload:
+                raise ProtocolError("an empty reply")
+            _PHASES[self._phase](self, payload)
+        except ProtocolError as error:
+            self._desync(str(error))
+
+    def _on_first(self, payload: bytes) -> None:
+        first = payload[0]
+        if first == messages.OK:
+            found = messages.ok(payload)
+            self._end_result(found, self._hidden(found.affected_rows))
+        elif first == messages.ERR:
+            self._on_error(payload)
+        elif first == messages.LOCAL_INFILE:
+            self._frontend.infile = True
+        else:
+            count, pos = messages.lenenc(payload, 0)
+            if not 0 < count <= MAX_COLUMNS:
+                raise ProtocolError("a result has too many columns")
+            self._definitions = []
+            if self.capabilities & messages.MARIADB_CLIENT_CACHE_METADATA and payload[pos : pos + 1] == b"\0":
+                self._columns_complete()  # the same as when the statement was prepared or last executed
+                return
+            self._left = count
+            self._phase = COLUMNS
+
+    def _on_column(self, payload: bytes) -> None:
+        if payload[0] == messages.ERR:
+            self._on_error(payload)
+            return
+        self._definitions.append(payload)
+        self._left -= 1
+        if not self._left:
+            head = self._head()
+            if head.statement is None:
+                head.statement = Statement(b"")
+            head.statement.reading = self._read_columns(self._definitions)
+            self._columns_complete()
+
+    def _read_columns(self, definitions: list[bytes]) -> Reading:
+        extended = bool(self.capabilities & messages.MARIADB_CLIENT_EXTENDED_METADATA)
+        return self._columns.reading(tuple(definitions), extended)
+
+    def _columns_complete(self) -> None:
+        if self.capabilities & messages.CLIENT_DEPRECATE_EOF:
+            self._begin_rows()
+        else:
+            self._phase = MIDDLE
+
+    def _on_middle(self, payload: bytes) -> None:
+        if payload[0] == messages.ERR:
+            self._on_error(payload)
+            return
+        status = messages.eof(payload).status
+        if status & messages.SERVER_STATUS_CURSOR_EXISTS and self._head().kind in BINARY:
+            self._end_result(messages.eof(payload))  # the rows are for COM_STMT_FETCH
+        else:
+            self._begin_rows()
+
+    def _begin_rows(self) -> None:
+        head = self._head()
+        self._show_rows(head.statement.reading if head.statement is not None else None, head.kind in BINARY)
+
+    def _show_rows(self, reading: Reading | None, binary: bool) -> None:
+        """Rows follow: whether they are looked into depends on their columns."""
+        self._phase = ROWS
+        self.in_rows = True
+        self._expressions = False
+        self.wants_column = -1
+        self.sizes = b""
+        if reading is None:
+            self._reading = None
+            self.patients_by = ""
+            self.wants_rows = False
+            return
+        self._reading = reading = self._columns.current(reading)
+        self.patients_by = reading.by
+        if not reading.positions:
+            head = self._head()
+            if reading.of_patients or (
+                reading.expressions and head.statement is not None and self._columns.mentioned_in(head.statement.sql)
+            ):
+                self.patients_by = "estimate"
+                self._expressions = reading.expressions
+        elif len(reading.positions) == 1:
+            self.wants_column = reading.positions[0]
+        self.wants_rows = bool(self.patients_by)
+        if binary and self.wants_rows:
+            self.sizes = reading.sizes
+
+    def _on_rows(self, payload: bytes) -> None:
+        if payload[0] == messages.ERR:
+            self._on_error(payload)
+        elif self.capabilities & messages.CLIENT_DEPRECATE_EOF:
+            self._end_result(messages.ok(payload))
+        else:
+            self._end_result(messages.eof(payload))
+
+    def _hidden(self, affected: int) -> int:
+        """Rows that a statement without a result moved: INSERT .. SELECT, CREATE .. SELECT, SELECT .. INTO OUTFILE."""
+        head = self._head()
+        sql = head.statement.sql if head.statement is not None else b""
+        if not sql or _MOVES.match(sql) is None or _SELECT.search(sql) is None:
+            return 0
+        self._columns.note_copy(sql)
+        if affected and self._columns.mentioned_in(sql):
+            self.patients_by = "estimate"
+            self.estimate(affected)
+        return affected
+
+    def _end_result(self, found: messages.Ok, hidden: int = 0) -> None:
+        self._backslashes = not found.status & messages.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+        if self._head().kind in REPORTED:
+            self.report("query", hidden)
+        self._forget_rows()
+        self._completed(found.status)
+        if found.status & messages.SERVER_MORE_RESULTS_EXISTS:
+            self._phase = FIRST
+        else:
+            self._done()
+
+    def _completed(self, status: int) -> None:
+        """One statement of the head ended well: what it set counts from here on."""
+        head, identity = self._head(), self._identity
+        self.in_transaction = bool(status & messages.SERVER_STATUS_IN_TRANS)
+        changed = head.script is not None
+        if head.script is not None and head.kind != messages.COM_STMT_PREPARE:
+            identity.completed(head.script, head.done)
+        head.done += 1
+        if not status & messages.SERVER_STATUS_IN_TRANS and identity.sticky:
+            identity.idle()
+            changed = True
+        if changed:
+            self._charge(head.script)
+            self._charged = True
+
+    def _on_error(self, payload: bytes) -> None:
+        if messages.is_progress(payload):
+            return
+        if self._head().kind in REPORTED:
+            self.report("query", 0, messages.sqlstate(payload))
+        self._forget_rows()
+        self._identity.failed()
+        self._charged = True
+        self._done()
+
+    def _forget_rows(self) -> None:
+        self.delivered = 0
+        self.in_rows = self.wants_rows = self._expressions = False
+        self.wants_column = -1
+        self.sizes = b""
+        self._reading = None
+        self.patients_by = ""
+
+    def _on_prepared(self, payload: bytes) -> None:
+        if payload[0] == messages.ERR:
+            self._on_error(payload)
+            return
+        if payload[0] != messages.OK or len(payload) < 9:
+            raise ProtocolError("the answer to COM_STMT_PREPARE is malformed")
+        head = self._head()
+        statement_id = int.from_bytes(payload[1:5], "little")
+        columns = int.from_bytes(payload[5:7], "little")
+        parameters = int.from_bytes(payload[7:9], "little")
+        if statement_id not in self._statements and len(self._statements) >= MAX_STATEMENTS:
+            # The oldest is forgotten: its rows are still counted, only without its text.
+            del self._statements[next(iter(self._statements))]
+        statement = head.statement or Statement(b"")
+        statement.parameters = parameters
+        self._statements[statement_id] = statement
+        self._last_prepared = statement
+        ends = 0 if self.capabilities & messages.CLIENT_DEPRECATE_EOF else 1
+        self._result_columns = columns
+        self._left = (parameters + ends if parameters else 0) + (columns + ends if columns else 0)
+        self._definitions = []
+        self._phase = DEFS
+        if not self._left:
+            self._done()
+
+    def _on_definitions(self, payload: bytes) -> None:
+        if payload[0] == messages.ERR:
+            self._on_error(payload)
+            return
+        self._definitions.append(payload)
+        self._left -= 1
+        if not self._left:
+            self._keep_prepared_columns()
+            self._done()
+
+    def _keep_prepared_columns(self) -> None:
+        """The result's columns, behind the parameters: an execution may refer to them (MariaDB's cached metadata)."""
+        statement = self._head().statement
+        if statement is not None and self._result_columns:
+            payloads = [payload for payload in self._definitions if payload[0] != messages.EOF]
+            statement.reading = self._read_columns(payloads[max(0, len(payloads) - self._result_columns) :])
+
+    def _on_fields(self, payload: bytes) -> None:
+        if payload[0] == messages.ERR:
+            self._on_error(payload)
+        elif payload[0] == messages.EOF:
+            self._done()
+
+    def _on_auth(self, payload: bytes) -> None:
+        head = self._head()
+        if payload[0] == messages.OK and head.login is not None:
+            self._identify(head.login)
+            self._reset()
+            self.events.append(self.event("login"))
+            self._done()
+        elif payload[0] == messages.ERR:
+            self.events.append(self.event("login_failed", error=messages.sqlstate(payload)))
+            self._done()
+
+    def _reset(self) -> None:
+        """What a session loses by COM_CHANGE_USER and COM_RESET_CONNECTION."""
+        self._statements.clear()
+        self._last_prepared = None
+
+    def _on_single(self, payload: bytes) -> None:
+        if messages.is_progress(payload):
+            return
+        head = self._head()
+        if payload[0] == messages.OK:
+            if head.kind == messages.COM_INIT_DB:
+                self.database = head.database.decode("utf-8", "replace")
+            elif head.kind == messages.COM_RESET_CONNECTION:
+                self._reset()
+                self._identity.reset()
+                self._charged = True
+        self._done()
+
+    def _on_idle(self, payload: bytes) -> None:
+        self._desync("a reply without its command")
+
+    def _desync(self, detail: str) -> None:
+        if not self.desynced:
+            self.desynced = True
+            self.events.append(self.event("desynced", detail=detail))
+            self._forget_rows()
+            self.in_rows = True  # from here on every packet counts
+
+
+_TEXT = Column("", "", "", "", 0xFD, 33, 0)
+
+_MOVES = re.compile(
+    rb"\s*(?:/\*.*?\*/\s*)*(?:insert|replace|create|select|with|\(|table|alter|call)\b|\s*\(", re.IGNORECASE | re.DOTALL
+)
+_SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
+
+_PHASES = {
+    FIRST: Answers._on_first,
+    COLUMNS: Answers._on_column,
+    MIDDLE: Answers._on_middle,
+    ROWS: Answers._on_rows,
+    PREPARED: Answers._on_prepared,
+    DEFS: Answers._on_definitions,
+    FIELDS: Answers._on_fields,
+    AUTH: Answers._on_auth,
+    SINGLE: Answers._on_single,
+    IDLE: Answers._on_idle,
+}

@@ -1,0 +1,401 @@
+# cython: annotation_typing=False
+"""The client's part of a MySQL session: the queue of commands that await their answers, prepared statements, who is charged.
+
+The queue is mostly of length one (MariaDB's connectors pipeline). Its head decides what the server's packets are (answers.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from ...errors import ProtocolError
+from ...events.query import Flag
+from ...wire.mysql import messages, parameters
+from ...wire.mysql.backend import BackendReader
+from ...wire.mysql.compression import Inflater
+from ...wire.mysql.frontend import FrontendReader
+from ...wire.mysql.startup import Login, change_user
+from ..asked import MAX_ASKED, AskedColumns, Parameter, Parameters, Plan
+from ..classify import Classifier
+from ..contexts import Contexts
+from ..effects import returns_nothing
+from ..identity import APPLICATION, Identity, Rules, Script
+from ..screening import Judge
+from ..session import plain_names
+from ..tally import Setting, Tally
+from .patients import UUID_BYTES, OriginColumns, Reading
+from .statement import normalise_bytes
+
+MAX_PENDING = 100_000
+MAX_STATEMENTS = 20_000
+MAX_HELD_BYTES = 1 << 20
+"""Of executions whose statement is not known yet (MariaDB pipelines them behind its preparation)."""
+MAX_LONG_BYTES = 64
+"""No identifier that is sent as long data is longer."""
+
+FIRST, COLUMNS, MIDDLE, ROWS, PREPARED, DEFS, FIELDS, AUTH, SINGLE, IDLE = range(10)
+"""How far the answer to the head has come: see answers.py."""
+
+_BEGINS = {
+    messages.COM_QUERY: FIRST,
+    messages.COM_PROCESS_INFO: FIRST,
+    messages.COM_STMT_EXECUTE: FIRST,
+    messages.COM_STMT_BULK_EXECUTE: FIRST,
+    messages.COM_STMT_FETCH: ROWS,
+    messages.COM_STMT_PREPARE: PREPARED,
+    messages.COM_FIELD_LIST: FIELDS,
+    messages.COM_CHANGE_USER: AUTH,
+}
+BINARY = frozenset({messages.COM_STMT_EXECUTE, messages.COM_STMT_BULK_EXECUTE, messages.COM_STMT_FETCH})
+_EXECUTES = frozenset({messages.COM_STMT_EXECUTE, messages.COM_STMT_BULK_EXECUTE})
+_BY_STATEMENT = BINARY | {messages.COM_STMT_RESET}
+REPORTED = BINARY | {messages.COM_QUERY, messages.COM_STMT_PREPARE}
+"""Commands whose end is an event of kind `query`; preparing only when it fails."""
+
+
+class Statement:
+    """A prepared statement, or the text of a COM_QUERY."""
+
+    __slots__ = ("long_data", "parameters", "plan", "reading", "script", "sql", "types")
+
+    def __init__(self, sql: bytes) -> None:
+        self.sql = sql
+        self.reading: Reading | None = None
+        """How its rows are read; None until its columns were seen."""
+        self.script: Script | None = None
+        """What the text says of who is charged; None for most."""
+        self.plan: Plan | None = None
+        """What it asks for (../asked.py); None for most."""
+        self.parameters = 0
+        """How many it takes."""
+        self.types: parameters.Types = ()
+        """Of its last execution; kept only with a plan."""
+        self.long_data: dict[int, bytes | None] = {}
+        """Values that were sent ahead of the next execution, None for one that is no identifier; kept only with a plan."""
+
+
+class Command:
+    """One command that awaits its answer."""
+
+    __slots__ = (
+        "asked",
+        "asked_ms",
+        "body",
+        "database",
+        "done",
+        "kind",
+        "login",
+        "script",
+        "statement",
+        "statement_id",
+    )
+
+    def __init__(self, kind: int, asked_ms: int) -> None:
+        self.kind = kind
+        self.asked_ms = asked_ms
+        self.statement: Statement | None = None
+        self.statement_id = 0
+        self.login: Login | None = None
+        self.database = b""
+        self.script: Script | None = None
+        self.done = 0
+        """Statements of it that have completed."""
+        self.asked: list[str] | None = None
+        """Digests of the patients an execution asks for, until an event has told them."""
+        self.body = b""
+        """Of an execution whose statement is not known yet."""
+
+
+class Commands(Tally):
+    """Who asks for what."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        session_id: str,
+        source: str,
+        columns: OriginColumns,
+        identity: Identity | None = None,
+        *,
+        classifier: Classifier | None = None,
+        asked: AskedColumns | None = None,
+        allow_replication: bool = False,
+    ) -> None:
+        super().__init__(setting, session_id, source)
+        self.engine = "mysql"
+        self.desynced = False
+        self.forbidden = ""
+        """Set when the client asks for what may not pass: its bytes must not be forwarded."""
+        self.capabilities = 0
+        """As agreed at login."""
+        self.on_change_user: Callable[[str], None] | None = None
+        """Called with its plugin when a COM_CHANGE_USER is read that waits for nothing else."""
+        self._columns = columns
+        self._identity = identity or Identity(Rules(engine="mysql"), Contexts({}), session_id, source)
+        self._classifier = classifier or Classifier("mysql")
+        self._asked = asked
+        self.stop = False
+        self._follow = False  # stop where another principal's answers begin
+        self._charged = False  # the principal is that of a statement's own evidence
+        self._allow_replication = allow_replication
+        self._backslashes = True
+        self._frontend = FrontendReader(self)
+        self._backend = BackendReader(self)
+        self._inflate_server: Inflater | None = None
+        self._pending: deque[Command] = deque()
+        self._statements: dict[int, Statement] = {}
+        self._last_prepared: Statement | None = None
+        self._held_bytes = 0  # of Command.body
+        self._phase = IDLE
+        self._reading: Reading | None = None  # of the rows that are flowing
+
+    def command(self, kind: int, body: bytes, whole: bool) -> None:
+        if kind in messages.REPLICATION and not self._allow_replication:
+            self.forbidden = "replication"
+            return
+        if self.desynced:
+            return
+        command = Command(kind, self.now)
+        if kind in messages.UNANSWERED:
+            if kind == messages.COM_STMT_SEND_LONG_DATA:
+                self._note_long_data(body, whole)
+            if kind != messages.COM_STMT_CLOSE:
+                return
+            command.statement_id = int.from_bytes(body[:4], "little")
+            if not self._pending:
+                self._statements.pop(command.statement_id, None)
+                return
+        elif kind == messages.COM_QUERY:
+            attributes = bool(self.capabilities & messages.CLIENT_QUERY_ATTRIBUTES)
+            try:
+                command.statement = self._read(messages.query_text(body, attributes), whole)
+                command.script = command.statement.script
+            except (ProtocolError, IndexError):
+                if whole:
+                    raise ProtocolError("query attributes are malformed") from None
+                command.statement = Statement(b"")  # longer than what is kept: the statement is behind it
+        elif kind == messages.COM_STMT_PREPARE:
+            command.statement = self._read(body, whole)
+        elif kind in _BY_STATEMENT:
+            command.statement_id = int.from_bytes(body[:4], "little")
+            if kind == messages.COM_STMT_RESET and command.statement_id in self._statements:
+                self._statements[command.statement_id].long_data = {}
+            if self._asked is not None and kind in _EXECUTES:
+                self._ask(command, body)
+        elif kind == messages.COM_CHANGE_USER:
+            command.login = change_user(body, self.capabilities)
+        elif kind == messages.COM_INIT_DB:
+            command.database = body
+        if len(self._pending) >= MAX_PENDING:
+            raise ProtocolError("too many commands without an answer")
+        self._pending.append(command)
+        if len(self._pending) == 1:
+            self._begin()
+            if command.login is not None and self.on_change_user is not None:
+                self.on_change_user(command.login.plugin)
+
+    def _begin(self) -> None:
+        """A command became the head of the queue: what its answer begins with."""
+        self._backend.sequence = 0  # commands have number 0, so the answer begins with 1
+        if self._inflate_server is not None:
+            self._inflate_server.sequence = 0
+        while self._pending:
+            head = self._pending[0]
+            if head.kind == messages.COM_STMT_CLOSE:
+                self._statements.pop(head.statement_id, None)
+                self._pending.popleft()
+                continue
+            if head.kind in BINARY:
+                prepared = head.statement_id == messages.LAST_PREPARED
+                head.statement = self._last_prepared if prepared else self._statements.get(head.statement_id)
+                if head.body:
+                    self._held_bytes -= len(head.body)
+                    if head.statement is not None and head.statement.plan is not None:
+                        head.asked = self._parameters_asked(head.kind, head.statement, head.statement.plan, head.body)
+                    head.body = b""
+                if head.statement is not None and head.statement.script is not None:
+                    head.script = again = self._identity.again(head.statement.script, self.now)
+                    if again is not head.statement.script:
+                        head.statement.script = again
+                        self._tell_finding(head.statement)
+            if head.script is not None or self._charged:
+                self._charge(head.script)
+            self._phase = _BEGINS.get(head.kind, SINGLE)
+            if self._phase == ROWS:
+                self._show_rows(head.statement.reading if head.statement is not None else None, True)
+            return
+        self._phase = IDLE
+
+    def _head(self) -> Command:
+        """The command whose answer is coming; there must be one."""
+        return self._pending[0]
+
+    def _current(self) -> Command | None:
+        """The same, None where there is none."""
+        return self._pending[0] if self._pending else None
+
+    def _done(self) -> None:
+        """The head's answer is complete."""
+        if self._pending:
+            self._pending.popleft()
+        self._begin()
+        if self._charged and not self._pending:
+            self._charge(None)
+
+    def _show_rows(self, reading: Reading | None, binary: bool) -> None:
+        """Rows follow: the answers' part."""
+        raise NotImplementedError
+
+    def _desync(self, detail: str) -> None:
+        raise NotImplementedError
+
+    # -- what it asks for -------------------------------------------------------------------------------------------
+
+    def _ask(self, command: Command, body: bytes) -> None:
+        """An execution was sent: the patients among its parameters."""
+        if command.statement_id == messages.LAST_PREPARED:
+            if self._held_bytes + len(body) <= MAX_HELD_BYTES:
+                command.body = body
+                self._held_bytes += len(body)
+            return
+        statement = self._statements.get(command.statement_id)
+        if statement is not None and statement.plan is not None:
+            command.asked = self._parameters_asked(command.kind, statement, statement.plan, body)
+
+    def _parameters_asked(self, kind: int, statement: Statement, plan: Plan, body: bytes) -> list[str]:
+        found: dict[bytes, None] = {}
+        rows: list[list[bytes | None]] = []
+        long_data, statement.long_data = statement.long_data, {}
+        try:
+            if kind == messages.COM_STMT_BULK_EXECUTE:
+                rows, statement.types = parameters.executed_in_bulk(
+                    body, statement.parameters, statement.types, MAX_ASKED
+                )
+            else:
+                attributes = bool(self.capabilities & messages.CLIENT_QUERY_ATTRIBUTES)
+                values, statement.types = parameters.executed(
+                    body, statement.parameters, statement.types, long_data, attributes=attributes
+                )
+                rows = [values]
+        except (ProtocolError, IndexError):
+            rows = [[]]  # the server's to refuse, or longer than what is kept: the text's own literals
+        for values in rows:
+            found.update(dict.fromkeys(plan.resolve(_lookup(values))))
+        return [self.setting.digester.digest(value) for value in list(found)[:MAX_ASKED]]
+
+    def _note_long_data(self, body: bytes, whole: bool) -> None:
+        statement = self._statements.get(int.from_bytes(body[:4], "little"))
+        number = int.from_bytes(body[4:6], "little")
+        if statement is None or statement.plan is None or len(body) < 6 or number >= statement.parameters:
+            return
+        before = statement.long_data.get(number, b"")
+        value = None if before is None or not whole else before + body[6:]
+        statement.long_data[number] = None if value is None or len(value) > MAX_LONG_BYTES else value
+
+    # -- who is charged ---------------------------------------------------------------------------------------------
+
+    def _identify(self, login: Login) -> None:
+        self.login, self.database = login.user, login.database
+        attributes = login.attributes
+        self.application = attributes.get("program_name") or attributes.get("_client_name", "")
+        self._identity.login(self.login, {**attributes, APPLICATION: self.application})
+        self._charge(None)
+
+    def _read(self, sql: bytes, whole: bool) -> Statement:
+        """A text the client sent, and what it says of who is charged."""
+        statement = Statement(sql)
+        script = self._identity.read(sql, self.now, whole=whole, backslashes=self._backslashes)
+        statement.script = script
+        if self._asked is not None:
+            # Without its signature, which makes every text another one.
+            own = sql[: script.shape_end] if script is not None and script.shape_end else sql
+            statement.plan = self._asked.plan(own)
+        if statement.script is not None and statement.script.finding:
+            self._tell_finding(statement)
+        return statement
+
+    def _charge(self, script: Script | None) -> None:
+        """From here on, what the server sends is this statement's."""
+        identity = self._identity
+        identity.charge(script)
+        self._charged = script is not None
+        if self._follow and identity.principal != self.principal:
+            self.stop = True
+        self.principal, self.evidence = identity.principal, identity.evidence
+
+    def _tell_finding(self, statement: Statement) -> None:
+        """A context that does not hold: told of the login, which is charged."""
+        detail = self._identity.finding(statement.script, self.now)
+        if detail:
+            fingerprint, text = self._shape(statement)
+            found = self.event("finding", detail=detail, fingerprint=fingerprint, query=text)
+            self.events.append(replace(found, principal=self.login, evidence="login"))
+
+    def judge(self, kind: int, body: bytes, judge: Judge) -> str:
+        """Why this command must be refused; empty when it may pass."""
+        if not self._pending:
+            self._identity.settled()
+        if kind == messages.COM_STMT_EXECUTE:
+            number = int.from_bytes(body[:4], "little")
+            statement = self._last_prepared if number == messages.LAST_PREPARED else self._statements.get(number)
+        elif kind == messages.COM_QUERY:
+            attributes = bool(self.capabilities & messages.CLIENT_QUERY_ATTRIBUTES)
+            statement = self._read(messages.query_text(body, attributes), True)
+        else:
+            statement = self._read(body, True)
+        if statement is None:
+            return ""
+        script = statement.script
+        harmless = (script is not None and script.harmless) or returns_nothing(statement.sql)
+        if kind == messages.COM_STMT_PREPARE and script is not None:
+            script = replace(script, effects=())
+        names = self._identity.expected(script)
+        return "" if harmless else judge(names, statement.sql)
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def shape(self) -> tuple[str, str, int]:
+        head = self._current()
+        if head is None:
+            return "", "", 0
+        if head.statement is None or not head.statement.sql:
+            return "", "", head.asked_ms
+        return *self._shape(head.statement), head.asked_ms
+
+    def statement_asked(self) -> list[str]:
+        head = self._current()
+        if head is None or head.statement is None or head.statement.plan is None or head.done:
+            return []
+        if head.asked is not None:
+            found, head.asked = head.asked, []
+            return found
+        return [self.setting.digester.digest(value) for value in head.statement.plan.resolve()]
+
+    def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
+        head = self._current()
+        if head is None or head.statement is None or not fingerprint:
+            return ()
+        return self._classifier.flags(fingerprint, head.statement.sql, self._columns.mentioned_in)
+
+    def _shape(self, statement: Statement) -> tuple[str, str]:
+        """Fingerprint and normalised text, without a final comment: it differs each time."""
+        script = statement.script
+        sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
+        return normalise_bytes(sql, self._backslashes)
+
+    def statement_columns(self) -> tuple[str, ...]:
+        return plain_names(self._reading.names) if self._reading is not None else ()
+
+
+def _lookup(values: list[bytes | None]) -> Parameters:
+    def parameter(number: int) -> Parameter | None:
+        if not 0 < number <= len(values):
+            return None
+        value = values[number - 1]
+        if value is not None and len(value) == UUID_BYTES and not value.isascii():
+            value = value.hex().encode("ascii")
+        return 0, value, 0
+
+    return parameter

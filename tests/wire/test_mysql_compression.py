@@ -1,0 +1,80 @@
+"""Envelopes of compressed sessions, with real zlib and zstd streams: opened, sealed anew, and what does not hold what it says."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import pytest
+import zstandard
+
+from exfilguard.errors import ProtocolError
+from exfilguard.wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
+
+ALGORITHMS = pytest.mark.parametrize("algorithm", ["zlib", "zstd"])
+
+
+def wrapped(payload: bytes, before: int, number: int = 0) -> bytes:
+    return len(payload).to_bytes(3, "little") + bytes((number,)) + before.to_bytes(3, "little") + payload
+
+
+def squeezed(content: bytes, algorithm: Algorithm, number: int = 0) -> bytes:
+    inside = zlib.compress(content) if algorithm == "zlib" else zstandard.ZstdCompressor(3).compress(content)
+    return wrapped(inside, len(content), number)
+
+
+def opened(data: bytes, algorithm: Algorithm, step: int | None = None) -> bytes:
+    inflater = Inflater(algorithm)
+    out = b""
+    for at in range(0, len(data), step or len(data) or 1):
+        out += b"".join(content for content, _ in inflater.feed(data[at : at + (step or len(data))]))
+    assert inflater.at_boundary
+    return out
+
+
+@ALGORITHMS
+def test_contents_however_they_are_cut(algorithm: Algorithm) -> None:
+    rng = random.Random(7)
+    parts = [rng.randbytes(size) + b"x" * size for size in (1, 60, 5_000, 70_000)]
+    data = b"".join(squeezed(part, algorithm, n) for n, part in enumerate(parts)) + envelope(4, b"plain")
+    for step in (None, 1, 7, 4096):
+        assert opened(data, algorithm, step) == b"".join(parts) + b"plain"
+
+
+def test_frames_of_zstd_as_a_server_may_write_them() -> None:
+    """Without its content's size in the header, with a checksum, at the highest level."""
+    content = b"the same again " * 9_000
+    unsized = zstandard.ZstdCompressor(write_content_size=False).compress(content)
+    checked = zstandard.ZstdCompressor(write_checksum=True).compress(content)
+    highest = zstandard.ZstdCompressor(22).compress(content)
+    streamed = zstandard.ZstdCompressor().compressobj()
+    pieces = streamed.compress(content[:999]) + streamed.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    pieces += streamed.compress(content[999:]) + streamed.flush()
+    for frame in (unsized, checked, highest, pieces):
+        assert opened(wrapped(frame, len(content)), "zstd") == content
+
+
+@ALGORITHMS
+def test_what_is_sealed_can_be_opened_and_numbers_go_on(algorithm: Algorithm) -> None:
+    envelopes = Envelopes(algorithm)
+    envelopes.next = 255
+    content = b"row " * 600_000
+    sealed = envelopes.seal(b"short") + envelopes.seal(content)
+    assert sealed[:12] == wrapped(b"short", 0, 255)
+    assert sealed[12 + 3] == 0
+    assert opened(sealed, algorithm) == b"short" + content
+    assert len(sealed) < len(content) / 10
+    assert envelopes.open(squeezed(b"y" * 100, algorithm)) == b"y" * 100
+
+
+@ALGORITHMS
+def test_an_envelope_that_does_not_hold_what_it_says(algorithm: Algorithm) -> None:
+    content = b"z" * 1_000
+    good = squeezed(content, algorithm)[7:]
+    bomb = squeezed(bytes(16_000_000), algorithm)[7:]
+    for payload, before in (
+        (good, 999), (good, 1_001), (good[:-3], 1_000), (b"garbage", 7), (good, 1), (bomb, 100),
+        (good[:5] + b"\xff\xff" + good[7:], 1_000),
+    ):  # fmt: skip
+        with pytest.raises(ProtocolError):
+            opened(wrapped(payload, before), algorithm)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pymysql
-from pymysql._auth import caching_sha2_password_auth
+from pymysql._auth import caching_sha2_password_auth, scramble_caching_sha2
 
 from exfilguard.config.schema import Config, IdentityConfig, KafkaConfig, ListenerConfig
 from exfilguard.embedded.child import free_port
@@ -119,14 +119,15 @@ class GuardedMysql:
 
 def change_user(connection: Any, user: str, password: str) -> bool:
     """COM_CHANGE_USER with PyMySQL's own packets; it has no call for it. True when the server accepted the account."""
-    payload = b"\x11" + user.encode() + b"\0\0" + b"\0" + b"\x2d\0" + b"caching_sha2_password\0"
+    proof = scramble_caching_sha2(password.encode(), connection.salt.rstrip(b"\0"))
+    head = b"\x11" + user.encode() + b"\0" + bytes((len(proof),)) + proof + b"\0" + b"\x2d\0"
     connection._next_seq_id = 0
-    connection.write_packet(payload)
-    answer = connection._read_packet()
-    assert answer.is_auth_switch_request()
-    answer.read_uint8()
-    assert answer.read_string() == b"caching_sha2_password"
+    connection.write_packet(head + b"caching_sha2_password\0" + b"\0")  # no attributes
     connection.password = password.encode()
+    answer = connection._read_packet()
+    if answer.is_auth_switch_request():
+        answer.read_uint8()
+        assert answer.read_string() == b"caching_sha2_password"
     try:
         return bool(caching_sha2_password_auth(connection, answer).is_ok_packet())
     except pymysql.MySQLError:

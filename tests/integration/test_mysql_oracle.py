@@ -85,7 +85,7 @@ def test_a_compressed_session_of_its_own_client(relay: Any, server: EmbeddedMysq
     assert through == direct
     assert through.count("\n") == PATIENTS + 5
     assert (algorithm if algorithm != "uncompressed" else "") in through.splitlines()[1]
-    wait_for(lambda: guarded.counted("app") >= PATIENTS + 2)
+    wait_for(lambda: guarded.counted("app") == PATIENTS + 3)  # one of the client's own first query
     assert len(guarded.patients()) == PATIENTS
     assert not any(e["kind"] == "desynced" for e in guarded.events())
 
@@ -94,7 +94,7 @@ def test_no_row_passes_the_local_budget_in_zstd(relay: Any) -> None:
     guarded = relay(mode="enforce", budget_rows=1_000)
     said = client(guarded.port, "SELECT id, nom, dossier FROM patient", "--compression-algorithms=zstd", "--quick")
     assert "ERROR 1226 (42000)" in said
-    assert said.count("\tNOM") == 1_000
+    assert said.count("\tNOM") == 999, "the client's own first query has one row"
     wait_for(lambda: guarded.counted("app") == 1_000)
 
 
@@ -125,6 +125,9 @@ def test_a_change_of_user_in_full_with_tls_on_one_side(
 
 def test_binary_parameters_are_asked_for(relay: Any) -> None:
     guarded = relay()
+    guarded.connect(
+        "app", database="clinic"
+    ).close()  # in full, which the connector cannot without TLS; the server remembers it
     with mysql.connector.connect(
         host="127.0.0.1",
         port=guarded.port,

@@ -76,6 +76,9 @@ def test_attributes_come_behind_the_parameters() -> None:
     head = (5).to_bytes(4, "little") + b"\x08\1\0\0\0" + b"\2" + b"\0" + b"\1"
     body = head + b"\3\0" + b"\0" + b"\xfd\0" + b.text("traceparent") + b"\7\0\0\0" + b"\x0200"
     assert parameters.executed(body, 1, (), {}, attributes=True) == ([b"7"], (LONG,))
+    # Connector/Python leaves the flag out where there is no attribute.
+    head = (5).to_bytes(4, "little") + b"\0\1\0\0\0" + b"\1" + b"\0" + b"\1"
+    assert parameters.executed(head + b"\3\0\0" + b"\7\0\0\0", 1, (), {}, attributes=True) == ([b"7"], (LONG,))
 
 
 def test_bulk() -> None:

@@ -3,8 +3,8 @@
     COM_STMT_EXECUTE        int4 statement, int1 flags, int4 1, [lenenc count], NULL bitmap, int1 new types?, [types], values
     COM_STMT_BULK_EXECUTE   int4 statement, int2 flags, [types], rows of (int1 indicator, [value])
 
-A type is an int2, its upper bit says unsigned; with query attributes a lenenc name follows it, and attributes come behind the
-parameters. Types are sent once and hold for later executions. A value sent by COM_STMT_SEND_LONG_DATA is not among them.
+A type is an int2, its upper bit says unsigned. Where query attributes were agreed on, the count is there for any statement with
+parameters, a lenenc name follows each type, and attributes come behind the parameters. Types are sent once and hold for later executions. A value sent by COM_STMT_SEND_LONG_DATA is not among them.
 https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_stmt_execute.html
 https://mariadb.com/kb/en/com_stmt_bulk_execute/
 """
@@ -50,7 +50,7 @@ def executed(
     if len(body) < 9:
         raise ProtocolError("COM_STMT_EXECUTE is too short")
     pos, given = 9, count
-    if attributes and body[4] & PARAMETER_COUNT_AVAILABLE:
+    if attributes and (count or body[4] & PARAMETER_COUNT_AVAILABLE):
         given, pos = lenenc(body, pos)
     if not count <= given <= MAX_PARAMETERS:
         raise ProtocolError("COM_STMT_EXECUTE has another number of parameters than its statement")

@@ -21,6 +21,7 @@ from .mariadb import INIT, EmbeddedMariadb
 from .server import EmbeddedServer
 
 SUITE = "sid"
+FETCH_S = 120
 PACKAGES = ("mysql-server-core", "mysql-client-core")
 _NOT_NEEDED = ("perl", "libperl", "libgdbm", "libdb5", "libc-gconv", "openssl-provider")
 """Of scripts beside the server."""
@@ -98,15 +99,13 @@ class _Apt:
 
     def run(self, *command: str) -> str:
         """Raises EmbeddedError."""
-        done = subprocess.run(
-            command,
-            cwd=self._work / "debs",
-            env={**os.environ, "APT_CONFIG": str(self._work / "apt.conf"), "LC_ALL": "C"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=self._work / "debs", env={**os.environ, "APT_CONFIG": str(self._work / "apt.conf"), "LC_ALL": "C"},
+                capture_output=True, text=True, timeout=FETCH_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise EmbeddedError(f"{' '.join(command[:2])}: no answer within {FETCH_S} s") from None
         if done.returncode:
             raise EmbeddedError(f"{' '.join(command[:2])}: {done.stderr.strip().splitlines()[-1:]}")
         return done.stdout

@@ -41,6 +41,8 @@ _ONE_VALUE = re.compile(rb"'((?:[^'\\]|''|\\.)*)'|(-?\d+)|\$(\d+)|(\?)|\"((?:[^\
 _MARKS = re.compile(
     rb"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|`[^`]*`|/\*.*?\*/|#[^\n]*|--\s[^\n]*|(\?)", re.DOTALL
 )
+_NUMBER = re.compile(rb"\b\d+\b")
+_FIRST_MARK = 1_000_000_007
 _QUALIFIER = re.compile(rb"([\w$]+|\"[^\"]*\"|`[^`]*`)\s*\.\s*[\"`]?\Z")
 _UUID = re.compile(rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _KEYWORDS = frozenset(
@@ -164,6 +166,8 @@ class AskedColumns:
         self._columns = [parse_column(text) for text in columns]
         self._names = tuple(sorted({column.name.encode() for column in self._columns}))
         self._cache: dict[bytes, Plan | None] = {}
+        self._shapes: dict[bytes, tuple[tuple[bytes, int], ...] | None] = {}
+        """Text with its numbers taken out -> which of them are asked for, each with its sign; None: to be read each time."""
         value = _MYSQL_VALUE if engine == "mysql" else _VALUE
         self._comparison = _comparison({column.name for column in self._columns}, value) if self._columns else None
         tables = b"|".join(sorted({re.escape(column.table.encode()) for column in self._columns}))
@@ -183,6 +187,8 @@ class AskedColumns:
             return None
         if len(sql) > MAX_CACHED_BYTES:
             return self._read(sql)
+        if b"'" not in sql and b'"' not in sql and b"$" not in sql and b"?" not in sql:
+            return self._of_numbers(sql)
         if sql in self._cache:
             return self._cache[sql]
         found = self._read(sql)
@@ -190,6 +196,32 @@ class AskedColumns:
             self._cache.clear()
         self._cache[sql] = found
         return found
+
+    def _of_numbers(self, sql: bytes) -> Plan | None:
+        """`_read` of a text whose literals are all numbers: the same but for them is read only once."""
+        shape = _NUMBER.sub(b"0", sql)
+        numbers: list[bytes] = _NUMBER.findall(sql)
+        if shape not in self._shapes:
+            if len(self._shapes) >= MAX_CACHED:
+                self._shapes.clear()
+            self._shapes[shape] = self._places(sql)
+        places = self._shapes[shape]
+        if places is None:
+            return self._read(sql)
+        return Plan(tuple([sign + numbers[at] for sign, at in places])) if places else None
+
+    def _places(self, sql: bytes) -> tuple[tuple[bytes, int], ...] | None:
+        """Which of the numbers are values: each is replaced by one that tells its place."""
+        marks = iter(range(_FIRST_MARK, _FIRST_MARK + len(sql)))
+        plan = self._read(_NUMBER.sub(lambda _: b"%d" % next(marks), sql))
+        if plan is None:
+            return ()
+        places = []
+        for value in plan.values:
+            if not isinstance(value, bytes) or int(value.lstrip(b"-")) < _FIRST_MARK:
+                return None  # a parameter, or part of something else: 1e5
+            places.append((b"-" if value[:1] == b"-" else b"", int(value.lstrip(b"-")) - _FIRST_MARK))
+        return None if plan.guarded else tuple(places)
 
     def _read(self, sql: bytes) -> Plan | None:
         if self._tables is None or self._comparison is None:

@@ -10,7 +10,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: bench-console bench-scrape site sbom audit security bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
+.PHONY: bench-console bench-scrape site sbom audit bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
 # What setup.py compiles: built anew when it changes.
 COMPILED := $(wildcard $(shell sed -n -e 's/^    "\(exfilguard[a-z0-9_.]*\)",$$/\1/p' -e 's/^    "\(exfilguard[a-z0-9_.]*\)": .*/\1/p' setup.py | tr . / | sed 's/$$/.py/'))
@@ -114,6 +114,23 @@ fuzz-atheris: $(STAMP)
 docs: $(STAMP)
 	@$(BIN)/python -m exfilguard.config.reference > docs/CONFIGURATION.md
 	@$(BIN)/python -m exfilguard.exporter.catalogue > docs/METRICS.md
+
+# docs/ as a web site in build/site; a link to nowhere, or a page that nothing leads to, stops it.
+site: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What ships, and what is known against it. The bill of materials is made of an environment with nothing but the product in it.
+RELEASE := build/release-venv
+$(RELEASE)/.installed: pyproject.toml
+	@$(PYTHON) -m venv $(RELEASE) && $(RELEASE)/bin/pip install --quiet --disable-pip-version-check '.[hooks]' && touch $@
+sbom: $(STAMP) $(RELEASE)/.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	@$(BIN)/cyclonedx-py environment $(RELEASE)/bin/python --pyproject pyproject.toml --output-reproducible -o build/sbom.cdx.json
+	@echo build/sbom.cdx.json
+# Asks PyPI's vulnerability service, one question a package: needs the internet.
+audit: $(STAMP) $(RELEASE)/.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+	@$(BIN)/pip-audit --strict --path $$($(RELEASE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 dashboards: $(STAMP)
 	@$(BIN)/python -m grafana.boards

@@ -1,0 +1,142 @@
+"""Every command in the documentation works as written: run where it can be, held to the real parser where it cannot."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from exfilguard.cli.main import build_parser
+from exfilguard.embedded.child import free_port
+from tests.integration.conftest import Hospital, hospital
+from tests.integration.stack import DATABASE, PASSWORD, wait_for
+
+from .blocks import ROOT, Block, arguments, commands, fenced, synopses
+
+__all__ = ["hospital"]
+
+FENCED = fenced()
+KNOWN = {
+    "exfilguard", "deploy/install.sh", "make", "systemctl", "python3", "build-venv/bin/pip", "scp", "openssl", "chmod", "export",
+}  # fmt: skip
+"""Programs that blocks of other machines may call; another one needs a way of being checked first."""
+
+
+def parses(words: list[str]) -> bool:
+    try:
+        build_parser().parse_args(words)
+    except SystemExit as ended:
+        return ended.code in (0, None)
+    return True
+
+
+@pytest.mark.parametrize("block", FENCED, ids=str)
+def test_every_block_says_how_it_is_checked(block: Block) -> None:
+    assert block.mark, "write <!-- run --> or <!-- elsewhere --> on the line above"
+
+
+def test_there_is_something_to_check() -> None:
+    assert sum(block.mark.startswith("run") for block in FENCED) >= 5
+    assert sum(block.mark == "elsewhere" for block in FENCED) >= 5
+    assert len(synopses()) >= 20
+
+
+@pytest.mark.parametrize(("where", "command"), synopses(), ids=lambda value: value.split(" ")[0])
+def test_a_synopsis_is_one_that_the_program_takes(where: str, command: str) -> None:
+    assert parses(arguments(command)), f"{where}: {command} -> {arguments(command)}"
+
+
+@pytest.mark.parametrize("block", [b for b in FENCED if b.mark == "elsewhere"], ids=str)
+def test_what_needs_root_or_another_machine_is_right_in_its_dry_form(block: Block, tmp_path: Path) -> None:
+    checked = subprocess.run(["sh", "-n"], input=block.text, text=True, capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    for line in commands(block.text):
+        words = [word for word in shlex.split(line.partition(" > ")[0]) if word != "sudo"]
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            del words[0]
+        assert words[0] in KNOWN, line
+        if words[0] == "exfilguard":
+            assert parses(words[1:]), line
+        elif words[0] == "make":
+            done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        elif words[0] == "systemctl":
+            unit = re.sub(r"@\w+\.", "@.", words[-1])
+            assert (ROOT / "deploy" / "systemd" / unit).is_file(), unit
+        elif words[0] == "deploy/install.sh":
+            wheel = tmp_path / "exfilguard.whl"
+            wheel.write_bytes(b"")
+            given = [str(wheel) if word.endswith(".whl") else word for word in words[1:]]
+            given += ["--no-packages"] if "--wheel" not in given else []
+            done = subprocess.run(
+                ["sh", str(ROOT / "deploy" / "install.sh"), "--dry-run", *given],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+
+
+def test_the_quick_start_as_somebody_types_it(tmp_path: Path, hospital: Hospital) -> None:
+    """Block after block in a directory of its own, against a real PostgreSQL; only ports, and passwords that are asked for, are ours."""
+    listen, metrics, console = free_port(), free_port(), free_port()
+    directory = tmp_path / "try"
+    directory.mkdir()
+    (directory / "deploy").symlink_to(ROOT / "deploy")
+    admin = psycopg.conninfo.conninfo_to_dict(hospital.admin_dsn)
+    passwords = [f"*:*:*:{admin['user']}:{admin.get('password', '')}", f"*:*:*:dpi_export:{PASSWORD}"]
+    (directory / "pgpass").write_text("\n".join(passwords) + "\n", encoding="utf-8")
+    (directory / "pgpass").chmod(0o600)
+    environment = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(directory),
+        "PGPASSFILE": str(directory / "pgpass"),
+        "EXFILGUARD_EXPORTER__LISTEN": f"127.0.0.1:{metrics}",
+        "EXFILGUARD_CONSOLE__LISTEN": f"127.0.0.1:{console}",
+    }
+
+    def typed(text: str) -> str:
+        for ours, there in (("6432", listen), ("5432", hospital.port), ("9187", metrics)):
+            text = re.sub(rf"\b{ours}\b", str(there), text)
+        # Its superuser and its database are the lab's.
+        return text.replace("user=postgres", f"user={admin['user']}").replace("dbname=dpi ", f"dbname={DATABASE} ")
+
+    def run(text: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euc", typed(text)], cwd=directory, env=environment, capture_output=True, text=True, timeout=90,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    up: subprocess.Popen[bytes] | None = None
+    said = ""
+    log = directory / "up.log"
+    try:
+        for block in FENCED:
+            if block.page != "docs/QUICKSTART.md" or not block.mark.startswith("run"):
+                continue
+            if block.mark == "run: background":
+                with log.open("wb") as output:
+                    up = subprocess.Popen(
+                        ["bash", "-c", "exec " + typed(block.text).strip()], cwd=directory, env=environment,
+                        stdout=output, stderr=subprocess.STDOUT,
+                    )  # fmt: skip
+                wait_for(lambda: "ExfilGuard is up" in log.read_text(), 60, "exfilguard up")
+            else:
+                said += run(block.text)
+    finally:
+        if up is not None:
+            up.send_signal(signal.SIGINT)
+            up.wait(60)
+    counted = re.search(
+        r'^exfilguard_patients_total\{listener="dpi",tenant="clinique-du-parc"\} (\S+)$', said, re.MULTILINE
+    )
+    assert counted is not None, said
+    assert float(counted[1]) == 5
+    assert "LOCK" in said.upper()

@@ -124,6 +124,8 @@ STREAM = [
     Panel("From the event to the verdict", "p99.", [(p99("event_to_verdict_seconds", "1h"), "p99")], "s"),
     Panel("Frames a second", "Kafka records.", [("sum(rate(exfilguard_frames_published_total[1m]))", "published"),
                                                ("sum(rate(exfilguard_frames_resent_total[1m]))", "published again")]),
+    Panel("Clocks of the sidecars", "Against the detector's; above 0: ahead. More than 5 s is an alert.",
+          [("max by (sidecar) (exfilguard_clock_skew_seconds)", "{{sidecar}}")], "s", span=24),
 ]  # fmt: skip
 
 RESPONSE = [

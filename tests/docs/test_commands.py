@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -82,6 +84,26 @@ def test_what_needs_root_or_another_machine_is_right_in_its_dry_form(block: Bloc
             assert done.returncode == 0, done.stderr
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it started."""
+    children = [child for at in Path(f"/proc/{pid}/task").glob("*/children") for child in at.read_text().split()]
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def assert_kept(directory: Path, pid: int, secrets: list[bytes]) -> None:
+    """No secret in the arguments or the environment of a process of the installation, nor in its logs."""
+    processes = family(pid)
+    assert len(processes) >= 6
+    for one in processes:
+        with contextlib.suppress(FileNotFoundError):
+            seen = Path(f"/proc/{one}/cmdline").read_bytes() + Path(f"/proc/{one}/environ").read_bytes()
+            assert not any(secret in seen for secret in secrets), one
+    logs = [*directory.glob("exfilguard-data/logs/*"), directory / "up.log"]
+    assert len(logs) >= 5
+    for path in logs:
+        assert not any(secret in path.read_bytes() for secret in secrets), path
+
+
 def test_the_quick_start_as_somebody_types_it(tmp_path: Path, hospital: Hospital) -> None:
     """Block after block in a directory of its own, against a real PostgreSQL; only ports, and passwords that are asked for, are ours."""
     listen, metrics, console = free_port(), free_port(), free_port()
@@ -114,26 +136,37 @@ def test_the_quick_start_as_somebody_types_it(tmp_path: Path, hospital: Hospital
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    up: subprocess.Popen[bytes] | None = None
-    said = ""
     log = directory / "up.log"
-    try:
-        for block in FENCED:
-            if block.page != "docs/QUICKSTART.md" or not block.mark.startswith("run"):
-                continue
-            if block.mark == "run: background":
-                with log.open("wb") as output:
-                    up = subprocess.Popen(
-                        ["bash", "-c", "exec " + typed(block.text).strip()], cwd=directory, env=environment,
-                        stdout=output, stderr=subprocess.STDOUT,
-                    )  # fmt: skip
-                wait_for(lambda: "ExfilGuard is up" in log.read_text(), 60, "exfilguard up")
-            else:
-                said += run(block.text)
-    finally:
-        if up is not None:
+
+    @contextlib.contextmanager
+    def left_running(text: str) -> Iterator[subprocess.Popen[bytes]]:
+        with log.open("wb") as output:
+            up = subprocess.Popen(
+                ["bash", "-c", "exec " + typed(text).strip()], cwd=directory, env=environment, stdout=output,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        try:
+            wait_for(lambda: "ExfilGuard is up" in log.read_text(), 60, "exfilguard up")
+            yield up
+        finally:
             up.send_signal(signal.SIGINT)
             up.wait(60)
+
+    blocks = [b for b in FENCED if b.page == "docs/QUICKSTART.md" and b.mark.startswith("run")]
+    (background,) = [b for b in blocks if b.mark == "run: background"]
+    began = blocks.index(background)
+    said = "".join(run(block.text) for block in blocks[:began])
+    with left_running(background.text):
+        said += "".join(run(block.text) for block in blocks[began + 1 :])
+    # "Start `up` again": now the database itself refuses the account.
+    login = f'psql "host=127.0.0.1 port=5432 dbname={DATABASE} user=dpi_export" -c "SELECT 1" || echo refused'
+    with left_running(background.text) as up:
+        run('exfilguard lock dpi_export --reason "the hook" --config exfilguard.toml')
+        wait_for(lambda: "refused" in run(login), 30, "suspended")
+        run('exfilguard unlock dpi_export --reason "the hook" --config exfilguard.toml')
+        wait_for(lambda: "refused" not in run(login), 30, "given back")
+        password = (directory / "hook.password").read_bytes().strip()
+        assert_kept(directory, up.pid, [PASSWORD.encode(), password])
     counted = re.search(
         r'^exfilguard_patients_total\{listener="dpi",tenant="clinique-du-parc"\} (\S+)$', said, re.MULTILINE
     )

@@ -65,6 +65,23 @@ def _set_password(users: Any, name: str, role: str) -> int:
     return 0
 
 
+def _figures(config: Config) -> Any:
+    """What the exporter learns of the console: that it is there, and until when its certificates are good, as they were loaded."""
+    from ..config.certificates import expires_at
+    from ..runtime.kafka import certificate_figures
+    from ..runtime.stats import Snapshot
+
+    out = Snapshot("console", "0", values=certificate_figures(config))
+    if config.console.tls_cert:
+        labels = {"tenant": config.tenant, "use": "console"}
+        try:
+            until = expires_at(Path(config.console.tls_cert))
+        except (OSError, ValueError):
+            until = 0  # said better by the server that cannot use it
+        out.values.append(("certificate_expiration_timestamp_seconds", labels, until))
+    return out
+
+
 def _serve(config: Config, users: Any, config_path: str) -> int:
     import uvicorn
 
@@ -73,7 +90,7 @@ def _serve(config: Config, users: Any, config_path: str) -> int:
     from ..console.auth import first_admin
     from ..console.feed import Feed
     from ..console.state import ConsoleState
-    from ..runtime.stats import read_all
+    from ..runtime.stats import StatsServer, read_all, run_dir
     from .console_orders import CommandOperations, ReportDossiers
 
     first = Path(config.data_dir) / FIRST_PASSWORD
@@ -83,6 +100,7 @@ def _serve(config: Config, users: Any, config_path: str) -> int:
         )
     state = ConsoleState()
     feed = Feed(config, state)
+    figures = _figures(config)
     parts = Parts(
         config=config,
         state=state,
@@ -118,10 +136,12 @@ def _serve(config: Config, users: Any, config_path: str) -> int:
             timeout_graceful_shutdown=2,
         )
     )
+    stats = StatsServer(run_dir(config.data_dir) / "console.stats", lambda: figures)
     feed.start()
     log.info("the console is at %s://%s", "https" if console.tls_cert else "http", console.listen)
     try:
         server.run()
     finally:
         feed.stop()
+        stats.close()
     return 0 if server.started else 1

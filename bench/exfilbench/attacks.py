@@ -281,13 +281,15 @@ def catalogue(working: dict[str, list[str]], *, quick: bool = False) -> list[Att
         bar=False,
         **own,
     )  # type: ignore[arg-type]
-    speeds = (WIRE, 50_000, 500) if quick else SPEEDS
     out = list(ways)
     for attack in [*everywhere, mimic]:
-        wanted = speeds if not quick or attack.name in QUICK else (500,)
-        out += [replace(attack, speed=speed) for speed in wanted]
-    out += [hidden, replace(hidden, speed=2_000)]
-    return out
+        if not quick:
+            out += [replace(attack, speed=speed) for speed in SPEEDS]
+        elif attack.name in QUICK:
+            out += [replace(attack, speed=speed) for speed in (WIRE, 50_000, 500)]
+        elif len(attack.accounts) == 1:
+            out.append(replace(attack, speed=500))
+    return out if quick else [*out, hidden, replace(hidden, speed=2_000)]
 
 
 PREFIXES = ("dr", "sec", "tim", "pharm")

@@ -129,7 +129,7 @@ def close_hour(
         _close_day(profile, rules, habit, drift)
         _rest(profile, day - profile.day - 1, usual_day(profile, rules, habit), drift)
         profile.day, profile.day_patients = day, 0
-    before = profile.hours_like(hour)
+    before = profile.hours_like(hour) if hour_patients > rules.hour_floor else []
     profile.advance(hour)
     profile.cells[cell_of(hour)] = quantised(hour_patients)
     usual = usual_day(profile, rules, habit)
@@ -148,7 +148,7 @@ def close_hour(
         limit = usual.median + habit.day_deviations * usual.wide
         if day_patients > limit:
             unusual_day = limit
-    if hour_patients > rules.hour_floor and len(before) >= MIN_HOURS:
+    if len(before) >= MIN_HOURS:
         hour_median, _, wide = robust(before)
         limit = hour_median + habit.hour_deviations * wide
         if hour_patients > limit:

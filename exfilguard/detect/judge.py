@@ -99,6 +99,11 @@ class Judge:
         values = [limit.steps[0][1] for limit in rule.limits if limit.steps] if rule is not None else []
         return max(1, min(values)) if values else 0
 
+    def crosses(self, dimension: str, totals: Sequence[Totals]) -> bool:
+        """False where `cross` has nothing to say of these totals, whoever is behind them."""
+        rule = self.policy.cross.get(dimension)
+        return rule is not None and _worst(rule.limits, totals, 1) is not None
+
     def judge(
         self, principal: str, totals: Sequence[Totals], now_ms: int, previous: Verdict | None, crossed_ms: int
     ) -> Verdict | None:

@@ -13,7 +13,7 @@ from ..detect.policy import DAY, HOUR, HOUR_MS
 from ..events.verdict import Verdict
 from .engine import Engine
 
-LOOK_EVENTS, LOOK_PATIENTS, LOOK_MS = 50, 50, 300_000
+LOOK_EVENTS, LOOK_PATIENTS, LOOK_MS = 200, 100, 300_000
 LEAST_MS = 1_000
 """Between two looks, as in the detector."""
 PEOPLE = ("source", "shape")
@@ -29,6 +29,8 @@ class Alone:
         self._judge_of = judge_of
         self._standing = standing
         self._looked_ms = self._events = self._patients = self._hour = 0
+        self._crowds: dict[tuple[str, int], int] = {}
+        """Sums of too many accounts to say anything -> the hour in which that was seen: an application server, a screen of everybody's."""
 
     def moved(self, now_ms: int) -> list[Verdict]:
         """After each frame: what a look that is due found."""
@@ -57,13 +59,20 @@ class Alone:
                 tenant, _, value = key.partition("/")
                 if store.newest_ms(key) < since_ms or not floors.get(tenant):
                     continue
+                judge = self._judge_of(tenant)
+                crowd = (dimension, number)
+                if self._crowds.get(crowd) == self._hour:
+                    continue
                 totals = store.totals_of(number)
-                if max(total.patients for total in totals) < floors[tenant]:
+                if not judge.crosses(dimension, totals):
                     continue
                 people = store.contributors(number, self._engine.store)
+                if len(people) > judge.policy.cross[dimension].max_accounts:
+                    self._crowds[crowd] = self._hour
+                    continue
                 whole = sum(count for _, count in people) or 1
                 shares = [(account.partition("/")[2], count / whole) for account, count in people]
-                for verdict in self._judge_of(tenant).cross(dimension, value, totals, shares, now_ms, self._standing):
+                for verdict in judge.cross(dimension, value, totals, shares, now_ms, self._standing):
                     self._standing[verdict.key] = verdict
                     verdicts.append(verdict)
         return verdicts

@@ -214,8 +214,8 @@ def test_a_look_is_due_after_patients_events_or_minutes_never_without_any() -> N
 
     take(0, NOW, 1)  # the first
     take(1, NOW + 2_000, 1)
-    take(2, NOW + 4_000, 60)  # many patients
-    take(3, NOW + 4_500, 60)  # less than a second after
+    take(2, NOW + 4_000, 160)  # many patients
+    take(3, NOW + 4_500, 160)  # less than a second after
     take(4, NOW + 6_000, 1)
     take(5, NOW + 400_000, 1)  # minutes
     alone.moved(NOW + 900_000)  # nothing was counted since

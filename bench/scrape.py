@@ -17,18 +17,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from exfilguard.config.schema import ExporterConfig
+from exfilguard.config.schema import Config, DetectorConfig, ExporterConfig, SidecarConfig
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.child import free_port
-from tests.integration.pipeline import Load, installation
-from tests.integration.stack import Stack, listener
+from tests.integration.pipeline import PARTITIONS, QUIET_POLICY, TENANT, Load
+from tests.integration.stack import Stack, kafka_config, listener
 
 from .relay_idle import LOGGED_IN
 from .report import QUICK, Report, percentile
 
 SESSIONS = 5_000
 ACCOUNTS = 10_000
-EVENTS = 40_000
+EVENTS = 60_000
 SCRAPES = 20 if QUICK else 200
 BAR_S = 0.2
 BAR_BYTES = 5_000_000
@@ -99,15 +99,20 @@ async def bench(directory: Path, broker: EmbeddedBroker, report: Report) -> None
 
     upstream = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=1024)
     address = f"127.0.0.1:{upstream.sockets[0].getsockname()[1]}"
-    made, _ = installation(directory / "data", broker)
-    config = replace(
-        made.config,
+    data = directory / "data"
+    data.mkdir()
+    (data / "policy.toml").write_text(QUIET_POLICY, encoding="utf-8")
+    config = Config(
+        tenant=TENANT,
+        data_dir=str(data),
+        kafka=kafka_config(broker, prefix="scrape", partitions=PARTITIONS),
+        # The relay writes the first spool; the accounts' events come through a second one, as of a second worker.
+        sidecar=SidecarConfig(id="host", workers=2),
         listener=[replace(listener(address), max_sessions=SESSIONS + 100)],
+        detector=DetectorConfig(policy=str(data / "policy.toml")),
         exporter=ExporterConfig(listen=f"127.0.0.1:{free_port()}"),
     )
-    # The relay owns spool 0 here; the accounts' events come from a second one, as of a second worker.
-    stack = Stack(replace(config, sidecar=replace(config.sidecar, workers=2)))
-    load = Load(stack.data_dir, accounts=ACCOUNTS, lane=1)
+    stack, load = Stack(config), Load(data, accounts=ACCOUNTS, lane=1)
     with ExitStack() as parts:
         parts.callback(stack.stop)
         stack.start("shipper")

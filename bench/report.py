@@ -54,6 +54,11 @@ class Report:
 
     def finish(self) -> int:
         """Writes the JSON; the exit status."""
+        self.save()
+        return 0 if all(bar["ok"] for bar in self.bars if bar["name"] in self._measured) else 1
+
+    def save(self) -> None:
+        """What was found so far, for a bench that may be stopped in between."""
         RESULTS.mkdir(exist_ok=True)
         out = {
             "bench": self.name,
@@ -65,4 +70,3 @@ class Report:
             **self.facts,
         }
         (RESULTS / f"{self.name}.json").write_text(json.dumps(out, indent=2) + "\n", encoding="utf-8")
-        return 0 if all(bar["ok"] for bar in self.bars if bar["name"] in self._measured) else 1

@@ -23,7 +23,7 @@ from .stream_worker import Worker, cpu_s, now_ms, wait_counted
 
 PARTITIONS = 4
 WORKERS = (1, 2, 4)
-WARM_FRAMES, FRAMES_EACH = 100, 300 if QUICK else 500
+WARM_FRAMES, FRAMES_EACH = 100, 300 if QUICK else 400
 """Per partition, written while the workers are stopped: in less than the group's session lasts."""
 ROUNDS = 3
 

@@ -34,7 +34,7 @@ from .stream_peers import peers
 from .stream_restore import restore
 from .stream_worker import SERVER_CORE, pin
 
-TEMPLATES = 120 if QUICK else 1_000
+TEMPLATES = 120 if QUICK else 500
 PARTS = ("core", "detector", "latency", "restore", "peers", "scaling")
 
 
@@ -69,16 +69,21 @@ def streams(report: Report, wanted: list[str], directory: Path, bootstrap: str, 
         try:
             if "detector" in wanted:
                 detector(report, running)
+                report.save()
             if "latency" in wanted:
                 latency(report, running, known_rate(report) / 2)
+                report.save()
         finally:
             running.end()
     if "restore" in wanted:
         restore(report, directory, bootstrap)
+        report.save()
     if "peers" in wanted:
         peers(report, directory, bootstrap, bodies, known_rate(report))
+        report.save()
     if "scaling" in wanted:
         scaling(report, directory, bootstrap, bodies)
+        report.save()
 
 
 def known_rate(report: Report) -> float:

@@ -18,13 +18,13 @@ from .producer import LoadProducer
 from .report import QUICK, Report, percentile
 from .stream_worker import Worker, cpu_s, now_ms, resident, wait_counted
 
-BACKLOG_FRAMES = 2_000
+BACKLOG_FRAMES = 1_600 if QUICK else 2_000
 """Read in about a second."""
 STOPPED_S = 3.0
 """The detector is stopped for no longer, however much was written by then: it would lose its place in the group, whose session
 lasts 6 s, and what is measured next would be the way back into it."""
 ROUNDS = 3 if QUICK else 9
-LATENCY_S = 5.0 if QUICK else 20.0
+LATENCY_S = 4.0 if QUICK else 20.0
 SETTLED_S, THIEF_EVERY_S = 0.5, 0.01
 THIEF_PATIENTS = 200_000
 

@@ -46,7 +46,7 @@ def write_pages(report: Report) -> None:
         "| --- | --: | --: | --- |",
     ]
     lines += [
-        f"| {TITLES.get(b['name'], b['name'])} | {b['value']:,.4g} | {b['bar']:,.4g} | {'ok' if b['ok'] else '**short**'} |"
+        f"| {TITLES.get(b['name'], b['name'])} | {_number(b['value'])} | {_number(b['bar'])} | {'ok' if b['ok'] else '**short**'} |"
         for b in sorted(report.bars, key=lambda b: list(TITLES).index(b["name"]) if b["name"] in TITLES else 99)
     ]
     for part in (_costs, _latency, _peers, _restore):
@@ -54,6 +54,10 @@ def write_pages(report: Report) -> None:
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if "scaling_workers" in facts:
         _scaling(report, facts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _figure(height: float) -> tuple[Any, Any]:
@@ -92,6 +96,7 @@ def _costs(report: Report, facts: dict[str, Any]) -> list[str]:
         axes.barh([""], [value], left=left, color=colour, label=f"{name}: {value:.0f} ns")
         left += value
     axes.set_xlabel("CPU nanoseconds an event")
+    axes.set_yticks([])
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.75), ncols=2, frameon=False)
     _save(figure, "stream-costs.svg")
     rounds = facts["detector_events_per_s_rounds"]
@@ -148,7 +153,7 @@ def _peers(report: Report, facts: dict[str, Any]) -> list[str]:
     for n, value in enumerate(rates.values()):
         axes.text(value * 1.1, n, f"{value:,.0f}", va="center")
     axes.set_xscale("log")
-    axes.set_xlim(right=rate * 12)
+    axes.set_xlim(min(100.0, min(measured.values()) / 2), rate * 12)
     axes.invert_yaxis()
     axes.set_xlabel("events a second on one core (logarithmic)")
     _save(figure, "stream-peers.svg")
@@ -184,11 +189,11 @@ def _scaling(report: Report, facts: dict[str, Any]) -> None:
         (("events_per_s", "by the clock", OTHERS), ("events_per_cpu_s", "a CPU second of the workers", OURS))
     ):
         axes.bar(
-            [n + 0.4 * offset for n in range(len(workers))], [w[key] for w in workers.values()], 0.38, label=label, color=colour
+            [n + 0.4 * offset for n in range(len(workers))], [w[key] / 1e6 for w in workers.values()], 0.38, label=label, color=colour
         )  # fmt: skip
     axes.set_xticks([n + 0.2 for n in range(len(workers))], [f"{n} worker{'s' if n != '1' else ''}" for n in workers])
-    axes.set_ylabel("events")
-    axes.legend(frameon=False, loc="lower right")
+    axes.set_ylabel("million events")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     _save(figure, "scaling.svg")
     rate = min(
         report.value("detector_events_per_s") or single["events_per_s"],

@@ -1,6 +1,6 @@
 """GNU Health 5 behind the sidecar: several users at once through its own JSON-RPC API, one of them exporting all patients.
 
-Not collected by `make test`: `make test-gnuhealth` makes a virtual environment with GNU Health (PyPI), sets up its database (about a
+Not collected by `make test`: CI runs it as `make test-gnuhealth`, which makes a virtual environment with GNU Health (PyPI), sets up its database (about a
 minute) and runs this file. The bar: every patient that leaves is charged to the user whose request it was; without the module
 everything is charged to the shared account, which is never locked.
 """

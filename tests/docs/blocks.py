@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*/README.md")])
 FENCE = re.compile(r"^( *)```(?:sh|bash|console|shell)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-MARK = re.compile(r"<!-- (run|run: background|elsewhere)(?:: [^\n]*)? -->\n$")
+MARK = re.compile(r"<!-- (run: background|run|elsewhere)(?:: [^\n]*)? -->\n$")
 PROGRAM = re.compile(r"^(?:    )?(?:\.venv/bin/)?(exfilguard\s.*)$")
 
 

@@ -251,9 +251,18 @@ def _unreachable(config: Config, error: KafkaError) -> BrokerError:
     return BrokerError(f"Kafka at {config.kafka.bootstrap} did not answer ({type(error).__name__}): {reason}")
 
 
+def _need_broker(config: Config) -> None:
+    """Raises BrokerError where there can be none: `up` puts its address into the settings that the other commands read."""
+    if config.kafka.bootstrap == "embedded":
+        raise BrokerError(
+            "the embedded broker runs only with `exfilguard up`, which was not started here: start it first"
+        )
+
+
 @contextlib.contextmanager
 def producer_of(config: Config) -> Iterator[KafkaProducer]:
     """A producer for a command: acks=all, bounded in time. Raises BrokerError."""
+    _need_broker(config)
     try:
         producer = KafkaProducer(
             **client_settings(config), acks="all", enable_idempotence=False, max_block_ms=int(TIMEOUT_S * 1000)
@@ -277,6 +286,7 @@ def send_now(producer: KafkaProducer, topic: str, key: bytes, value: bytes) -> N
 def whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[int, bytes]]:
     """(partition, value) of every record of a topic from its beginning to its end as it is met, or until it is silent. Raises
     BrokerError."""
+    _need_broker(config)
     try:
         consumer = KafkaConsumer(
             **client_settings(config),

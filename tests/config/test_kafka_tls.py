@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from exfilguard.config.load import parse_config
-from exfilguard.errors import ConfigError
-from exfilguard.runtime.kafka import certificate_figures, client_settings
+from exfilguard.config.schema import Config
+from exfilguard.errors import BrokerError, ConfigError
+from exfilguard.runtime.kafka import certificate_figures, client_settings, whole_topic
 from exfilguard.stream import app as stream
 
 from .test_certificates import made
@@ -52,3 +53,8 @@ def test_a_pair_that_cannot_work_is_refused(tmp_path: Path, protocol: str, lines
     text = TEXT.format(protocol=protocol) + lines.format(cert=cert, key=key, other=other)
     with pytest.raises(ConfigError, match=says):
         parse_config(text, "here", tmp_path, {})
+
+
+def test_a_command_before_up_says_what_to_start() -> None:
+    with pytest.raises(BrokerError, match="start it first"):
+        list(whole_topic(Config(), "exfilguard.verdicts", 0.1))

@@ -22,8 +22,8 @@ from .report import QUICK, Report
 from .stream_worker import POLICY, now_ms, resident
 
 FIVE_WINDOWS_MS = (10_000, 60_000, 300_000, 3_600_000, 86_400_000)
-CORE_EVENTS = 1_000_000 if QUICK else 4_000_000
-FEED_FRAMES = 400 if QUICK else 4_000
+CORE_EVENTS = 1_000_000 if QUICK else 2_000_000
+FEED_FRAMES = 400 if QUICK else 2_000
 KEPT: list[Any] = []
 
 

@@ -23,8 +23,8 @@ BACKLOG_FRAMES = 1_600 if QUICK else 2_000
 STOPPED_S = 3.0
 """The detector is stopped for no longer, however much was written by then: it would lose its place in the group, whose session
 lasts 6 s, and what is measured next would be the way back into it."""
-ROUNDS = 3 if QUICK else 9
-LATENCY_S = 4.0 if QUICK else 20.0
+ROUNDS = 3 if QUICK else 5
+LATENCY_S = 4.0 if QUICK else 12.0
 SETTLED_S, THIEF_EVERY_S = 0.5, 0.01
 THIEF_PATIENTS = 200_000
 

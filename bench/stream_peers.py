@@ -17,7 +17,7 @@ from .producer import LoadProducer
 from .report import QUICK, Report
 from .stream_worker import WORKER_CORE, Worker, now_ms
 
-PEER_S = 1.5 if QUICK else 8.0
+PEER_S = 1.5 if QUICK else 5.0
 FRAMES = 400
 PEERS = {
     "faust": "bench.peers.faust_hopping",

@@ -73,7 +73,7 @@ class Worker:
 
     def wait_ready(self, seconds: float = 60.0, worker: str = "1") -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and (self.process is None or self.process.poll() is None):
             found = self.snapshot(worker)
             if found is not None and found.details["ready"]:
                 return

@@ -7,7 +7,7 @@
 tests/observe/test_hot.py holds them to it.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
@@ -211,3 +211,51 @@ cpdef bint may_be_list(bytes cell):
         if s[i] == 44 or s[i] == 59 or s[i] == 124 or KINDS[s[i]] & SPACE:
             return True
     return False
+
+
+# -- texts that differ in their numbers only --------------------------------------------------------------------------
+
+cdef enum:
+    MOST_SKELETON = 2000
+    MOST_NUMBERS = 50
+
+
+def skeleton(bytes sql not None):
+    """templates.skeleton: (the text with `\\0` for each of its numbers, those numbers), or None."""
+    cdef const uint8_t *s = <const uint8_t *>PyBytes_AS_STRING(sql)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(sql), pos = 0, at = 0, start
+    cdef uint8_t out[MOST_SKELETON]
+    cdef uint8_t c, before = 32, after
+    cdef list numbers = []
+    if n > MOST_SKELETON:
+        return None
+    while pos < n:
+        c = s[pos]
+        if KINDS[c] & DIGIT:
+            start = pos
+            while pos < n and KINDS[s[pos]] & DIGIT:
+                pos += 1
+            after = s[pos] if pos < n else 32
+            if not (KINDS[before] & WORD or before == 46 or before == 36 or KINDS[after] & WORD or after == 46 or after == 36):
+                if len(numbers) == MOST_NUMBERS:
+                    return None
+                numbers.append(sql[start:pos])
+                out[at] = 0
+                at += 1
+            else:
+                memcpy(out + at, s + start, pos - start)
+                at += pos - start
+            before = 48
+            continue
+        # Strings, quoted names, comments, escapes and what is no ASCII are for the plain way.
+        if c == 0 or c == 39 or c == 34 or c == 92 or c & 0x80:
+            return None
+        if c == before and c == 45:
+            return None
+        if c == 42 and before == 47:
+            return None
+        out[at] = c
+        at += 1
+        before = c
+        pos += 1
+    return PyBytes_FromStringAndSize(<char *>out, at), numbers

@@ -8,8 +8,8 @@ from .outlet cimport Outlet
 
 cdef class _Statement:
     cdef public bytes sql
-    cdef public list fields
-    cdef public object script, plan
+    cdef public list fields, numbers
+    cdef public object script, plan, template
     cdef public tuple types
 
 
@@ -39,7 +39,7 @@ cdef class SessionObserver(Sink):
     cdef public bytes backend_key
     cdef public object _columns, _digester, _identity, _pending
     cdef public long long _progress_rows, _progress_ms
-    cdef public object _screener, _classifier, _asked
+    cdef public object _screener, _classifier, _asked, _templates
     cdef public long long _large_value_bytes
     cdef public bint _packed, _large
     cdef public list _patches

@@ -42,6 +42,7 @@ from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part,
 from .patients import Digester, PatientColumns, canonical
 from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
+from .templates import Template, Templates
 
 try:
     from ._rows import column, estimated
@@ -86,10 +87,13 @@ class Result:
 class _Statement:
     """A prepared statement, or the text of a simple Query."""
 
-    __slots__ = ("fields", "plan", "script", "sql", "types")
+    __slots__ = ("fields", "numbers", "plan", "script", "sql", "template", "types")
 
     def __init__(self, sql: bytes) -> None:
         self.sql = sql
+        self.template: Template | None = None
+        """What it has in common with texts that differ in their numbers only, and its own numbers; None: read by itself."""
+        self.numbers: list[bytes] = []
         self.fields: list[Field] | None = None
         """From Describe; None when nobody asked."""
         self.script: Script | None = None
@@ -152,6 +156,7 @@ class SessionObserver(Sink):
         classifier: Classifier | None = None,
         large_value_bytes: int = 1 << 20,
         asked: AskedColumns | None = None,
+        templates: Templates | None = None,
     ) -> None:
         self.listener = listener
         self.session_id = session_id
@@ -178,6 +183,7 @@ class SessionObserver(Sink):
         self._classifier = classifier or Classifier("postgresql")
         self._large_value_bytes = large_value_bytes
         self._asked = asked
+        self._templates = templates or Templates(asked)
         self._packed = self._large = False  # seen in the result since the last event
         self._screener = Screener(self)
         self.refusals = 0
@@ -399,12 +405,12 @@ class SessionObserver(Sink):
             raise ProtocolError("too many requests without an answer")
         pending = _Pending(kind, self._now)
         if kind == "Q":
-            pending.statement = self._read(body.rstrip(b"\0"), whole)
+            pending.statement = self._read(body.rstrip(b"\0"), whole, simple=True)
             pending.script = pending.statement.script
         elif kind == "P":
             name, pos = messages.cstring(body, 0)
             end = body.find(0, pos)
-            statement = self._read(body[pos : end if end >= 0 else len(body)], whole)
+            statement = self._read(body[pos : end if end >= 0 else len(body)], whole, simple=False)
             if statement.plan is not None and whole:
                 statement.types = messages.parameter_types(body[end + 1 :])
             pending.script = statement.script
@@ -449,11 +455,11 @@ class SessionObserver(Sink):
         parameters = None
         script: Script | None = None
         if kind == "Q":
-            statement = self._read(body.rstrip(b"\0"), True)
+            statement = self._read(body.rstrip(b"\0"), True, simple=True)
             script = statement.script
         elif kind == "P":
             _, pos = messages.cstring(body, 0)
-            statement = self._read(body[pos : body.find(0, pos)], True)
+            statement = self._read(body[pos : body.find(0, pos)], True, simple=False)
             script = statement.script
         elif kind == "B":
             _, pos = messages.cstring(body, 0)
@@ -488,9 +494,14 @@ class SessionObserver(Sink):
         if len(self._pending) == 1:
             self._next_head()
 
-    def _read(self, sql: bytes, whole: bool) -> _Statement:
+    def _read(self, sql: bytes, whole: bool, *, simple: bool) -> _Statement:
         """A text the client sent, and what it says of who is charged."""
         statement = _Statement(sql)
+        if whole:
+            known = self._templates.find(sql)
+            if known is not None and (simple or not known[0].asked):  # else what is asked for is told by each Bind
+                statement.template, statement.numbers = known
+                return statement
         script = self._identity.read(sql, self._now, whole=whole, backslashes=self._backslashes)
         if self._asked is not None:
             # Without its signature, which makes every text another one.
@@ -521,6 +532,8 @@ class SessionObserver(Sink):
         if portal is not None:
             found, portal.asked = portal.asked, None
             return found or []
+        if statement is not None and statement.template is not None and not head.done:
+            return [self._digester.digest(value) for value in statement.template.values(statement.numbers)]
         if statement is not None and statement.plan is not None and not head.done:
             return [self._digester.digest(value) for value in statement.plan.resolve()]
         return []
@@ -984,6 +997,8 @@ class SessionObserver(Sink):
 
     def _shape(self, statement: _Statement) -> tuple[str, str]:
         """Fingerprint and normalised text, without a final comment: it differs each time."""
+        if statement.template is not None:
+            return statement.template.shape
         script = statement.script
         sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
         return normalise_bytes(sql, self._backslashes)

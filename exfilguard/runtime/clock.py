@@ -8,3 +8,8 @@ import time
 def now_ms() -> int:
     """Milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000
+
+
+def elapsed_s() -> float:
+    """Seconds of a clock that only goes forward, for durations."""
+    return time.perf_counter()

@@ -20,7 +20,6 @@ import asyncio
 import logging
 import secrets
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +28,7 @@ from ..config.schema import ListenerConfig
 from ..errors import ProtocolError
 from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
-from ..runtime.clock import now_ms
+from ..runtime.clock import elapsed_s, now_ms
 from ..runtime.tasks import spawn
 from ..wire import proxy
 from .engine import Front, Observer, Refusal
@@ -77,6 +76,7 @@ class Session:
         "closed",
         "early",
         "ending",
+        "enforces",
         "envelopes",
         "front",
         "guard",
@@ -84,10 +84,12 @@ class Session:
         "held",
         "id",
         "in_step",
+        "journal",
         "listener",
         "login",
         "observer",
         "principal",
+        "refuses_when_full",
         "rows_total",
         "server",
         "session_limit",
@@ -109,6 +111,10 @@ class Session:
         self.login = ""
         self.application = ""
         self.rows_total = 0
+        self.enforces = self.listener.mode == "enforce"
+        self.journal = guard.worker.journal
+        self.refuses_when_full = guard.worker.config.spool.on_full == "refuse"
+        """New statements are refused while the spool is full."""
         self.budget: LocalBudget | None = None
         self.session_limit = 0
         """Rows after which a session-scoped cut ends this session; 0: none stands."""
@@ -174,7 +180,7 @@ class Session:
     # -- data -------------------------------------------------------------------------------------------------------
 
     def from_client(self, data: bytes) -> None:
-        began = time.perf_counter()
+        began = elapsed_s()
         observer, server = self.observer, self.server
         if observer is None or self.closed:
             return
@@ -182,7 +188,7 @@ class Session:
             self.early += data
             return
         guard = self.guard
-        if guard.refuse_statements and not self.ending:
+        if self.refuses_when_full and self.journal.full and self.ending is None:
             self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
         self.heard_ms = now = now_ms()
@@ -190,7 +196,7 @@ class Session:
         if guard.screens or observer.holding:
             data, events = observer.screen(data, now, self._judge)
         else:
-            forward_first = self.listener.mode == "observe" and observer.passes_first(data)
+            forward_first = not self.enforces and observer.passes_first(data)
             if forward_first:
                 server.write(data)
             events = observer.client_data(data, now)
@@ -208,12 +214,12 @@ class Session:
             server.pace(self.throttle.take(0, now_ms()))  # a new statement, or session, waits for what the others took
         if observer.desynced:
             self._desynced()
-        guard.added.observe(time.perf_counter() - began)
+        guard.added.observe(elapsed_s() - began)
 
-    def from_server(self, data: bytes, *, opened: bool = False) -> None:
+    def from_server(self, data: bytes, opened: bool = False) -> None:
         """The database's bytes; `opened`: what was inside their envelopes."""
-        began = time.perf_counter()
-        observer, guard, listener = self.observer, self.guard, self.listener
+        began = elapsed_s()
+        observer, guard = self.observer, self.guard
         if observer is None or self.closed:
             return
         if self.envelopes is not None and not opened:
@@ -227,7 +233,7 @@ class Session:
             self.in_step.from_server(data)
             return
         self.heard_ms = now = now_ms()
-        if self.ending is not None or listener.mode == "enforce" or observer.refusals:
+        if self.ending is not None or self.enforces or observer.refusals:
             self._count_then_forward(data, now)
         else:
             self.client.write(data if observer.authenticated else self.front.login_reply(data))
@@ -244,7 +250,7 @@ class Session:
             guard.unreported.add(self)
         if observer.desynced and not self.closed:
             self._desynced()
-        guard.added.observe(time.perf_counter() - began)
+        guard.added.observe(elapsed_s() - began)
 
     def _count_then_forward(self, data: bytes, now: int) -> None:
         observer = cast("Observer", self.observer)

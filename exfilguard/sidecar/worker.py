@@ -39,6 +39,7 @@ from ..observe.mysql.statement import normalise as mysql_normalise
 from ..observe.outlet import COMPILED
 from ..observe.patients import Digester, PatientColumns
 from ..observe.statement import normalise as postgres_normalise
+from ..observe.templates import Templates
 from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
 from ..wire import proxy
@@ -89,6 +90,7 @@ class Guard:
         self.rules = identity_rules(listener)
         self.classifier = Classifier(self.rules.engine, listener.watch)
         self.asked = AskedColumns([*listener.patient_columns, *listener.asked_columns], self.rules.engine)
+        self.templates = Templates(self.asked)
         self.denied = denied_flags(listener)
         self._deny_except = [allowance.rpartition(":")[::2] for allowance in listener.deny_except]
         self.budget: LocalBudget | None = None
@@ -130,10 +132,6 @@ class Guard:
         return any(found in network for network in self._load_balancers)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
-
-    @property
-    def refuse_statements(self) -> bool:
-        return self.worker.journal.full and self.worker.config.spool.on_full == "refuse"
 
     def budget_of(self, principal: str) -> LocalBudget | None:
         """The local budget, for an account it applies to."""

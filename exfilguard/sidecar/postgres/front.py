@@ -164,6 +164,7 @@ class PostgresFront:
             guard.classifier,
             listener.large_value_bytes,
             guard.asked,
+            guard.templates,
         )
         observer.startup(params)
         if not session.admit(observer, params.get("application_name", "")):

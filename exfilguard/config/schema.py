@@ -44,7 +44,7 @@ class KafkaConfig:
     key_file: str = setting("Its private key (PEM).", "")
     linger_ms: int = setting(
         "How long the shipper waits at most to fill a frame, milliseconds. An event with many patients does not wait.",
-        25,
+        50,
     )
     frame_events: int = setting("Most events in one frame.", 500)
     fetch_wait_ms: int = setting(

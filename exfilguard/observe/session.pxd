@@ -3,6 +3,7 @@ cimport cython
 from ..wire.postgres.backend cimport BackendReader, Scan, Sink
 from ..wire.postgres.frontend cimport FrontendReader
 from ._digests cimport DigestSet
+from .identity cimport Identity
 from .outlet cimport Outlet
 
 
@@ -37,7 +38,8 @@ cdef class SessionObserver(Sink):
     cdef public str listener, session_id, source, principal, evidence
     cdef public bint authenticated, desynced, in_transaction, replication
     cdef public bytes backend_key
-    cdef public object _columns, _digester, _identity, _pending
+    cdef public object _columns, _digester, _pending
+    cdef public Identity _identity
     cdef public long long _progress_rows, _progress_ms
     cdef public object _screener, _classifier, _asked, _templates
     cdef public long long _large_value_bytes

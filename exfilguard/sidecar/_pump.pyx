@@ -22,12 +22,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 cdef extern from "sys/epoll.h" nogil:
-    ctypedef union epoll_data_t:
-        int fd
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
     int epoll_wait(int epfd, epoll_event *events, int most, int timeout_ms)
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
     enum:
@@ -48,9 +42,6 @@ cdef extern from "time.h" nogil:
         CLOCK_MONOTONIC
 
 READ_BYTES = 64 << 10
-cdef enum:
-    READ = 65536
-    READY = 256
 
 
 cdef inline double monotonic_s() noexcept nogil:
@@ -61,14 +52,6 @@ cdef inline double monotonic_s() noexcept nogil:
 
 cdef class Pump:
     """A selector for asyncio (selectors.BaseSelector) that also drives PumpTransports."""
-
-    cdef object keys
-    cdef int epfd
-    cdef dict transports
-    cdef char *buffer
-    cdef epoll_event ready[READY]
-    cdef bint called  # Python ran: asyncio must look what it has planned
-    cdef object loop
 
     def __cinit__(self):
         self.buffer = <char *>malloc(READ)
@@ -162,15 +145,10 @@ cdef class PumpTransport:
 
     _start_tls_compatible = True
 
-    cdef Pump pump
-    cdef object loop, sock, extra, server, protocol
-    cdef object receive  # protocol.data_received; None for a buffered protocol (TLS)
-    cdef int fd
-    cdef uint32_t mask  # what epoll was asked for; 0: not registered
-    cdef bint reading, closing, lost, asked_to_wait, broken, finished
-    cdef bytes backlog
-    cdef Py_ssize_t sent, high, low
-    cdef object __weakref__
+    @property
+    def itself(self):
+        """For whoever would rather call C than Python; other transports have none."""
+        return self
 
     def __init__(self, Pump pump, loop, sock, protocol, waiter, extra, server):
         self.pump, self.loop, self.sock, self.server = pump, loop, sock, server

@@ -1,9 +1,34 @@
+from ._pump cimport PumpTransport
+
+
 cdef class Session:
-    cdef public object guard, listener, client, server, front, observer, budget, throttle, envelopes, ending, in_step, journal
+    cdef public object guard, listener, front, observer, budget, throttle, envelopes, ending, in_step, journal
+    cdef public object client, server  # sides; in tests also what looks like one
     cdef public str source, id, principal, login, application
     cdef public long long rows_total, session_limit, heard_ms
-    cdef public bint closed, started, enforces, refuses_when_full
+    cdef public bint closed, started, enforces, screened, refuses_when_full
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
     cpdef _account(self, long long rows, long long now)
+
+
+cdef class _Side:
+    cdef public object transport, divert
+    cdef public set paused_by
+    cdef public PumpTransport direct
+    cpdef write(self, data)
+
+
+cdef class ClientSide(_Side):
+    cdef public object guard, timer, addresses
+    cdef public Session session
+    cdef public bint lingers
+    cpdef data_received(self, bytes data)
+
+
+cdef class ServerSide(_Side):
+    cdef public object session, lost, throttle_timer
+    cdef public bytes rest
+    cdef public Py_ssize_t rest_at
+    cpdef data_received(self, bytes data)

@@ -91,6 +91,7 @@ class Session:
         "principal",
         "refuses_when_full",
         "rows_total",
+        "screened",
         "server",
         "session_limit",
         "source",
@@ -113,6 +114,8 @@ class Session:
         self.rows_total = 0
         self.enforces = self.listener.mode == "enforce"
         self.journal = guard.worker.journal
+        self.screened = False
+        """The beginning of a request is held back by the observer."""
         self.refuses_when_full = guard.worker.config.spool.on_full == "refuse"
         """New statements are refused while the spool is full."""
         self.budget: LocalBudget | None = None
@@ -193,14 +196,15 @@ class Session:
             return
         self.heard_ms = now = now_ms()
         forward_first = False
-        if guard.screens or observer.holding:
+        if self.screened or guard.screens:
             data, events = observer.screen(data, now, self._judge)
+            self.screened = observer.holding
         else:
             forward_first = not self.enforces and observer.passes_first(data)
             if forward_first:
                 server.write(data)
             events = observer.client_data(data, now)
-        if observer.forbidden:
+        if not forward_first and observer.forbidden:
             text = f"{observer.forbidden} is not allowed through this guard"
             self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
             return
@@ -513,20 +517,23 @@ def refusal(verdict: Verdict) -> str:
     return f"account {what} after an unusual volume of records; ask your IT on-call (reference {verdict.revision})"
 
 
-class _Side(asyncio.Protocol):
-    """What the two sides share: writing with back-pressure, and a soft close that flushes."""
+class _Side:
+    """What the two sides share: writing with back-pressure, and a soft close that flushes. An asyncio.Protocol to whom calls it."""
 
     pumped = True
     """Where compiled, the sockets are read and written by _pump.pyx."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
+        self.direct: Any = None
+        """The transport, where it is one of _pump.pyx."""
         self.paused_by: set[str] = set()
         self.divert: Callable[[bytes], None] | None = None
         """While set, this side's bytes go here: the engine's login is going on."""
 
     def attach(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.direct = getattr(transport, "itself", None)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
 
     async def secure(
@@ -541,7 +548,7 @@ class _Side(asyncio.Protocol):
         then, wait = self.divert, early.append
         self.divert = wait
         transport = await loop.start_tls(
-            cast("asyncio.Transport", self.transport), self, context,
+            cast("asyncio.Transport", self.transport), cast("asyncio.Protocol", self), context,
             server_side=server, server_hostname=host, ssl_handshake_timeout=timeout_s,
         )  # fmt: skip
         if transport is not None:
@@ -555,8 +562,13 @@ class _Side(asyncio.Protocol):
 
         loop.call_soon(go_on)
 
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
+
     def write(self, data: bytes) -> None:
-        if data and self.transport is not None and not self.transport.is_closing():
+        if self.direct is not None:
+            self.direct.write(data)
+        elif data and self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
     def pause(self, why: str = "start-up") -> None:

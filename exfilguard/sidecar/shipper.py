@@ -50,10 +50,10 @@ from .verdict_table import VerdictTable
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.002
-POLL_IDLE_S = 0.005
+POLL_S = 0.004
+POLL_IDLE_S = 0.01
 IDLE_AFTER_S = 1.0
-PAUSE_PER_CPU = 20
+PAUSE_PER_CPU = 40
 """After a batch, so many times the CPU it took is waited for more (`kafka.linger_ms` at most): what publishing costs stays a
 small share of a core, however many small events come. Events with many patients do not wait (Lane.urgent)."""
 MAX_BACKOFF_S = 1.0

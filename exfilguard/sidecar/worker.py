@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import cast
 
 import orjson
 import uvloop
@@ -260,11 +261,12 @@ class Guard:
         """Connect `side` to the database. Returns its host name, for the certificate. Raises OSError."""
         loop = asyncio.get_running_loop()
         upstream = self.listener.upstream
+        protocol = cast("asyncio.Protocol", side)
         if upstream.startswith("unix:"):
-            await loop.create_unix_connection(lambda: side, upstream.removeprefix("unix:"))
+            await loop.create_unix_connection(lambda: protocol, upstream.removeprefix("unix:"))
             return ""
         host, port = parse_address(upstream)
-        await loop.create_connection(lambda: side, host, port)
+        await loop.create_connection(lambda: protocol, host, port)
         if self.listener.proxy_protocol_out != "off":
             side.write(proxy.build(self.listener.proxy_protocol_out, side.session.client.addresses))
         return host
@@ -424,7 +426,7 @@ class Worker:
         for guard in self.guards.values():
             host, port = parse_address(guard.listener.listen)
             guard.server = await loop.create_server(
-                lambda guard=guard: ClientSide(guard),  # type: ignore[misc]
+                lambda guard=guard: cast("asyncio.Protocol", ClientSide(guard)),  # type: ignore[misc]
                 host,
                 port,
                 reuse_port=True,  # other workers, and the process that takes over in a rolling restart

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ import psycopg
 from . import relay_mysql
 from .relay_idle import idle_kib
 from .relay_page import write_page
+from .relay_parts import STOPPED, Parts, Sample
 from .relay_paths import DATABASE, PASSWORD, USER, World, published
-from .report import QUICK, Report
+from .report import QUICK, RESULTS, Report
 
 WAYS = ("direct", "pgbouncer", "haproxy", "sidecar")
 PROTOCOLS = ("simple", "prepared")
@@ -60,18 +62,23 @@ STATEMENTS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description="what the sidecar costs", usage="[QUICK=1] make bench-relay [ARGS=..]")
     parser.add_argument("--engine", choices=("postgres", "mysql", "both"), default="postgres" if QUICK else "both")
-    engine = parser.parse_args().engine
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="stop after this time (exit status 75); run again to go on"
+    )
+    given = parser.parse_args()
     status = 0
-    if engine != "mysql":
-        status |= _postgres()
-    if engine != "postgres":
+    if given.engine != "mysql":
+        status = _postgres(given.seconds)
+    if given.engine != "postgres" and status != STOPPED:
         status |= relay_mysql.measure(PARTS, page="page" in ONLY)
     return status
 
 
-def _postgres() -> int:
+def _postgres(seconds: float) -> int:
     report = Report("relay")
     report.facts["cores"] = os.cpu_count()
+    key = [QUICK, ROUNDS, SECONDS, BULK_ROUNDS, sorted(ONLY - {"page"})]
+    parts = Parts(RESULTS / "relay-parts.json", key, seconds)
     with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
@@ -79,15 +86,27 @@ def _postgres() -> int:
             _load(world)
             world.start_sidecar(["pgbench_accounts.aid", "bulk.patient_id"])
             if not PARTS or "queries" in PARTS:
-                _queries(world, report)
+                for way in ways():  # caches, prepared code, first fingerprints
+                    pgbench(world, way, "-S", "-n", "-c", "4", "-t", "500")
+                for turn in range(ROUNDS):
+                    for protocol in PROTOCOLS:
+                        parts.run(f"queries {turn} {protocol}", partial(_queries, world, protocol))
             if not PARTS or "bulk" in PARTS:
-                _bulk(world, report)
+                for statement in STATEMENTS:
+                    parts.run(f"bulk {statement}", partial(_bulk, world, statement))
             if not PARTS or "memory" in PARTS:
-                _large(world, report)
-                _idle(world, report)
+                parts.run("memory large", partial(_large, world))
+                parts.run("memory idle", partial(_idle, world))
+    if parts.stopped:
+        print(f"stopped with {len(parts.samples)} parts measured: run again to go on", file=sys.stderr)
+        return STOPPED
+    _tell_queries(parts.of("queries"), report)
+    _tell_bulk(parts.of("bulk"), report)
+    _tell_memory(parts.of("memory"), report)
     status = report.finish()
     if not QUICK or "page" in ONLY:
         write_page(report)
+    parts.finished()
     return status
 
 
@@ -125,15 +144,19 @@ def ways() -> list[str]:
 # -- many small queries -----------------------------------------------------------------------------------------------
 
 
-def _queries(world: World, report: Report) -> None:
+def _queries(world: World, protocol: str) -> list[Sample]:
+    return [
+        {"clients": clients, "protocol": protocol, "way": way, **_one_load(world, way, protocol, clients)}
+        for clients in CLIENTS
+        for way in ways()
+    ]
+
+
+def _tell_queries(samples: list[Sample], report: Report) -> None:
     found: dict[tuple[str, int, str], list[dict[str, float]]] = defaultdict(list)
-    for way in WAYS if not ONLY & set(WAYS) else ways():  # caches, prepared code, first fingerprints
-        pgbench(world, way, "-S", "-n", "-c", "4", "-t", "500")
-    for _ in range(ROUNDS):
-        for protocol in PROTOCOLS:
-            for clients in CLIENTS:
-                for way in ways():
-                    found[protocol, clients, way].append(_one_load(world, way, protocol, clients))
+    for sample in samples:
+        figures = {name: value for name, value in sample.items() if name not in ("protocol", "clients", "way")}
+        found[sample["protocol"], sample["clients"], sample["way"]].append(figures)
     table: list[dict[str, Any]] = []
     for (protocol, clients, way), runs in found.items():
         medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
@@ -178,19 +201,26 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
 # -- large results ----------------------------------------------------------------------------------------------------
 
 
-def _bulk(world: World, report: Report) -> None:
+def _bulk(world: World, statement: str) -> list[Sample]:
+    out = []
+    for turn in range(BULK_ROUNDS + 1):
+        for way in ways():
+            before = world.ways[way].cpu_s()
+            took = _read_all(world, way, STATEMENTS[statement], binary=statement == "select binary", rows=ROWS)
+            if way == "sidecar":
+                world.settled()
+            if turn:  # the first one only warms
+                used = world.ways[way].cpu_s() - before
+                out.append({"statement": statement, "way": way, "seconds": took, "cpu_s": used})
+    return out
+
+
+def _tell_bulk(samples: list[Sample], report: Report) -> None:
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     cpu: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for statement, sql in STATEMENTS.items():
-        for turn in range(BULK_ROUNDS + 1):
-            for way in ways():
-                before = world.ways[way].cpu_s()
-                took = _read_all(world, way, sql, binary=statement == "select binary", rows=ROWS)
-                if way == "sidecar":
-                    world.settled()
-                if turn:  # the first one only warms
-                    seconds[statement, way].append(took)
-                    cpu[statement, way].append(world.ways[way].cpu_s() - before)
+    for sample in samples:
+        seconds[sample["statement"], sample["way"]].append(sample["seconds"])
+        cpu[sample["statement"], sample["way"]].append(sample["cpu_s"])
     report.facts["bulk"] = [
         {"statement": s, "way": w, "seconds": statistics.median(seconds[s, w]), "cpu_s": statistics.median(cpu[s, w])}
         for s in STATEMENTS
@@ -244,7 +274,7 @@ def _drain(connection: Any, sql: bytes, binary: bool, rows: int) -> float:
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def _large(world: World, report: Report) -> None:
+def _large(world: World) -> list[Sample]:
     rows = LARGE_GB * 1_000_000
     sql = f"COPY (SELECT n, repeat('x', 985) FROM generate_series(1, {rows}) AS n) TO STDOUT"
     before = world.ways["sidecar"].rss_kib()
@@ -253,14 +283,22 @@ def _large(world: World, report: Report) -> None:
         _drain(connection.pgconn, sql.encode(), False, rows)
     after = world.ways["sidecar"].rss_kib()
     print(f"  {LARGE_GB} GB in {time.monotonic() - began:.1f} s, RSS {before} -> {after} KiB", file=sys.stderr)
-    report.facts["large"] = {"gigabytes": LARGE_GB, "rss_before_kib": before, "rss_after_kib": after}
-    report.bar("large_result_rss_growth_mib", round((after - before) / 1024, 1), 8)
+    return [{"large": {"gigabytes": LARGE_GB, "rss_before_kib": before, "rss_after_kib": after}}]
 
 
-def _idle(world: World, report: Report) -> None:
-    per_session = idle_kib(world.directory, world.broker.bootstrap, SESSIONS)
-    report.facts["idle_sessions"] = SESSIONS
-    report.bar("idle_session_kib", round(per_session, 1), 20)
+def _idle(world: World) -> list[Sample]:
+    return [{"idle_kib": idle_kib(world.directory, world.broker.bootstrap, SESSIONS)}]
+
+
+def _tell_memory(samples: list[Sample], report: Report) -> None:
+    for sample in samples:
+        if large := sample.get("large"):
+            report.facts["large"] = large
+            grown = (large["rss_after_kib"] - large["rss_before_kib"]) / 1024
+            report.bar("large_result_rss_growth_mib", round(grown, 1), 8)
+        else:
+            report.facts["idle_sessions"] = SESSIONS
+            report.bar("idle_session_kib", round(sample["idle_kib"], 1), 20)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import psycopg
 
 from exfilguard.cli.common import write_resolved
 from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig, SidecarConfig
-from exfilguard.embedded.broker import FETCH_WAIT_MS, EmbeddedBroker
+from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.child import free_port, port_is_taken
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.runtime.process import Part, own_command
@@ -148,7 +148,7 @@ def config(
     return Config(
         tenant="bench",
         data_dir=str(data_dir),
-        kafka=KafkaConfig(bootstrap=bootstrap, fetch_wait_ms=FETCH_WAIT_MS),
+        kafka=KafkaConfig(bootstrap=bootstrap),  # verdicts are waited for as with Kafka: not polled every 20 ms
         sidecar=SidecarConfig(id="bench"),
         listener=[
             ListenerConfig(

@@ -74,7 +74,7 @@ def canonical(value: bytes, type_oid: int, binary: bool) -> bytes:
 class Reading:
     """How the rows of one description are read."""
 
-    __slots__ = ("by", "expressions", "fields", "formats", "identity", "last", "names", "positions")
+    __slots__ = ("by", "expressions", "fields", "formats", "identity", "last", "names", "plain", "positions")
 
     def __init__(self, fields: list[Field], positions: tuple[int, ...], by: PatientsBy, identity: bool) -> None:
         self.fields = fields
@@ -87,6 +87,8 @@ class Reading:
         self.expressions = not any(field.table_oid for field in fields)
         self.formats = tuple([field.format for field in fields])
         self.names = tuple([field.name for field in fields])
+        self.plain: tuple[str, ...] | None = None
+        """The names as an event tells them, once somebody has asked."""
 
 
 class PatientColumns:
@@ -129,9 +131,11 @@ class PatientColumns:
             if len(self._readings) >= MAX_READINGS:
                 self._readings.clear()
             positions, by = self.find(fields)
-            identity = any(field.table_oid in self._identity_tables for field in fields if field.table_oid)
-            found = self._readings[id(fields)] = Reading(fields, positions, by, identity)
+            found = self._readings[id(fields)] = Reading(fields, positions, by, self._has_identity(fields))
         return found
+
+    def _has_identity(self, fields: list[Field]) -> bool:
+        return any(field.table_oid in self._identity_tables for field in fields if field.table_oid)
 
     def mentioned_in(self, sql: bytes) -> bool:
         """True when a statement names a table that holds patients."""

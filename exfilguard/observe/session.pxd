@@ -5,6 +5,7 @@ from ..wire.postgres.frontend cimport FrontendReader
 from ._digests cimport DigestSet
 from .identity cimport Identity
 from .outlet cimport Outlet
+from .patients cimport Digester, PatientColumns, Reading
 
 
 cdef class _Statement:
@@ -38,7 +39,10 @@ cdef class SessionObserver(Sink):
     cdef public str listener, session_id, source, principal, evidence
     cdef public bint authenticated, desynced, in_transaction, replication
     cdef public bytes backend_key
-    cdef public object _columns, _digester, _pending
+    cdef public object _pending
+    cdef public PatientColumns _columns
+    cdef public Digester _digester
+    cdef public Reading _reading
     cdef public Identity _identity
     cdef public long long _progress_rows, _progress_ms
     cdef public object _screener, _classifier, _asked, _templates
@@ -70,6 +74,16 @@ cdef class SessionObserver(Sink):
     cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
     cpdef tuple scan(self, bytes data, Py_ssize_t pos, int kind, long long most)
     cpdef message(self, int kind, bytes body)
+    cpdef _on_ready(self, bytes body)
+    cpdef _on_command_complete(self, bytes body)
+    cpdef _on_description(self, bytes body)
+    cpdef _on_answered(self, str kinds)
+    cdef _Pending _head(self, str kinds)
+    cdef _begin_columns(self, list fields, tuple formats, _Statement statement)
+    cdef _charge(self, script)
+    cdef _completed(self, _Pending head, str tag)
+    cdef _Statement _read(self, bytes sql, bint whole, bint simple)
+    cdef list _take_asked(self, _Pending head)
     cdef _estimate(self, long long count)
     @cython.locals(statement=cython.longlong, duration_us=cython.longlong, final=bint)
     cdef _report(self, str kind, _Pending head=*, long long hidden_rows=*, str error=*)

@@ -39,7 +39,7 @@ from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
 from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part, text_part
-from .patients import Digester, PatientColumns, canonical
+from .patients import Digester, PatientColumns, Reading, canonical
 from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
 from .templates import Template, Templates
@@ -55,7 +55,7 @@ MAX_STATEMENTS = 10_000
 QUERY_CANCELED = "57014"
 """SQLSTATE given to a statement whose session ended before its result did."""
 
-_DATA_ROW = ord("D")
+_DATA_ROW, _READY_FOR_QUERY, _COMMAND_COMPLETE, _ROW_DESCRIPTION, _BIND_COMPLETE = b"DZCT2"
 _XLOG_DATA = b"w"
 _BINARY_COPY_TRAILER = b"\xff\xff"
 _BINARY_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
@@ -210,6 +210,7 @@ class SessionObserver(Sink):
         self.wants_column = -1
         self._positions: tuple[int, ...] = ()
         self._last_position = 0
+        self._reading: Reading | None = None
         self._fields: list[Field] = []
         self._formats: tuple[int, ...] = ()
         self._patients_by: PatientsBy = ""
@@ -405,12 +406,12 @@ class SessionObserver(Sink):
             raise ProtocolError("too many requests without an answer")
         pending = _Pending(kind, self._now)
         if kind == "Q":
-            pending.statement = self._read(body.rstrip(b"\0"), whole, simple=True)
+            pending.statement = self._read(body.rstrip(b"\0"), whole, True)
             pending.script = pending.statement.script
         elif kind == "P":
             name, pos = messages.cstring(body, 0)
             end = body.find(0, pos)
-            statement = self._read(body[pos : end if end >= 0 else len(body)], whole, simple=False)
+            statement = self._read(body[pos : end if end >= 0 else len(body)], whole, False)
             if statement.plan is not None and whole:
                 statement.types = messages.parameter_types(body[end + 1 :])
             pending.script = statement.script
@@ -455,11 +456,11 @@ class SessionObserver(Sink):
         parameters = None
         script: Script | None = None
         if kind == "Q":
-            statement = self._read(body.rstrip(b"\0"), True, simple=True)
+            statement = self._read(body.rstrip(b"\0"), True, True)
             script = statement.script
         elif kind == "P":
             _, pos = messages.cstring(body, 0)
-            statement = self._read(body[pos : body.find(0, pos)], True, simple=False)
+            statement = self._read(body[pos : body.find(0, pos)], True, False)
             script = statement.script
         elif kind == "B":
             _, pos = messages.cstring(body, 0)
@@ -494,7 +495,7 @@ class SessionObserver(Sink):
         if len(self._pending) == 1:
             self._next_head()
 
-    def _read(self, sql: bytes, whole: bool, *, simple: bool) -> _Statement:
+    def _read(self, sql: bytes, whole: bool, simple: bool) -> _Statement:
         """A text the client sent, and what it says of who is charged."""
         statement = _Statement(sql)
         if whole:
@@ -624,8 +625,7 @@ class SessionObserver(Sink):
             else:
                 values: list[bytes | None] = []
                 pos, count, size = column_values(data, pos, kind, most, self.wants_column, values)
-                digest = self._digester.digest
-                found.update([digest(canonical(v, type_oid, binary)) for v in values if v is not None])
+                found.update([self._digester.digest(canonical(v, type_oid, binary)) for v in values if v is not None])
         elif self._patients_by == "estimate" and self._fields and key is not None and estimated is not None:
             pos, count, size, further = estimated(
                 data, pos, kind, most, len(self._fields), self._expressions, key, found
@@ -671,6 +671,19 @@ class SessionObserver(Sink):
         return [self._digester.digest_row(data[start:end])], count - 1
 
     def message(self, kind: int, body: bytes) -> None:
+        # Those of every statement first, without a look into the table.
+        if kind == _READY_FOR_QUERY:
+            self._on_ready(body)
+            return
+        if kind == _COMMAND_COMPLETE:
+            self._on_command_complete(body)
+            return
+        if kind == _ROW_DESCRIPTION:
+            self._on_description(body)
+            return
+        if kind == _BIND_COMPLETE:
+            self._on_answered("B")
+            return
         handler = _HANDLERS.get(kind)
         if handler is not None:
             handler(self, body)
@@ -704,7 +717,7 @@ class SessionObserver(Sink):
             return
         fields = messages.row_description(body)
         if head.kind == "Q":
-            self._begin_columns(fields, self._columns.reading(fields).formats, head.statement)
+            self._begin_columns(fields, None, head.statement)
             return
         if head.portal is not None:
             head.portal.fields = fields
@@ -714,12 +727,18 @@ class SessionObserver(Sink):
         self._pending.popleft()
         self._next_head()
 
-    def _begin_columns(self, fields: list[Field], formats: tuple[int, ...], statement: _Statement | None) -> None:
-        reading = self._columns.reading(fields)
+    def _begin_columns(
+        self, fields: list[Field], formats: tuple[int, ...] | None, statement: _Statement | None
+    ) -> None:
+        """`formats`: None for those of the description."""
+        self._reading = reading = self._columns.reading(fields)
         self._fields = fields
-        if len(formats) == 1:
-            formats = formats * len(fields)
-        self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
+        if formats is None:
+            self._formats = reading.formats
+        else:
+            if len(formats) == 1:
+                formats = formats * len(fields)
+            self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
         self._positions, self._patients_by, self._last_position = reading.positions, reading.by, reading.last
         self._expressions = False
         if (
@@ -749,6 +768,7 @@ class SessionObserver(Sink):
         self._positions = ()
         self._patients_by = ""
         self._expressions = False
+        self._reading = None
         self._fields = []
         self._formats = ()
 
@@ -945,7 +965,11 @@ class SessionObserver(Sink):
         duration_us = max(0, self._now - head.asked_ms) * 1000 if head is not None and final else 0
         if error:
             text = ""  # a statement the server refused may hold anything, even a name between double quotes
-        columns = plain_names(self._columns.reading(self._fields).names) if text and self._fields else ()
+        columns: tuple[str, ...] = ()
+        if text and self._reading is not None:
+            if self._reading.plain is None:
+                self._reading.plain = plain_names(self._reading.names)
+            columns = self._reading.plain
         if self._outlet is None:
             self._events.append(
                 self._event(
@@ -1072,21 +1096,17 @@ def _hidden_rows(tag: str, sql: bytes) -> int:
     return messages.tag_rows(tag) if moved else 0
 
 
-_HANDLERS = {
+_HANDLERS = {  # of the messages that `message` does not know by itself
     ord("R"): SessionObserver._on_authentication,
     ord("K"): SessionObserver._on_key,
     ord("S"): SessionObserver._on_parameter,
     ord("t"): SessionObserver._on_parameter_description,
-    ord("T"): SessionObserver._on_description,
     ord("n"): SessionObserver._on_no_data,
     ord("1"): lambda observer, body: observer._on_answered("P"),
-    ord("2"): lambda observer, body: observer._on_answered("B"),
     ord("3"): lambda observer, body: observer._on_answered("C"),
-    ord("C"): SessionObserver._on_command_complete,
     ord("I"): SessionObserver._on_statement_over,
     ord("s"): SessionObserver._on_statement_over,
     ord("E"): SessionObserver._on_error,
-    ord("Z"): SessionObserver._on_ready,
     ord("H"): SessionObserver._on_copy_out,
     ord("G"): SessionObserver._on_copy_in,
     ord("W"): SessionObserver._on_copy_both,

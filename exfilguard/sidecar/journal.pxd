@@ -1,4 +1,5 @@
 from ..observe.outlet cimport Outlet
+from .spool cimport SpoolWriter
 
 
 cdef class Counters:
@@ -9,7 +10,8 @@ cdef class Counters:
 
 cdef class Journal:
     cdef public str tenant
-    cdef public object directory, spool
+    cdef public object directory
+    cdef public SpoolWriter spool
     cdef public bint full
     cdef public long long recorded, _gap
     cdef public dict _hashes, _shapes

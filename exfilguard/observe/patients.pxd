@@ -1,0 +1,22 @@
+
+
+cdef class Digester:
+    cdef public bytes _key
+    cdef public dict _cache
+    cdef public object compiled
+    cdef public object _hex
+    cpdef str digest(self, bytes value)
+
+
+cdef class Reading:
+    cdef public list fields
+    cdef public tuple positions, formats, names, plain
+    cdef public str by
+    cdef public Py_ssize_t last
+    cdef public bint identity, expressions
+
+
+cdef class PatientColumns:
+    cdef public object _names, _mentions, _identity_tables, _origins, _others, keyed
+    cdef public dict _readings
+    cpdef Reading reading(self, list fields)

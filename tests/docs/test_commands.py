@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from exfilguard.cli.main import build_parser
+from exfilguard.config.load import parse_config
 from exfilguard.embedded.child import free_port
 from tests.integration.conftest import Hospital, hospital
 from tests.integration.stack import DATABASE, PASSWORD, wait_for
@@ -82,6 +83,16 @@ def test_what_needs_root_or_another_machine_is_right_in_its_dry_form(block: Bloc
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
+
+
+def test_the_settings_of_the_installation_page_load(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "INSTALL.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "kafka.password").write_text("a password", encoding="utf-8")
+    config = parse_config(block, "docs/INSTALL.md", tmp_path, {})
+    assert config.kafka.password == "a password"
+    assert config.archive.enabled
+    assert config.listener[0].upstream.startswith("unix:")
 
 
 def family(pid: int) -> list[int]:

@@ -18,6 +18,7 @@ import pytest
 from exfilguard.cli.main import build_parser
 from exfilguard.config.load import parse_config
 from exfilguard.embedded.child import free_port
+from tests.config.test_certificates import made
 from tests.integration.conftest import Hospital, hospital
 from tests.integration.stack import DATABASE, PASSWORD, wait_for
 
@@ -89,9 +90,9 @@ def test_the_settings_of_the_installation_page_load(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "INSTALL.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "kafka.password").write_text("a password", encoding="utf-8")
+    made(tmp_path, "ca")[0].rename(tmp_path / "ca.pem")
     config = parse_config(block, "docs/INSTALL.md", tmp_path, {})
     assert config.kafka.password == "a password"
-    assert config.archive.enabled
     assert config.listener[0].upstream.startswith("unix:")
 
 

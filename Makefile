@@ -10,7 +10,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: bench-console bench-scrape site sbom audit bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-stream bench-hooks bench-archive bench-exposure chaos clean
+.PHONY: bench-console bench-scrape site sbom audit bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-sessions bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
 # What setup.py compiles: built anew when it changes.
 COMPILED := $(wildcard $(shell sed -n -e 's/^    "\(exfilguard[a-z0-9_.]*\)",$$/\1/p' -e 's/^    "\(exfilguard[a-z0-9_.]*\)": .*/\1/p' setup.py | tr . / | sed 's/$$/.py/'))
@@ -87,6 +87,9 @@ bench-detect: $(STAMP)
 
 bench-replay: $(STAMP)
 	@$(BIN)/python -m bench.replay $(ARGS)
+
+bench-sessions: $(STAMP)
+	@$(BIN)/python -m bench.sessions $(ARGS)
 
 bench-relay: $(STAMP)
 	@$(BIN)/python -m bench.relay $(ARGS)

@@ -13,6 +13,7 @@ from ..config.schema import Config
 from ..detect.policy import policy_at
 from ..errors import ConfigError
 from ..runtime.clock import now_ms
+from ..sidecar.descriptors import descriptor_limit, descriptor_problem
 
 
 def register(commands: Any) -> None:
@@ -52,6 +53,8 @@ def warnings(config: Config) -> list[str]:
                 f"listener {listener.name}: TLS on both sides: clients must use channel_binding=disable with SCRAM; "
                 "or reach the database by its Unix socket"
             )
+    if problem := descriptor_problem(config, descriptor_limit()):
+        out.append(problem)
     return out
 
 

@@ -23,6 +23,7 @@ from . import (
     repartition,
     replay,
     report,
+    sidecar,
     status,
     up,
 )
@@ -30,6 +31,7 @@ from . import (
 COMMANDS = (
     up,
     demo,
+    sidecar,
     parts,
     console,
     archive,

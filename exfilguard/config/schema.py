@@ -244,6 +244,12 @@ class SidecarConfig:
         10_000,
         unit="duration_ms",
     )
+    handover_ms: int = setting(
+        "After `exfilguard restart` the sessions of the workers that were replaced go on by themselves for so long at most; then "
+        "they end as by SIGTERM. Longer than the application's pool keeps a connection.",
+        3_600_000,
+        unit="duration_ms",
+    )
     workers: int = setting("Relay processes on each port; `enforce` needs 1, so that its budget is exact.", 1)
     digest_key: str = setting(
         "Key of the patients' digests, at least 16 characters; the same on every sidecar. Better `digest_key_file`. Empty: "

@@ -1049,6 +1049,13 @@ class SessionObserver(Sink):
             self.desynced = True
             self._events.append(self._event("desynced", detail=detail))
 
+    def give_up(self, now_ms: int) -> list[QueryEvent]:
+        """See engine.Observer."""
+        self._now = now_ms
+        self._events = []
+        self._lose("the guard failed at it")
+        return self._events
+
     def _lose(self, detail: str) -> None:
         self._desync(detail)
         if self.unreported:

@@ -50,6 +50,10 @@ class Part:
     name: str
     argv: Sequence[str]
     log_path: Path | None = None
+    descriptors: Sequence[int] = ()
+    """Handed to it under their numbers: listening sockets."""
+    replaced: bool = False
+    """It ends by itself, and is not started again."""
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     started: float = 0.0
@@ -69,6 +73,7 @@ class Part:
                 stderr=out,
                 # Its own session: Ctrl-C on the terminal reaches the supervisor only, which stops things in order.
                 start_new_session=True,
+                pass_fds=tuple(self.descriptors),
                 preexec_fn=die_with_parent,
             )
         finally:
@@ -103,8 +108,12 @@ class Supervisor:
     def check(self) -> None:
         """Restart what has ended. Call it every 100 ms or so."""
         now = time.monotonic()
-        for part in self.parts:
+        for part in list(self.parts):
             if part.process is None or part.process.poll() is None:
+                continue
+            if part.replaced:
+                log.info("%s, which was replaced, has ended", part.name)
+                self.parts.remove(part)
                 continue
             if part.not_before == 0.0:
                 code = part.process.returncode

@@ -106,6 +106,9 @@ class Observer(Protocol):
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when it is time for one."""
 
+    def give_up(self, now_ms: int) -> list[QueryEvent]:
+        """Reading failed with an error that is the guard's own: the session is desynced, and its bytes are not read any more."""
+
     def close(self, now_ms: int) -> list[QueryEvent]:
         """The connection ended."""
 

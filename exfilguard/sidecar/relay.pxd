@@ -6,10 +6,12 @@ cdef class Session:
     cdef public object client, server  # sides; in tests also what looks like one
     cdef public str source, id, principal, login, application
     cdef public long long rows_total, session_limit, heard_ms
-    cdef public bint closed, started, enforces, screened, refuses_when_full
+    cdef public bint closed, started, enforces, screened, refuses_when_full, passed
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
+    cpdef _from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
+    cpdef _from_server(self, bytes data, bint opened)
     cpdef _account(self, long long rows, long long now)
 
 
@@ -23,7 +25,7 @@ cdef class _Side:
 cdef class ClientSide(_Side):
     cdef public object guard, timer, addresses
     cdef public Session session
-    cdef public bint lingers
+    cdef public bint lingers, crowded
     cpdef data_received(self, bytes data)
 
 

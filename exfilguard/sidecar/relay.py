@@ -22,6 +22,7 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..config.schema import ListenerConfig
@@ -54,6 +55,10 @@ LINGER_S = 5.0
 CONNECT_TIMEOUT_S = 10.0
 TLS_TIMEOUT_S = 10.0
 """A client that has begun TLS must have finished the handshake by then."""
+MAX_REFUSING = 64
+"""Clients that may get as far as being refused properly; one more is refused at once."""
+SHUTDOWN_WORDS = "terminating connection due to administrator command"
+TOO_MANY = "the guard's max_sessions is reached: try again later"
 _DENIED = {
     "server_export": "writing or reading the server's files",
     "foreign": "reaching another server",
@@ -88,6 +93,7 @@ class Session:
         "listener",
         "login",
         "observer",
+        "passed",
         "principal",
         "refuses_when_full",
         "rows_total",
@@ -128,6 +134,8 @@ class Session:
         """Set while a result is being brought to its next message boundary."""
         self.closed = False
         self.started = False
+        self.passed = False
+        """The client's bytes at hand were forwarded before they were read."""
         self.heard_ms = 0
         """When either side last said something behind the login."""
         self.in_step: InStep | None = None
@@ -142,9 +150,8 @@ class Session:
     def admit(self, observer: Observer, application: str) -> bool:
         """The client said who it is: False when it was refused, by a bound or by the standing verdict."""
         guard = self.guard
-        if guard.sessions_open >= self.listener.max_sessions:
-            text = "the guard's max_sessions is reached: try again later"
-            self.refuse(Refusal.TOO_MANY, text, "max_sessions reached")
+        if guard.sessions_open >= guard.max_sessions or self.client.crowded:
+            self.refuse(Refusal.TOO_MANY, TOO_MANY, "max_sessions reached")
             return False
         self.observer = observer
         self.principal = observer.principal
@@ -183,14 +190,24 @@ class Session:
     # -- data -------------------------------------------------------------------------------------------------------
 
     def from_client(self, data: bytes) -> None:
+        try:
+            self._from_client(data)
+        except Exception as error:
+            self._failed(error, forwarded=self.passed)
+
+    def _from_client(self, data: bytes) -> None:
         began = elapsed_s()
         observer, server = self.observer, self.server
         if observer is None or self.closed:
             return
+        self.passed = False
         if server is None:
             self.early += data
             return
         guard = self.guard
+        if guard.telling and self.at_rest:
+            self.dismiss(Refusal.SHUTDOWN, SHUTDOWN_WORDS)
+            return
         if self.refuses_when_full and self.journal.full and self.ending is None:
             self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
@@ -203,6 +220,7 @@ class Session:
             forward_first = not self.enforces and observer.passes_first(data)
             if forward_first:
                 server.write(data)
+                self.passed = True
             events = observer.client_data(data, now)
         if not forward_first and observer.forbidden:
             text = f"{observer.forbidden} is not allowed through this guard"
@@ -222,6 +240,13 @@ class Session:
 
     def from_server(self, data: bytes, opened: bool = False) -> None:
         """The database's bytes; `opened`: what was inside their envelopes."""
+        try:
+            self._from_server(data, opened)
+        except Exception as error:
+            forwarded = self.listener.mode == "observe" and self.ending is None
+            self._failed(error, forwarded=forwarded and not (self.observer is not None and self.observer.refusals))
+
+    def _from_server(self, data: bytes, opened: bool) -> None:
         began = elapsed_s()
         observer, guard = self.observer, self.guard
         if observer is None or self.closed:
@@ -255,6 +280,28 @@ class Session:
         if observer.desynced and not self.closed:
             self._desynced()
         guard.added.observe(elapsed_s() - began)
+
+    def _failed(self, error: Exception, *, forwarded: bool) -> None:
+        """An error of the guard's own while it read this session: it must not stop care. The session is desynced when its bytes were
+        forwarded before, as in `observe`; where they are counted first, it ends, since what has passed is not known. The log has the
+        place and no message: that could hold a value."""
+        at = error.__traceback__
+        while at is not None and at.tb_next is not None:
+            at = at.tb_next
+        place = f"{Path(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}" if at is not None else "?"
+        log.error(
+            "listener %s: the guard failed at a session: %s at %s", self.listener.name, type(error).__name__, place
+        )
+        if self.closed or self.observer is None:
+            self.abort()
+            return
+        try:
+            events = self.observer.give_up(now_ms())
+            if events:
+                self.guard.emit(self, events)
+            self._desynced(close=not forwarded)
+        except Exception:
+            self.abort()
 
     def _count_then_forward(self, data: bytes, now: int) -> None:
         observer = cast("Observer", self.observer)
@@ -448,7 +495,9 @@ class Session:
     def at_rest(self) -> bool:
         """True when nothing is asked, nothing is being answered, and no transaction is open."""
         observer = self.observer
-        return observer is None or not (observer.awaiting_reply or observer.in_transaction or self.in_step)
+        if observer is None or not observer.authenticated:
+            return False  # it is logging in
+        return not (observer.awaiting_reply or observer.in_transaction or self.in_step)
 
     def dismiss(self, why: Refusal, message: str) -> None:
         """End a session that is at rest, or whose time is up, in the engine's words. Nobody did anything wrong."""
@@ -483,10 +532,10 @@ class Session:
             detail=detail,
         )
 
-    def _desynced(self) -> None:
-        if not self.guard.note_desynced(self):
+    def _desynced(self, *, close: bool = False) -> None:
+        if not self.guard.note_desynced(self) and not close:
             return
-        if self.listener.on_desync == "close":
+        if close or self.listener.on_desync == "close":
             self.cancel_backend()
             self.refuse(Refusal.PROTOCOL, "the protocol can no longer be followed", "desynced")
 
@@ -618,16 +667,24 @@ class ClientSide(_Side):
         self.addresses = proxy.Header()
         """The client's and the one it connected to; behind a load balancer as its PROXY header says."""
         self.lingers = False
+        self.crowded = False
+        """There is no room for it: it is told so when it has said who it is. libpq does not show an error that comes earlier, in
+        answer to its question about TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.attach(transport)
         if self.session is None:  # a TLS upgrade calls this again
             self.guard.counters.connections += 1
+            self.guard.clients += 1
             self.addresses = addresses_of(transport)
             self.session = Session(self.guard, self, self.addresses.source or "unix")
             delay = self.guard.listener.login_timeout_ms / 1000
             self.timer = asyncio.get_running_loop().call_later(delay, self._too_slow)
-            if self.guard.believes(self.addresses.source):
+            beyond = self.guard.worker.clients() - self.guard.worker.max_clients
+            self.crowded = beyond > 0
+            if beyond > MAX_REFUSING:
+                self.session.refuse(Refusal.TOO_MANY, TOO_MANY, "too many connections")
+            elif self.guard.believes(self.addresses.source):
                 self.divert = ProxyHeader(self).data_received
             else:
                 self.session.front.connected()
@@ -682,6 +739,7 @@ class ClientSide(_Side):
             asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.guard.clients -= 1
         if self.timer is not None:
             self.timer.cancel()
         if self.lingers:

@@ -109,7 +109,7 @@ class Relays:
 
     def __init__(self, config: Config) -> None:
         directory = run_dir(config.data_dir)
-        self._links = [RelayLink(directory / f"relay-{n}.sock") for n in range(config.sidecar.workers)]
+        self._links = [RelayLink(directory / f"relay-{n}.sock") for n in relay_numbers(config)]
         self._lock = threading.Lock()
         self.table = VerdictTable(Path(config.data_dir) / "verdicts.json")
         self._columns_path = Path(config.data_dir) / "columns.json"
@@ -198,7 +198,7 @@ class Shipper:
             Lane(
                 data_dir / "spool" / str(n), config.tenant, f"{config.sidecar_id}-{n}", boot, config.kafka.frame_events
             )
-            for n in range(config.sidecar.workers)
+            for n in relay_numbers(config)
         ]
         self.frames = 0
         self.events = 0
@@ -372,7 +372,7 @@ class Shipper:
             values=[
                 ("spool_bytes", {}, waiting),
                 ("spool_oldest_seconds", {}, max(0, now - oldest) / 1000 if oldest and waiting else 0),
-                ("spool_max_bytes", {}, self.config.spool.max_bytes * len(self.lanes)),
+                ("spool_max_bytes", {}, self.config.spool.max_bytes * self.config.sidecar.workers),
                 *levels,
                 *self._certificates,
                 ("frames_published_total", {}, self.frames),
@@ -382,6 +382,12 @@ class Shipper:
             ],
             details={"idempotent": self._idempotent, "verdicts": len(self.relays.table.verdicts())},
         )
+
+
+def relay_numbers(config: Config) -> list[int]:
+    """The relays there are, and were: one that was replaced (`exfilguard restart`) may still have sessions, or left events behind."""
+    found = (Path(config.data_dir) / "spool").glob("*")
+    return sorted({int(path.name) for path in found if path.name.isdecimal()} | set(range(config.sidecar.workers)))
 
 
 def _boot_id() -> str:

@@ -14,10 +14,11 @@ import os
 import re
 import secrets
 import signal
+import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
@@ -45,9 +46,11 @@ from ..runtime.clock import now_ms
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
 from ..wire import proxy
 from .budget import LocalBudget
-from .drain import drain
+from .descriptors import RESERVED_DESCRIPTORS, descriptor_limit, descriptor_problem
+from .drain import drain, stop_listening
 from .engine import FrontMaker, Refusal
 from .journal import Counters, Journal, ListenerOutlet
+from .listening import BACKLOG, open_sockets
 from .mysql.front import MysqlFront
 from .postgres.front import PostgresFront
 from .relay import ClientSide, ServerSide, Session
@@ -64,6 +67,8 @@ log = logging.getLogger(__name__)
 
 ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
 STALLED_S = 0.1
+ARRIVING = 1_000
+"""Clients beyond `max_sessions` that may be logging in, or be told that there are too many."""
 MAX_CANCELS = 32
 """Cancels on their way to the database at once; more wait. They need no login, so nothing else bounds them."""
 
@@ -107,7 +112,12 @@ class Guard:
         self.certificates = Certificates(listener)
         self._load_balancers = [ipaddress.ip_network(network) for network in listener.proxy_protocol_in]
         self._desynced_sessions: set[str] = set()
-        self.server: asyncio.Server | None = None
+        self.listening: list[tuple[asyncio.Server, socket.socket]] = []
+        self.clients = 0
+        """Connections from clients: logged in, logging in, or told the end and not gone yet."""
+        self.telling = False
+        """The relay ends: who asks something new is told so instead."""
+        self.max_sessions = min(listener.max_sessions, worker.max_clients)
         self.cancels = asyncio.Semaphore(MAX_CANCELS)
         self._next_idle_ms = 0
         self.lingering = 0
@@ -312,9 +322,13 @@ def identity_rules(listener: ListenerConfig) -> Rules:
 class Worker:
     """One relay process."""
 
-    def __init__(self, config: Config, number: int) -> None:
+    def __init__(self, config: Config, number: int, sockets: Mapping[str, Sequence[int]] | None = None) -> None:
+        """`sockets`: listener -> descriptors of the sockets that the supervisor holds."""
         self.config = config
         self.number = number
+        self._sockets = sockets or {}
+        self.inherits = bool(self._sockets)
+        self.max_clients = room_for_clients(config, descriptor_limit())
         self.data_dir = Path(config.data_dir)
         self.digester = Digester(digest_key(config))
         identity = config.identity
@@ -335,6 +349,8 @@ class Worker:
         )
         self.guards = {listener.name: Guard(self, listener) for listener in config.listener}
         self.draining = False
+        self.leaving_since = 0.0
+        """time.monotonic() at which another relay took over; 0: none has."""
 
     # -- verdicts and columns ---------------------------------------------------------------------------------------
 
@@ -414,7 +430,8 @@ class Worker:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+        stop, leave = asyncio.Event(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, leave.set)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -424,21 +441,7 @@ class Worker:
         with short_path(control_path) as address:
             control = await asyncio.start_unix_server(self._control, address, limit=1 << 20)
         for guard in self.guards.values():
-            host, port = parse_address(guard.listener.listen)
-            guard.server = await loop.create_server(
-                lambda guard=guard: cast("asyncio.Protocol", ClientSide(guard)),  # type: ignore[misc]
-                host,
-                port,
-                reuse_port=True,  # other workers, and the process that takes over in a rolling restart
-                backlog=1024,
-            )
-            log.info(
-                "listener %s: %s -> %s, %s",
-                guard.listener.name,
-                guard.listener.listen,
-                guard.listener.upstream,
-                guard.listener.mode,
-            )
+            await self._listen(guard)
         stats = StatsServer(run_dir(self.data_dir) / f"relay-{self.number}.stats", self.snapshot)
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
@@ -447,9 +450,38 @@ class Worker:
             for guard in self.guards.values():
                 guard.report_stalled()
                 guard.close_idle()
+            if leave.is_set() and await self._left():
+                break
         await drain(self)
         control.close()
         stats.close()
+
+    async def _listen(self, guard: Guard) -> None:
+        """Raises OSError."""
+        listener = guard.listener
+        held = [socket.socket(fileno=number) for number in self._sockets.get(listener.name, ())]
+        for one in held or open_sockets(listener.listen):
+            server = await asyncio.get_running_loop().create_server(
+                lambda: cast("asyncio.Protocol", ClientSide(guard)), sock=one, backlog=BACKLOG
+            )
+            guard.listening.append((server, one))
+        log.info("listener %s: %s -> %s, %s", listener.name, listener.listen, listener.upstream, listener.mode)
+
+    async def _left(self) -> bool:
+        """Another relay has taken over. True when nobody is here any more, or `sidecar.handover` is over."""
+        if not self.leaving_since:
+            self.leaving_since = time.monotonic()
+            await stop_listening(self)
+            log.info("another relay has taken over: %d sessions stay until they end", self.sessions_open())
+        if not self.clients():
+            return True
+        return time.monotonic() - self.leaving_since > self.config.sidecar.handover_ms / 1000
+
+    def clients(self) -> int:
+        return sum(guard.clients for guard in self.guards.values())
+
+    def sessions_open(self) -> int:
+        return sum(guard.sessions_open for guard in self.guards.values())
 
     def _reload(self) -> None:
         for guard in self.guards.values():
@@ -507,6 +539,15 @@ def digest_key(config: Config) -> bytes:
     raise ConfigError([f"{path}: is empty: remove it, or set sidecar.digest_key_file"])
 
 
+def room_for_clients(config: Config, descriptors: int) -> int:
+    """How many clients one relay can hold. Each has two descriptors, its own and the database's."""
+    wanted = sum(listener.max_sessions for listener in config.listener) + ARRIVING
+    room = (descriptors - RESERVED_DESCRIPTORS) // 2
+    if problem := descriptor_problem(config, descriptors):
+        log.error("%s", problem)
+    return max(1, min(wanted, room))
+
+
 def _loop_for(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop where every listener has TLS: asyncio's TLS, in Python, costs a statement more than the sockets in C save. One listener
     in clear is enough for those."""
@@ -514,10 +555,10 @@ def _loop_for(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop if encrypted else make_loop
 
 
-def run_worker(config: Config, number: int) -> int:
+def run_worker(config: Config, number: int, sockets: Mapping[str, Sequence[int]] | None = None) -> int:
     """Run until SIGTERM. Returns the exit status."""
     try:
-        worker = Worker(config, number)
+        worker = Worker(config, number, sockets)
         with asyncio.Runner(loop_factory=_loop_for(config)) as runner:
             runner.run(worker.run())
     except OSError as error:

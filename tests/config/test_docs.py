@@ -70,3 +70,12 @@ def test_the_tests_that_the_architecture_names_exist() -> None:
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     for name in re.findall(r"`(test_[a-z_]+)\*?`", page):
         assert f"def {name}" in tests, name
+
+
+def test_the_page_of_the_drivers_is_what_the_matrix_found() -> None:
+    from tests.drivers import table
+
+    said = table.PAGE.read_text(encoding="utf-8")
+    versions = re.compile(r"^(\| [a-z_0-9-]+ \|)[^|]*\|", re.MULTILINE)  # of the machine it ran on
+    assert versions.sub(r"\1", table.page(table.load().values())) == versions.sub(r"\1", said)
+    assert " failed" not in said

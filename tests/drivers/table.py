@@ -1,6 +1,6 @@
 """docs/DRIVERS.md: what the matrix found. `make drivers` fills it, one part of the matrix at a time if need be.
 
-Every case that ran writes its line into .cache/drivers.json, over what an earlier run said of it; the page is made from that file.
+Every case that ran writes its line into results.json, over what an earlier run said of it; the page is made from that file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[2] / ".cache" / "drivers.json"
+RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[2] / "docs" / "DRIVERS.md"
 
 DISTRIBUTIONS = {
@@ -92,8 +92,8 @@ def load() -> dict[str, Case]:
 def add(cases: Iterable[Case]) -> None:
     """Into the file of results, and the page anew."""
     known = load() | {case.key: case for case in cases}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({key: asdict(known[key]) for key in sorted(known)}, indent=1), encoding="utf-8")
+    lines = [f"{json.dumps(key)}: {json.dumps(asdict(known[key]))}" for key in sorted(known)]
+    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     PAGE.write_text(page(known.values()), encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Mutated inputs, as many as asked for: each is made from its number alone, so a run can be resumed and an input replayed.
 
-    python -m tests.fuzz.run [--target postgres|mysql] [--inputs 10000000] [--seconds S] [--state FILE] [--replay N]
+    python -m tests.fuzz.run [--target postgres|mysql|edges] [--inputs 10000000] [--seconds S] [--state FILE] [--replay N]
 
 Exit status 1 when an input crashed, broke an invariant, hung, or memory grew.
 """
@@ -17,12 +17,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.edges import Edges
 from tests.fuzz.mysql import Mysql
 from tests.fuzz.postgres import Postgres
 from tests.fuzz.target import Hang, Target
 from tests.integration.stack import rss_kib
 
-TARGETS = {"postgres": Postgres, "mysql": Mysql}
+TARGETS = {"postgres": Postgres, "mysql": Mysql, "edges": Edges}
 SEED = "exfilguard"
 BATCH = 2_000
 BATCH_CPU_S = 30.0

@@ -10,7 +10,7 @@ import orjson
 import pymysql
 from pymysql._auth import caching_sha2_password_auth, scramble_caching_sha2
 
-from exfilguard.config.schema import Config, IdentityConfig, KafkaConfig, ListenerConfig
+from exfilguard.config.schema import Config, IdentityConfig, KafkaConfig, ListenerConfig, SidecarConfig
 from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb
 from exfilguard.events.codec import check_event
@@ -72,7 +72,9 @@ def mysql_listener(upstream: str, **changes: Any) -> ListenerConfig:
 class GuardedMysql:
     """A running relay in front of a server."""
 
-    def __init__(self, data_dir: Path, upstream: str, identity: IdentityConfig | None = None, **changes: Any) -> None:
+    def __init__(
+        self, data_dir: Path, upstream: str, identity: IdentityConfig | None = None, workers: int = 1, **changes: Any
+    ) -> None:
         self.listener = mysql_listener(upstream, **changes)
         self.port = port_of(self.listener.listen)
         config = Config(
@@ -80,11 +82,13 @@ class GuardedMysql:
             data_dir=str(data_dir),
             kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
             identity=identity or IdentityConfig(),
+            sidecar=SidecarConfig(workers=workers),
             listener=[self.listener],
         )
         self.stack = Stack(config)
-        self.stack.start("relay")
-        self.stack.relay_ready()
+        for number in range(workers):
+            self.stack.start("relay", "--worker", str(number), key="relay" if number == 0 else f"relay-{number}")
+            self.stack.relay_ready(number)
 
     def connect(self, user: str = ACCOUNT, **options: Any) -> pymysql.Connection[Any]:
         """A PyMySQL connection through the relay."""

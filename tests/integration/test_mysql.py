@@ -318,6 +318,30 @@ def test_kill_reaches_the_server_from_a_side_connection(relay: Relay) -> None:
         assert cursor.execute("SELECT 1") == 1
 
 
+def test_a_kill_may_come_through_any_worker(relay: Relay) -> None:
+    """The thread's number is the server's own, as the client has seen it; the side connection goes where the kernel puts it."""
+    guarded = relay(workers=3)
+    with guarded.connect() as connection, connection.cursor() as cursor:
+        thread = connection.thread_id()
+        for _ in range(6):
+
+            def kill() -> None:
+                with guarded.connect() as side:
+                    side.query(f"KILL QUERY {thread}")
+
+            timer = threading.Timer(0.1, kill)
+            timer.start()
+            began = time.monotonic()
+            with contextlib.suppress(pymysql.MySQLError):
+                cursor.execute("SELECT SLEEP(20)")
+            timer.join()
+            assert time.monotonic() - began < 10
+            assert cursor.execute("SELECT 1") == 1
+    shares = [guarded.stack.snapshot(f"relay-{n}") for n in range(3)]
+    taken = [v for one in shares if one is not None for name, _, v in one.values if name == "connections_total"]
+    assert sum(taken) == 7
+
+
 def test_with_kill_dsn_a_backend_that_only_computes_is_stopped(relay: Relay, mariadb: EmbeddedMariadb) -> None:
     dsn = f"mysql://exfilguard_admin:{mariadb.password}@127.0.0.1:{mariadb.port}"
     guarded = relay(kill_dsn=dsn)

@@ -84,6 +84,12 @@ def test_a_rolling_restart_fails_no_query(relay: Relay) -> None:
     failures: list[BaseException] = []
 
     def work(number: int) -> None:
+        try:
+            ask(number)
+        except BaseException as error:
+            failures.append(error)
+
+    def ask(number: int) -> None:
         connection = connect(guarded.dsn())
         while not stop.is_set():
             try:
@@ -100,9 +106,6 @@ def test_a_rolling_restart_fails_no_query(relay: Relay) -> None:
                 again[number] += 1
                 connection.close()
                 connection = connect(guarded.dsn())
-            except BaseException as error:
-                failures.append(error)
-                return
         connection.close()
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(len(done))]

@@ -56,6 +56,8 @@ except ImportError:  # no C compiler at installation
     column = estimated = None  # type: ignore[assignment]
 
 MAX_COLUMNS = 4_096
+MAX_ROWS = 10**15
+"""Of one answer; more are a lie, and would not fit into the sums."""
 
 
 class Answers(Commands):
@@ -159,7 +161,7 @@ class Answers(Commands):
         first = payload[0]
         if first == messages.OK:
             found = messages.ok(payload)
-            self._end_result(found, self._hidden(found.affected_rows))
+            self._end_result(found, self._hidden(min(found.affected_rows, MAX_ROWS)))
         elif first == messages.ERR:
             self._on_error(payload)
         elif first == messages.LOCAL_INFILE:

@@ -28,7 +28,7 @@ from ...wire.mysql.compression import Algorithm, Envelopes, envelope
 from ...wire.mysql.discard import Discard
 from ...wire.mysql.messages import packet
 from ..engine import Refusal
-from ..relay import CONNECT_TIMEOUT_S, ServerSide, Session
+from ..relay import CONNECT_TIMEOUT_S, TOO_MANY, ServerSide, Session
 from . import passwords
 from .kill import kill
 
@@ -94,9 +94,8 @@ class MysqlFront:
     def connected(self) -> None:
         session = self.session
         session.client.divert = self._client_data
-        if session.guard.sessions_open >= session.listener.max_sessions:
-            text = "the guard's max_sessions is reached: try again later"
-            session.refuse(Refusal.TOO_MANY, text, "max_sessions reached")
+        if session.guard.sessions_open >= session.guard.max_sessions or session.client.crowded:
+            session.refuse(Refusal.TOO_MANY, TOO_MANY, "max_sessions reached")
             return
         spawn(self._reach(), "connect upstream")
 

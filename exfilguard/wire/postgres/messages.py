@@ -34,6 +34,8 @@ class Field:
     """0 text, 1 binary; always 0 in the answer to Describe(statement), where Bind decides."""
 
 
+MAX_COUNT_DIGITS = 15
+"""Of a row count; more are a lie, and would not fit into the sums."""
 MAX_DESCRIPTIONS = 1_024
 MAX_DESCRIPTION_BYTES = 16 << 10
 _descriptions: dict[bytes, list[Field]] = {}
@@ -72,9 +74,9 @@ def command_tag(body: bytes) -> str:
 
 
 def tag_rows(tag: str) -> int:
-    """The count at the end of a tag; 0 when it has none."""
+    """The count at the end of a tag; 0 when it has none, or one that no database can reach."""
     last = tag.rpartition(" ")[2]
-    return int(last) if last.isdecimal() else 0
+    return int(last) if len(last) <= MAX_COUNT_DIGITS and last.isdecimal() else 0
 
 
 def sqlstate(body: bytes) -> str:

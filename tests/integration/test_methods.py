@@ -1,0 +1,148 @@
+"""Ways to log in and kinds of message that no driver of the matrix uses: GSSENCRequest, direct TLS and its ALPN, md5, cleartext,
+FunctionCall. The database's answer is the client's, byte for byte."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.config.test_certificates import made
+from tests.wire import build as b
+
+from .conftest import Hospital
+from .guarded import Relay
+from .stack import DATABASE, PASSWORD, connect, wait_for
+
+GSSENC_REQUEST = struct.pack("!II", 8, 80877104)
+SSL_REQUEST = struct.pack("!II", 8, 80877103)
+METHODS = {
+    "asks_md5": "md5",
+    "asks_clear": "password",
+    "asks_scram": "scram-sha-256",
+    "asks_nothing": "trust",
+    "asks_never": "reject",
+}
+
+
+@pytest.fixture(scope="module")
+def accounts(hospital: Hospital) -> Iterator[None]:
+    """One for each method of pg_hba.conf."""
+    hba = hospital.server.data_dir / "cluster" / "pg_hba.conf"
+    before = hba.read_text(encoding="utf-8")
+    lines = "".join(f"host all {name} 127.0.0.1/32 {method}\n" for name, method in METHODS.items())
+    hba.write_text(lines + before, encoding="utf-8")
+    with connect(hospital.admin_dsn) as admin:
+        for name, method in METHODS.items():
+            admin.execute(f"SET password_encryption = '{'md5' if method == 'md5' else 'scram-sha-256'}'")
+            admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+            admin.execute(f"GRANT SELECT ON patient TO {name}")
+        admin.execute("SELECT pg_reload_conf()")
+    time.sleep(0.3)
+    yield
+    hba.write_text(before, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_between_the_client_and_the_database(
+    relay: Relay, hospital: Hospital, accounts: None, name: str
+) -> None:
+    guarded = relay()
+
+    def tried(dsn: str) -> str:
+        try:
+            with connect(dsn) as session:
+                return str(session.execute("SELECT count(*) FROM patient").fetchone())
+        except psycopg.Error as error:
+            return str(error).replace(str(guarded.port), "PORT").replace(str(hospital.port), "PORT")
+
+    for dsn in (hospital.dsn(name), hospital.dsn(name).replace(PASSWORD, "wrong")):
+        through = dsn.replace(f"port={hospital.port}", f"port={guarded.port}")
+        assert through != dsn
+        assert tried(through) == tried(dsn)
+    logins = [
+        e["kind"] for e in wait_for(lambda: [e for e in guarded.events() if e["kind"] in ("login", "login_failed")])
+    ]
+    expected = {"asks_nothing": {"login"}, "asks_never": {"login_failed"}}.get(name, {"login", "login_failed"})
+    assert set(logins) <= expected
+
+
+def test_a_function_call_is_answered_and_followed(relay: Relay, hospital: Hospital, accounts: None) -> None:
+    """int4pl(40, 2) by its oid, binary; then a query, which is still told apart."""
+    call = b.message("F", struct.pack("!IhhhiIiIh", 177, 1, 1, 2, 4, 40, 4, 2, 1))
+    query = b.query("SELECT id FROM patient WHERE id <= 5")
+    guarded = relay()
+    heard = {}
+    for port in (hospital.port, guarded.port):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+            raw.sendall(b.startup(user="asks_nothing", database=DATABASE))
+            _until_ready(raw)
+            raw.sendall(call)
+            answer = _until_ready(raw)
+            raw.sendall(query)
+            heard[port] = answer + _until_ready(raw)
+    assert heard[guarded.port] == heard[hospital.port]
+    assert heard[guarded.port].startswith(b.message("V", struct.pack("!iI", 4, 42)))
+    wait_for(lambda: guarded.counted("asks_nothing") >= 5)
+    assert not [e for e in guarded.events() if e["kind"] == "desynced"]
+
+
+def _until_ready(raw: socket.socket) -> bytes:
+    seen = b""
+    while not seen.endswith(b.READY):
+        part = raw.recv(1 << 16)
+        assert part, seen
+        seen += part
+    return seen
+
+
+def test_gssapi_encryption_is_declined_and_the_client_goes_on(relay: Relay, accounts: None, tmp_path: Path) -> None:
+    """libpq asks for GSSAPI, then for TLS, on one connection; both answers are one byte."""
+    cert, key = made(tmp_path, "guard")
+    guarded = relay(tls="terminate", tls_cert=str(cert), tls_key=str(key))
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as raw:
+        raw.sendall(GSSENC_REQUEST)
+        assert raw.recv(10) == b"N"
+        raw.sendall(SSL_REQUEST)
+        assert raw.recv(1) == b"S"
+        context = ssl.create_default_context(cafile=str(cert))
+        context.check_hostname = False
+        with context.wrap_socket(raw) as encrypted:
+            encrypted.sendall(b.startup(user="asks_nothing", database=DATABASE))
+            _until_ready(encrypted)
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as raw:
+        raw.sendall(GSSENC_REQUEST)
+        assert raw.recv(10) == b"N"
+        raw.sendall(b.startup(user="asks_nothing", database=DATABASE))
+        _until_ready(raw)
+
+
+@pytest.mark.parametrize("protocols", [[], ["h2"], ["postgresql"], ["h2", "postgresql"]])
+def test_direct_tls_is_taken_with_postgresqls_alpn_only(
+    relay: Relay, accounts: None, tmp_path: Path, protocols: list[str]
+) -> None:
+    cert, key = made(tmp_path, "guard")
+    guarded = relay(tls="terminate", tls_cert=str(cert), tls_key=str(key))
+    context = ssl.create_default_context(cafile=str(cert))
+    context.check_hostname = False
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    with (
+        socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as raw,
+        context.wrap_socket(raw) as encrypted,
+    ):
+        if "postgresql" in protocols:
+            assert encrypted.selected_alpn_protocol() == "postgresql"
+            encrypted.sendall(b.startup(user="asks_nothing", database=DATABASE))
+            _until_ready(encrypted)
+        else:
+            said = encrypted.recv(1000)
+            assert b"C08P01" in said
+            assert b"sslnegotiation=postgres" in said
+            assert guarded.stack.total("tls_failures_total") == 1

@@ -1,0 +1,104 @@
+"""An error of the guard's own while it reads a session: care goes on, the log has no value."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from exfilguard.sidecar.relay import Session
+
+SECRET = "Dupont"
+
+
+class Side:
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close_softly(self) -> None: ...
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Observer:
+    """Fails at everything, until it is told to give up."""
+
+    principal = login = application = "app"
+    evidence = "login"
+    authenticated = at_boundary = True
+    awaiting_reply = in_transaction = unreported = holding = desynced = False
+    forbidden = ""
+    refusals = portion_rows = 0
+
+    def _fail(self, *_: Any, **__: Any) -> Any:
+        if not self.desynced:
+            raise ValueError(f"invalid literal: {SECRET}")
+        return []
+
+    client_data = server_data = observed = _fail
+
+    def passes_first(self, data: bytes) -> bool:
+        return True
+
+    def give_up(self, now_ms: int) -> list[str]:
+        self.desynced = True
+        return ["desynced"]
+
+    def close(self, now_ms: int) -> list[str]:
+        return []
+
+
+def made(mode: str, on_desync: str) -> tuple[Session, Side, Side, list[Any], SimpleNamespace]:
+    told: list[Any] = []
+    front = SimpleNamespace(refusal=lambda why, text: b"ERROR", cancel=lambda: None, login_reply=lambda data: data)
+    counters = SimpleNamespace(desynced=0, refused=0, records_past_limit=0)
+    guard = SimpleNamespace(
+        listener=SimpleNamespace(name="dpi", mode=mode, on_desync=on_desync), make_front=lambda session: front, counters=counters,
+        telling=False,
+        worker=SimpleNamespace(
+            journal=SimpleNamespace(full=False), config=SimpleNamespace(spool=SimpleNamespace(on_full="forward"))
+        ), screens=False, unreported=set(), added=SimpleNamespace(observe=lambda s: None),
+        note_desynced=lambda session: not counters.__dict__.update(desynced=counters.desynced + 1),
+        emit=lambda session, events: told.extend(events), gone=lambda session: None,
+    )  # fmt: skip
+    client, server = Side(), Side()
+    session = Session(cast("Any", guard), cast("Any", client), "10.0.0.1")
+    session.observer, session.server, session.started, session.principal = (
+        cast("Any", Observer()),
+        cast("Any", server),
+        True,
+        "app",
+    )
+    return session, client, server, told, counters
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_an_error_of_the_guards_own_desyncs_one_session(who: str, caplog: pytest.LogCaptureFixture) -> None:
+    """`observe`, `forward`: every byte goes on, before and after."""
+    session, client, server, told, counters = made("observe", "forward")
+    say, arrives = (session.from_client, server) if who == "client" else (session.from_server, client)
+    with caplog.at_level(logging.ERROR):
+        say(b"one")
+    assert arrives.written == [b"one"]
+    assert (told, counters.desynced, session.closed) == (["desynced"], 1, False)
+    assert "ValueError at test_failure.py" in caplog.text
+    assert SECRET not in caplog.text
+    session.from_server(b"two")
+    assert client.written[-1] == b"two"
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+@pytest.mark.parametrize(("mode", "on_desync"), [("observe", "close"), ("enforce", "forward"), ("enforce", "close")])
+def test_it_ends_the_session_where_it_may_not_go_on(who: str, mode: str, on_desync: str) -> None:
+    """Counted first, what has passed is not known: the session ends, with an error."""
+    session, client, _, _, counters = made(mode, on_desync)
+    (session.from_client if who == "client" else session.from_server)(b"one")
+    assert session.closed
+    assert client.written[-1] == b"ERROR"
+    assert counters.refused == 1

@@ -116,6 +116,7 @@ def assert_kept(directory: Path, pid: int, secrets: list[bytes]) -> None:
         assert not any(secret in path.read_bytes() for secret in secrets), path
 
 
+@pytest.mark.timeout(300)
 def test_the_quick_start_as_somebody_types_it(tmp_path: Path, hospital: Hospital) -> None:
     """Block after block in a directory of its own, against a real PostgreSQL; only ports, and passwords that are asked for, are ours."""
     listen, metrics, console = free_port(), free_port(), free_port()

@@ -4,6 +4,7 @@ Each extension is optional at install time: without a C compiler the wire reader
 detector's windows say that they need one. The tests and CI fail when a compiled part was expected and not loaded.
 """
 
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -65,7 +66,11 @@ def source_of(name: str) -> str:
     return str(next(p for p in (path.with_suffix(".pyx"), path.with_suffix(".py")) if p.exists()))
 
 
+# What this process may use, not what the machine has.
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 setup(
+    options={"build_ext": {"parallel": WORKERS}},
     ext_modules=[
         *cythonize(
             [extension(name, source) for name, source in SOURCES.items()],
@@ -77,5 +82,5 @@ setup(
             language_level=3,
             compiler_directives={"annotation_typing": False},
         ),
-    ]
+    ],
 )

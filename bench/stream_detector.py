@@ -115,7 +115,7 @@ class Watcher(threading.Thread):
         self.join()
 
 
-def latency(report: Report, running: Running, rate: float) -> None:
+def latency(report: Report, running: Running, rate: float, broker_pid: int) -> None:
     """Paced frames at `rate` events a second, and a hundred times a second an account that takes too much at once."""
     sys.setswitchinterval(0.0005)  # the watcher must not wait for the load
     process, frames, producer = running.process, running.frames, running.producer
@@ -124,7 +124,7 @@ def latency(report: Report, running: Running, rate: float) -> None:
     time.sleep(0.5)
     sent: dict[str, int] = {}
     lateness = []
-    used, own, began = cpu_s(process.pid), time.process_time(), time.perf_counter()
+    used, broker, own, began = cpu_s(process.pid), cpu_s(broker_pid), time.process_time(), time.perf_counter()
     due, pause = 0.0, FRAME_EVENTS / rate
     while (now := time.perf_counter() - began) < LATENCY_S:
         if now < due:
@@ -142,7 +142,11 @@ def latency(report: Report, running: Running, rate: float) -> None:
             sent[name] = time.time_ns()
             producer.send(frames.special(event))
     took = time.perf_counter() - began
-    shares = (cpu_s(process.pid) - used) / took, (time.process_time() - own) / took
+    shares = {
+        "half_load_cores_detector": (cpu_s(process.pid) - used) / took,
+        "half_load_cores_broker": (cpu_s(broker_pid) - broker) / took,
+        "half_load_cores_load": (time.process_time() - own) / took,
+    }
     producer.flush()
     running.wait_counted()
     time.sleep(0.5)
@@ -163,6 +167,4 @@ def latency(report: Report, running: Running, rate: float) -> None:
         "half_load_events_per_s": rate,
         "half_load_sent_events_per_s": (len(lateness) * FRAME_EVENTS) / took,
         "half_load_late_ms_p99": percentile(lateness, 0.99) * 1e3,
-        "half_load_cores_detector": shares[0],
-        "half_load_cores_load": shares[1],
-    }
+    } | shares

@@ -135,7 +135,7 @@ def _latency(report: Report, facts: dict[str, Any]) -> list[str]:
         "",
         f"{facts['half_load_sent_events_per_s']:,.0f} events/s (asked for: {facts['half_load_events_per_s']:,.0f}), and among them {facts['event_to_verdict_verdicts']:,} accounts that take too much",
         f"at once. p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms, worst {found['p100']:.1f} ms, seen by a reader of the verdicts topic; until the detector had",
-        f"sent them: p50 {sent['p50']:.1f} ms, p99 {sent['p99']:.1f} ms. The detector used {facts['half_load_cores_detector']:.2f} of its core, the load {facts['half_load_cores_load']:.2f} of the other;",
+        f"sent them: p50 {sent['p50']:.1f} ms, p99 {sent['p99']:.1f} ms. The detector used {facts['half_load_cores_detector']:.2f} of its core, the broker {facts['half_load_cores_broker']:.2f} and the load {facts['half_load_cores_load']:.2f} of the other;",
         f"it sent 99 % of its frames at most {facts['half_load_late_ms_p99']:.1f} ms late.",
         "",
         "![event to verdict](stream-latency.svg)",

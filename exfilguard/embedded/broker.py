@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 from ..errors import EmbeddedError
 from ..runtime.kafka import broker_answers
-from .child import Child, free_port, port_is_taken
+from .server import Server
 
 START_S = 15.0
 FETCH_WAIT_MS = 20
@@ -32,12 +31,15 @@ def broker_binary() -> Path:
     return path
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(Server):
     """Start and stop it; `bootstrap` is where it listens."""
 
+    name = "broker"
+    start_s = START_S
+    stop_s = 3.0
+
     def __init__(self, port: int | None = None, log_path: Path | None = None) -> None:
-        self.port = port or free_port()
-        self._child = Child("the embedded broker", log_path)
+        super().__init__(port, log_path)
 
     @property
     def bootstrap(self) -> str:
@@ -54,30 +56,8 @@ class EmbeddedBroker:
             *("--advertised-listener-url", f"tcp://{self.bootstrap}"),
         ]
 
-    @property
-    def alive(self) -> bool:
-        return self._child.alive
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def start(self) -> None:
-        """Returns when it answers. Raises EmbeddedError."""
-        if port_is_taken(self.port):
-            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
+    def run(self) -> None:
         self._child.start(self.argv)
-        self._child.wait_until(lambda: broker_answers(self.bootstrap), START_S)
 
-    def stop(self) -> None:
-        self._child.stop(grace_s=3.0)
-
-    def kill(self) -> None:
-        self._child.kill()
-
-    def __enter__(self) -> EmbeddedBroker:
-        self.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.stop()
+    def ready(self) -> bool:
+        return broker_answers(self.bootstrap)

@@ -13,11 +13,11 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from ..errors import EmbeddedError
 from ..runtime.kafka import broker_answers
-from .child import Child, free_port, port_is_taken
+from .child import free_port
+from .server import Server
 
 VERSION = "4.1.0"
 START_S = 60.0
@@ -58,31 +58,23 @@ def jars() -> Path:
     return cache
 
 
-class ApacheKafka:
+class ApacheKafka(Server):
     """The same handles as EmbeddedBroker. A new start on the same directory keeps the data."""
 
+    name = "Apache Kafka"
+    start_s = START_S
+    stop_s = 20.0
+
     def __init__(self, data_dir: Path, port: int | None = None) -> None:
+        super().__init__(port, data_dir / "kafka.log")
         self.data_dir = data_dir
-        self.port = port or free_port()
         self._controller_port = free_port()
-        self._child = Child("Apache Kafka", data_dir / "kafka.log")
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    @property
-    def alive(self) -> bool:
-        return self._child.alive
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def start(self) -> None:
-        """Returns when it answers. Raises EmbeddedError."""
-        if port_is_taken(self.port):
-            raise EmbeddedError(f"port {self.port} is in use: stop what listens there or choose another port")
+    def run(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         classpath = f"{jars()}/*"
         properties = self.data_dir / "server.properties"
@@ -102,8 +94,11 @@ class ApacheKafka:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             if done.returncode:
                 raise EmbeddedError(f"Kafka's storage could not be formatted: {done.stderr.strip()[-300:]}")
-        self._child.start(["java", "-Xmx512m", "-cp", classpath, "kafka.Kafka", str(properties)])
-        self._child.wait_until(lambda: broker_answers(self.bootstrap), START_S)
+        # One collector thread: beside others on a small machine, several of them stop the broker longer than one does.
+        self._child.start(["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath, "kafka.Kafka", str(properties)])
+
+    def ready(self) -> bool:
+        return broker_answers(self.bootstrap)
 
     def _properties(self) -> str:
         settings = {
@@ -122,16 +117,3 @@ class ApacheKafka:
             "group.initial.rebalance.delay.ms": "0",
         }
         return "".join(f"{key}={value}\n" for key, value in settings.items())
-
-    def stop(self) -> None:
-        self._child.stop(grace_s=20.0)
-
-    def kill(self) -> None:
-        self._child.kill()
-
-    def __enter__(self) -> ApacheKafka:
-        self.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.stop()

@@ -52,11 +52,12 @@ def normalise_bytes(sql: bytes, backslashes: bool = False) -> tuple[str, str]:
         found = _compiled_shape(sql)
         if found is not None:
             text, lists = found
-            return _name(_fold(text) if lists else text)
+            return named(_fold(text) if lists else text)
     return normalise(sql.decode("utf-8", "replace"), backslashes)
 
 
-def _name(text: str) -> tuple[str, str]:
+def named(text: str) -> tuple[str, str]:
+    """A normalised text's (fingerprint, text as it may be told)."""
     found = _named.get(text)
     if found is None:
         fingerprint = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
@@ -77,7 +78,7 @@ def normalise(sql: str, backslashes: bool = False) -> tuple[str, str]:
     found = _cache.get(key)
     if found is not None:
         return found
-    result = _name(_shape(sql, _BACKSLASHES if backslashes else _STANDARD))
+    result = named(_shape(sql, _BACKSLASHES if backslashes else _STANDARD))
     if len(sql) <= MAX_CACHED_CHARS:
         if len(_cache) >= MAX_CACHED:
             _cache.clear()

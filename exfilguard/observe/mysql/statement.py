@@ -8,7 +8,6 @@ https://dev.mysql.com/doc/refman/8.4/en/language-structure.html
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 try:
@@ -16,7 +15,7 @@ try:
 except ImportError:  # no C compiler at installation
     _compiled_shape = None  # type: ignore[assignment]
 
-from ..statement import MAX_CACHED, MAX_CACHED_CHARS, MAX_TEXT_CHARS
+from ..statement import MAX_CACHED, MAX_CACHED_CHARS, named
 
 _LEXEME = r"""
     (?P<space> \s+ | \#[^\n]* | --(?=[\s\x00-\x1f]|\Z)[^\n]* )
@@ -39,7 +38,6 @@ _PLAIN_IDENTIFIER = re.compile(r"`[A-Za-z_][A-Za-z0-9_$]{0,63}`")
 _LIST = re.compile(r"\( \?(?: , \?)+ \)")
 _ROWS = re.compile(r"\( \? \)(?: , \( \? \))+")
 
-_named: dict[str, tuple[str, str]] = {}
 _cache: dict[tuple[str, bool], tuple[str, str]] = {}
 
 
@@ -49,20 +47,8 @@ def normalise_bytes(sql: bytes, backslashes: bool = True) -> tuple[str, str]:
         found = _compiled_shape(sql)
         if found is not None:
             text, lists = found
-            return _name(_fold(text) if lists else text)
+            return named(_fold(text) if lists else text)
     return normalise(sql.decode("utf-8", "replace"), backslashes)
-
-
-def _name(text: str) -> tuple[str, str]:
-    found = _named.get(text)
-    if found is None:
-        fingerprint = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()
-        found = (fingerprint, text[:MAX_TEXT_CHARS])
-        if len(text) <= MAX_CACHED_CHARS:
-            if len(_named) >= MAX_CACHED:
-                _named.clear()
-            _named[text] = found
-    return found
 
 
 def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:
@@ -74,7 +60,7 @@ def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:
     found = _cache.get(key)
     if found is not None:
         return found
-    result = _name(_shape(sql, _PLAIN if backslashes else _NO_BACKSLASHES))
+    result = named(_shape(sql, _PLAIN if backslashes else _NO_BACKSLASHES))
     if len(sql) <= MAX_CACHED_CHARS:
         if len(_cache) >= MAX_CACHED:
             _cache.clear()

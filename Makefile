@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 comma  := ,
 STAMP  := $(VENV)/.installed
-BENCH  := $(VENV)/.bench
+# An extra of pyproject.toml, installed without building the project again.
+EXTRA  := $(VENV)/.extra
 # python-ldap is built from source: only where OpenLDAP's headers are.
 LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
@@ -21,9 +22,8 @@ $(STAMP): pyproject.toml setup.py $(COMPILED) $(wildcard exfilguard/*/*.pxd exfi
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)$(MYSQL)]'
 	@touch $@
 
-# What only the benches need, from pyproject's own list.
-$(BENCH): pyproject.toml | $(STAMP)
-	@$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["bench"]))' > $@.txt
+$(EXTRA)-%: pyproject.toml | $(STAMP)
+	@$(BIN)/python -c 'import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$*"]))' > $@.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r $@.txt
 	@touch $@
 
@@ -70,7 +70,7 @@ bench-console: $(STAMP)
 bench-scrape: $(STAMP)
 	@$(BIN)/python -m bench.scrape $(ARGS)
 
-bench-stream: $(STAMP) $(BENCH)
+bench-stream: $(STAMP) $(EXTRA)-bench
 	@$(BIN)/python -m bench.stream $(ARGS)
 
 bench-archive: $(STAMP)
@@ -110,8 +110,7 @@ transcripts: $(STAMP)
 fuzz: $(STAMP)
 	@$(BIN)/python -m tests.fuzz.run $(ARGS)
 
-fuzz-atheris: $(STAMP)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+fuzz-atheris: $(STAMP) $(EXTRA)-fuzz
 	@$(BIN)/python -m tests.fuzz.atheris_run $(ARGS)
 
 docs: $(STAMP)
@@ -126,13 +125,11 @@ site: $(STAMP)
 RELEASE := build/release-venv
 $(RELEASE)/.installed: pyproject.toml
 	@$(PYTHON) -m venv $(RELEASE) && $(RELEASE)/bin/pip install --quiet --disable-pip-version-check '.[hooks]' && touch $@
-sbom: $(STAMP) $(RELEASE)/.installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+sbom: $(STAMP) $(EXTRA)-release $(RELEASE)/.installed
 	@$(BIN)/cyclonedx-py environment $(RELEASE)/bin/python --pyproject pyproject.toml --output-reproducible -o build/sbom.cdx.json
 	@echo build/sbom.cdx.json
 # Asks PyPI's vulnerability service, one question a package: needs the internet.
-audit: $(STAMP) $(RELEASE)/.installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[release]'
+audit: $(STAMP) $(EXTRA)-release $(RELEASE)/.installed
 	@$(BIN)/pip-audit --strict --path $$($(RELEASE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 dashboards: $(STAMP)

@@ -58,6 +58,11 @@ def jars() -> Path:
     return cache
 
 
+JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""For a broker that lives for minutes on a small machine: one collector thread, and no core given to the second compiler, whose
+code would pay off in an hour."""
+
+
 class ApacheKafka(Server):
     """The same handles as EmbeddedBroker. A new start on the same directory keeps the data."""
 
@@ -94,8 +99,7 @@ class ApacheKafka(Server):
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             if done.returncode:
                 raise EmbeddedError(f"Kafka's storage could not be formatted: {done.stderr.strip()[-300:]}")
-        # One collector thread: beside others on a small machine, several of them stop the broker longer than one does.
-        self._child.start(["java", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath, "kafka.Kafka", str(properties)])
+        self._child.start(["java", *JVM_OPTIONS, "-cp", classpath, "kafka.Kafka", str(properties)])
 
     def ready(self) -> bool:
         return broker_answers(self.bootstrap)

@@ -16,7 +16,7 @@ from typing import Any
 
 import faust
 import uvloop
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, conn
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
@@ -71,6 +71,8 @@ class CheckedRecords:
 
 
 fetcher.MemoryRecords = CheckedRecords
+# An answer has megabytes; by default the socket is stopped and started again for each 128 KiB of it.
+conn.READER_LIMIT = 8 << 20
 
 
 class _Thread(driver.AIOKafkaConsumerThread):

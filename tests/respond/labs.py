@@ -528,7 +528,7 @@ class GnuHealthLab(PostgresLab):
         self._run(DEPLOY / "applications" / "gnuhealth.sql", "ghealth")
 
     def ghealth(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(self.server.dsn("postgres", self.server._password, "ghealth"), autocommit=True)
+        return psycopg.connect(self.server.dsn("postgres", self.server.password, "ghealth"), autocommit=True)
 
     def at(self, port: int, **settings: Any) -> SuspendHook[Any]:
         dsn = self.server.dsn("exfilguard_gnuhealth", settings.pop("password", HOOK_PASSWORD), "ghealth", port=port)

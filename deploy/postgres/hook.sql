@@ -1,6 +1,6 @@
 -- The account of ExfilGuard's PostgreSQL hook. Run once as a superuser:
 --
---   psql -v hook_password="$(cat hook.password)" -f hook.sql
+--   psql -v ON_ERROR_STOP=1 -v hook_password="$(cat hook.password)" -f hook.sql
 --
 -- It may set NOLOGIN on ordinary roles and end their sessions. It reads no table and is no superuser.
 

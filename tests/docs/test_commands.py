@@ -124,6 +124,9 @@ def test_the_quick_start_as_somebody_types_it(tmp_path: Path, hospital: Hospital
     directory.mkdir()
     (directory / "deploy").symlink_to(ROOT / "deploy")
     admin = psycopg.conninfo.conninfo_to_dict(hospital.admin_dsn)
+    with psycopg.connect(hospital.admin_dsn, autocommit=True) as connection:  # the page makes the hook's account itself
+        connection.execute("DROP OWNED BY exfilguard_hook CASCADE")
+        connection.execute("DROP ROLE exfilguard_hook")
     passwords = [f"*:*:*:{admin['user']}:{admin.get('password', '')}", f"*:*:*:dpi_export:{PASSWORD}"]
     (directory / "pgpass").write_text("\n".join(passwords) + "\n", encoding="utf-8")
     (directory / "pgpass").chmod(0o600)

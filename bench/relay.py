@@ -33,7 +33,7 @@ import psycopg
 from . import relay_mysql
 from .relay_idle import idle_kib
 from .relay_page import write_page
-from .relay_parts import STOPPED, Parts, Sample
+from .relay_parts import STOPPED, Parts, Sample, tell_queries
 from .relay_paths import DATABASE, PASSWORD, USER, World, published
 from .report import QUICK, RESULTS, Report
 
@@ -100,7 +100,7 @@ def _postgres(seconds: float) -> int:
     if parts.stopped:
         print(f"stopped with {len(parts.samples)} parts measured: run again to go on", file=sys.stderr)
         return STOPPED
-    _tell_queries(parts.of("queries"), report)
+    tell_queries(parts.of("queries"), report, WAYS, "pgbouncer")
     _tell_bulk(parts.of("bulk"), report)
     _tell_memory(parts.of("memory"), report)
     status = report.finish()
@@ -150,26 +150,6 @@ def _queries(world: World, protocol: str) -> list[Sample]:
         for clients in CLIENTS
         for way in ways()
     ]
-
-
-def _tell_queries(samples: list[Sample], report: Report) -> None:
-    found: dict[tuple[str, int, str], list[dict[str, float]]] = defaultdict(list)
-    for sample in samples:
-        figures = {name: value for name, value in sample.items() if name not in ("protocol", "clients", "way")}
-        found[sample["protocol"], sample["clients"], sample["way"]].append(figures)
-    table: list[dict[str, Any]] = []
-    for (protocol, clients, way), runs in found.items():
-        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        table.append({"protocol": protocol, "clients": clients, "way": way, **medians, "rounds": runs})
-        print(f"  {protocol:8} {clients:2} {way:9}", *(f"{k} {v:9.1f}" for k, v in medians.items()), file=sys.stderr)
-    report.facts["queries"] = sorted(table, key=lambda row: (row["protocol"], row["clients"], WAYS.index(row["way"])))
-    for protocol in PROTOCOLS:
-        for clients in CLIENTS:
-            ours, theirs = found[protocol, clients, "sidecar"], found[protocol, clients, "pgbouncer"]
-            if ours and theirs:
-                for name in ("p50_us", "p99_us", "cpu_us"):
-                    ratios = [a[name] / b[name] for a, b in zip(ours, theirs, strict=True)]
-                    report.bar(f"{protocol}_{clients}_{name}_vs_pgbouncer", round(statistics.median(ratios), 2), 1.0)
 
 
 def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, float]:

@@ -24,6 +24,7 @@ from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
 
 from .relay_page import write_page
+from .relay_parts import tell_queries
 from .relay_paths import DATABASE, PASSWORD, USER, Way, Ways, config, program, published, sidecar
 from .report import QUICK, Report
 
@@ -130,27 +131,17 @@ def _shuffled(turn: int) -> list[str]:
 
 
 def _queries(world: MysqlWorld, report: Report) -> None:
-    found: dict[tuple[str, int, str], list[dict[str, float]]] = defaultdict(list)
     for way in WAYS:
         for mode in PS_MODE.values():
             sysbench(world, way, "--threads=4", "--time=0", "--events=1000", f"--db-ps-mode={mode}", "run")
-    for turn in range(ROUNDS):
-        for protocol in PROTOCOLS:
-            for clients in CLIENTS:
-                for way in _shuffled(turn):
-                    found[protocol, clients, way].append(_one_load(world, way, protocol, clients))
-    table: list[dict[str, Any]] = []
-    for (protocol, clients, way), runs in found.items():
-        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        table.append({"protocol": protocol, "clients": clients, "way": way, **medians, "rounds": runs})
-        print(f"  {protocol:8} {clients:2} {way:9}", *(f"{k} {v:9.1f}" for k, v in medians.items()), file=sys.stderr)
-    report.facts["queries"] = sorted(table, key=lambda row: (row["protocol"], row["clients"], WAYS.index(row["way"])))
-    for protocol in PROTOCOLS:
-        for clients in CLIENTS:
-            ours, theirs = found[protocol, clients, "sidecar"], found[protocol, clients, "haproxy"]
-            for name in ("p50_us", "p99_us", "cpu_us"):
-                ratios = [a[name] / b[name] for a, b in zip(ours, theirs, strict=True)]
-                report.bar(f"{protocol}_{clients}_{name}_vs_haproxy", round(statistics.median(ratios), 2), 1.0)
+    samples = [
+        {"protocol": protocol, "clients": clients, "way": way, **_one_load(world, way, protocol, clients)}
+        for turn in range(ROUNDS)
+        for protocol in PROTOCOLS
+        for clients in CLIENTS
+        for way in _shuffled(turn)
+    ]
+    tell_queries(samples, report, WAYS, "haproxy")
 
 
 def _one_load(world: MysqlWorld, way: str, protocol: str, clients: int) -> dict[str, float]:

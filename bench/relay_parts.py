@@ -6,12 +6,15 @@ A part holds everything that is compared with each other, so that ratios stay wi
 from __future__ import annotations
 
 import json
+import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import RESULTS
+from .report import RESULTS, Report
 
 STOPPED = 75
 """Exit status: the time given was over, run again (EX_TEMPFAIL)."""
@@ -55,3 +58,24 @@ class Parts:
     def finished(self) -> None:
         """The page and the results are written: the next run begins anew."""
         self.path.unlink(missing_ok=True)
+
+
+def tell_queries(samples: list[Sample], report: Report, ways: Sequence[str], peer: str) -> None:
+    """Many small queries: medians over the rounds for each protocol, number of clients and way; the sidecar's bars are medians of
+    the ratios to `peer` within a round."""
+    found: dict[tuple[str, int, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        figures = {name: value for name, value in sample.items() if name not in ("protocol", "clients", "way")}
+        found[sample["protocol"], sample["clients"], sample["way"]].append(figures)
+    table: list[Sample] = []
+    for (protocol, clients, way), runs in found.items():
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        table.append({"protocol": protocol, "clients": clients, "way": way, **medians, "rounds": runs})
+        print(f"  {protocol:8} {clients:2} {way:9}", *(f"{k} {v:9.1f}" for k, v in medians.items()), file=sys.stderr)
+    report.facts["queries"] = sorted(table, key=lambda row: (row["protocol"], row["clients"], ways.index(row["way"])))
+    for protocol, clients in dict.fromkeys((protocol, clients) for protocol, clients, _ in found):
+        ours, theirs = found.get((protocol, clients, "sidecar")), found.get((protocol, clients, peer))
+        if ours and theirs:
+            for name in ("p50_us", "p99_us", "cpu_us"):
+                ratios = [a[name] / b[name] for a, b in zip(ours, theirs, strict=True)]
+                report.bar(f"{protocol}_{clients}_{name}_vs_{peer}", round(statistics.median(ratios), 2), 1.0)

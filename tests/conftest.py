@@ -42,3 +42,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         f"exfilguard tests: {counts['passed']} passed, {counts['failed'] + counts['error']} failed, "
         f"{counts['skipped']} skipped, in {len(where)} rooms ({', '.join(sorted(where))})"
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The very last lines name what failed, and why in a line: whoever sees only the end of a log knows where to look."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    for kind in ("rerun", "failed", "error"):
+        for report in reporter.stats.get(kind, []):
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = (crash.message if crash is not None else str(report.longrepr)).strip().partition("\n")[0]
+            reporter.write_line(f"{kind}: {report.nodeid}: {why[:160]}")

@@ -25,6 +25,7 @@ from ..runtime import mysql
 from ..runtime.clock import now_ms
 from .archive import tell_skipped
 from .common import add_config_option, load
+from .grants import may_read
 from .period import add_period_options, period_ms
 
 if TYPE_CHECKING:
@@ -327,7 +328,7 @@ def run_review(args: argparse.Namespace) -> int:
     grants = None
     if args.dsn_file:
         dsn = _secret(args.dsn_file)
-        grants = (_grants_mysql if mysql.is_mysql(dsn) else _grants)(dsn, config)
+        grants = may_read(dsn, config)
     found = review.review(
         job.reader, job.ledger, config.tenant, policy_at(config.detector.policy), start, end, config.report.dormant_ms,
         job.zone, grants,
@@ -348,60 +349,3 @@ def _month(text: str | None, job: Job) -> tuple[int, int]:
         raise ConfigError(["--month: write it as 2026-11"]) from None
     following = (first + dt.timedelta(days=32)).replace(day=1)
     return int(first.timestamp() * 1000), min(int(following.timestamp() * 1000), job.now_ms + 1)
-
-
-_GRANTS = """
-SELECT r.rolname, n.nspname || '.' || c.relname
-  FROM pg_roles AS r, pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
- WHERE r.rolcanlogin AND NOT r.rolsuper AND c.relkind IN ('r', 'p', 'v', 'm')
-   AND lower(c.relname) = ANY(%(tables)s) AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-   AND has_any_column_privilege(r.oid, c.oid, 'SELECT')
- ORDER BY 1, 2
-"""
-
-
-def _grants(dsn: str, config: Config) -> dict[str, list[str]]:
-    """account -> tables of patients it may read. Raises EvidenceError."""
-    import psycopg
-
-    tables = sorted({column.lower().split(".")[-2] for one in config.listener for column in one.patient_columns})
-    try:
-        with psycopg.connect(dsn, connect_timeout=10, application_name="exfilguard-report") as connection:
-            out: dict[str, list[str]] = {}
-            for role, table in connection.execute(_GRANTS, {"tables": tables}).fetchall():
-                out.setdefault(role, []).append(table)
-            return out
-    except psycopg.Error as error:
-        code = error.sqlstate or type(error).__name__
-        raise EvidenceError(f"the catalog cannot be read ({code}): check --dsn-file") from None
-
-
-_GRANTS_MYSQL = """
-SELECT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLE_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SELECT'
-UNION SELECT GRANTEE, TABLE_SCHEMA, TABLE_NAME FROM information_schema.COLUMN_PRIVILEGES WHERE PRIVILEGE_TYPE = 'SELECT'
-UNION SELECT p.GRANTEE, t.TABLE_SCHEMA, t.TABLE_NAME
-        FROM information_schema.SCHEMA_PRIVILEGES AS p JOIN information_schema.TABLES AS t ON t.TABLE_SCHEMA LIKE p.TABLE_SCHEMA
-       WHERE p.PRIVILEGE_TYPE = 'SELECT'
-UNION SELECT p.GRANTEE, t.TABLE_SCHEMA, t.TABLE_NAME
-        FROM information_schema.USER_PRIVILEGES AS p JOIN information_schema.TABLES AS t
-       WHERE p.PRIVILEGE_TYPE = 'SELECT'
-"""
-
-
-def _grants_mysql(dsn: str, config: Config) -> dict[str, list[str]]:
-    """The same of MySQL and MariaDB: by user, of all its hosts; what comes by a role is not seen. Raises EvidenceError."""
-    import pymysql
-
-    tables = {column.lower().split(".")[-2] for one in config.listener for column in one.patient_columns}
-    try:
-        with mysql.connect(dsn, program_name="exfilguard-report") as connection, connection.cursor() as cursor:
-            cursor.execute(_GRANTS_MYSQL)
-            out: dict[str, set[str]] = {}
-            for grantee, schema, table in cursor.fetchall():
-                if table.lower() in tables:
-                    user = grantee.rpartition("@")[0].strip("'").replace("''", "'")
-                    out.setdefault(user, set()).add(f"{schema}.{table}")
-            return {user: sorted(found) for user, found in sorted(out.items())}
-    except (pymysql.MySQLError, OSError, ValueError) as error:
-        code = error.args[0] if error.args and isinstance(error.args[0], int) else type(error).__name__
-        raise EvidenceError(f"the catalog cannot be read ({code}): check --dsn-file") from None

@@ -176,6 +176,17 @@ def test_digests_are_resolved_from_the_database(clinic: Clinic, tmp_path: Path) 
     assert all(line[2:4] == [f"NOM{line[1]}", "Zoë"] for line in lines)
     done = report("exposure", DOCTOR, *database, "--column", "dpi.nothing.id", "--out", str(out))
     assert (done.returncode, "did not give the identifiers (1146)" in done.stderr) == (1, True), done.stderr
+    with clinic.lab.server.connect() as admin, admin.cursor() as cursor:
+        cursor.execute("CREATE ROLE lecture, secretariat")
+        cursor.execute(
+            "CREATE USER \"l'accueil\"@'%' IDENTIFIED BY 'Q7-never-used-9', sans_role@'%' IDENTIFIED BY 'Q7-never-used-9'"
+        )
+        cursor.execute(f"GRANT SELECT ON {DATABASE}.patient TO lecture")
+        cursor.execute("GRANT lecture TO secretariat")
+        cursor.execute("GRANT secretariat TO \"l'accueil\"@'%'")
     done = report("access-review", *database, "--json")
     assert done.returncode == 0, done.stderr
-    assert [DOCTOR, "dpi.patient"] not in json.loads(done.stdout)["grants"], "it was used"
+    grants = json.loads(done.stdout)["grants"]
+    assert [DOCTOR, "dpi.patient"] not in grants, "it was used"
+    assert ["l'accueil", "dpi.patient"] in grants, "by a role of a role"
+    assert not {"lecture", "secretariat", "sans_role"} & {account for account, _ in grants}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,6 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -31,10 +30,12 @@ from ..config.schema import Config
 from ..detect.policy import Policy
 from ..detect.reach import nearest, reaches
 from ..errors import ExfilGuardError
+from ..evidence.words import Words
 from ..runtime.clock import now_ms
 from ..runtime.stats import Snapshot
 from .auth import Brake, LocalUsers, Login, Sessions, may
 from .feed import Feed
+from .headers import STATIC, VERSION, Headers
 from .health import judge
 from .oidc import Oidc, OidcError
 from .operations import DEEDS, Dossiers, Operations, Order
@@ -46,24 +47,13 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 COOKIE = "exfilguard_session"
 PAGE = 50
+FIRST = 25
+"""Of what stands, on the first page."""
 NEAREST = 15
 LIVE_S = 1.0
 MIN_REASON, MAX_REASON = 5, 500
 MAX_FORM = 16 << 10
 HOURS = (1, 4, 12, 24, 168)
-
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-}
 
 
 @dataclass(slots=True)
@@ -96,6 +86,8 @@ class Console:
         )  # fmt: skip
         self.templates.filters["clock"] = _clock
         self.templates.filters["thousands"] = _thousands
+        self.templates.globals["version"] = VERSION
+        self._words = {language: Words(language) for language in LANGUAGES}
         for name in self.templates.list_templates():  # compiled now: the first page is wanted as soon as any other
             self.templates.get_template(name)
         self._snapshots: dict[str, Snapshot | None] = {}
@@ -119,32 +111,24 @@ class Console:
             Route("/oidc/callback", self.oidc_finish),
             Route("/preferences", self.preferences, methods=["POST"]),
             Route("/healthz", self.healthz),
-            Mount("/static", StaticFiles(directory=HERE / "static")),
+            Mount("/static", StaticFiles(directory=STATIC)),
         ]
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            await run_in_threadpool(int)  # loads what the first reader would wait for
             yield
             if self.oidc is not None:
                 await self.oidc.close()
 
         return Starlette(
             routes=routes,
-            middleware=[Middleware(BaseHTTPMiddleware, dispatch=self._every_request)],
+            middleware=[Middleware(Headers, secure=self.secure)],
             exception_handlers={HTTPException: self._http_error, Exception: self._error},
             lifespan=lifespan,
         )
 
     # -- every request ----------------------------------------------------------------------------------------------
-
-    async def _every_request(self, request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call(request)
-        for name, value in _HEADERS.items():
-            if name != "Cache-Control" or not request.url.path.startswith("/static"):
-                response.headers[name] = value
-        if self.secure:
-            response.headers["Strict-Transport-Security"] = "max-age=31536000"
-        return response
 
     async def _http_error(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -185,6 +169,7 @@ class Console:
             path=request.url.path,
             back=request.url.path if request.method == "GET" else "/",
             now=now_ms(),
+            because=self._words[language].brief,
             **values,
         )
         return HTMLResponse(html, status)
@@ -201,12 +186,15 @@ class Console:
         return self._page(request, "live.html", **await self._live_values())
 
     async def _live_values(self) -> dict[str, Any]:
-        snapshots = await self._fresh_snapshots()
+        snapshots, shown = await self._fresh_snapshots(), self.parts.state.version
         health = judge(snapshots, reading=self.parts.feed.reading, detectors=self.parts.feed.detectors)
         found = self.parts.state.open(now_ms())
         stopped = [i for i in found if i.last.level in ("cut", "lock")]
         near = nearest(self.parts.feed.near(), self.parts.policy(), NEAREST)
-        return {"health": health, "open": found[:PAGE], "stopped": len(stopped), "watched": len(found), "near": near}
+        return {
+            "health": health, "open": found[:FIRST], "stopped": len(stopped), "watched": len(found), "near": near,
+            "shown": shown,
+        }  # fmt: skip
 
     async def _fresh_snapshots(self) -> dict[str, Snapshot | None]:
         """Asked for at most once a second, however many browsers watch."""
@@ -217,14 +205,13 @@ class Console:
 
     async def incidents(self, request: Request) -> Response:
         self._need(request, "read")
-        matching = request.query_params.get("q", "")[:200]
-        page = request.query_params.get("page", "1")
-        number = max(1, int(page)) if page.isdecimal() and len(page) < 7 else 1
-        found, total = self.parts.state.page((number - 1) * PAGE, PAGE, matching)
-        pages = max(1, -(-total // PAGE))
+        matching, standing = request.query_params.get("q", "")[:200], "standing" in request.query_params
+        number = _page_number(request)
+        found, total = self.parts.state.page((number - 1) * PAGE, PAGE, matching, now_ms() if standing else None)
         return self._page(
-            request, "incidents.html", found=found, total=total, page=number, pages=pages, matching=matching
-        )
+            request, "incidents.html", found=found, total=total, page=number, pages=_pages(total), matching=matching,
+            standing=standing,
+        )  # fmt: skip
 
     async def incident(self, request: Request) -> Response:
         self._need(request, "read")
@@ -256,7 +243,9 @@ class Console:
 
     async def audit(self, request: Request) -> Response:
         self._need(request, "audit")
-        return self._page(request, "audit.html", found=self.parts.state.decisions(200))
+        number = _page_number(request)
+        found, total = self.parts.state.decisions((number - 1) * PAGE, PAGE)
+        return self._page(request, "audit.html", found=found, total=total, page=number, pages=_pages(total))
 
     async def dossier(self, request: Request) -> Response:
         login = self._need(request, "dossier")
@@ -279,11 +268,15 @@ class Console:
         return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: `changed` when something was decided, `tick` for the live windows."""
+        """Server-sent events: `changed` when something was decided, `tick` for the live windows. `shown`: what the page has already."""
         self._need(request, "read")
+        shown = request.query_params.get("shown", "")
 
         async def stream() -> AsyncIterator[str]:
-            version = -1
+            version = int(shown) if shown.isdecimal() and len(shown) < 19 else -1
+            if version == self.parts.state.version:
+                yield ": nothing new\n\n"
+                await asyncio.sleep(LIVE_S)
             while not await request.is_disconnected() and self._login_of(request) is not None:
                 found = self.parts.state.version
                 yield f"event: {'changed' if found != version else 'tick'}\ndata: {found}\n\n"
@@ -419,6 +412,16 @@ class Console:
 def _own(path: str) -> str:
     """A path of this console, never another site's address."""
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() else "/"
+
+
+def _page_number(request: Request) -> int:
+    """From 1; what is no number is the first page."""
+    page = request.query_params.get("page", "1")
+    return max(1, int(page)) if page.isdecimal() and len(page) < 7 else 1
+
+
+def _pages(total: int) -> int:
+    return max(1, -(-total // PAGE))
 
 
 def _source(request: Request) -> str:

@@ -195,18 +195,23 @@ class ConsoleState:
             found = [i for i in self._current.values() if not i.closed_ms(now_ms)]
         return sorted(found, key=lambda i: (-severity(i.last.level), -i.last.issued_ms))
 
-    def page(self, first: int, count: int, matching: str = "") -> tuple[Sequence[Incident], int]:
-        """(incidents, newest first, how many there are); `matching`: a part of the account's name."""
+    def page(
+        self, first: int, count: int, matching: str = "", standing_ms: int | None = None
+    ) -> tuple[Sequence[Incident], int]:
+        """(incidents, newest first, how many there are); `matching`: a part of the account's name; `standing_ms`: only what stands then."""
         with self._lock:
             found = list(reversed(self._incidents.values()))
         if matching:
             wanted = matching.casefold()
             found = [i for i in found if wanted in i.principal.casefold()]
+        if standing_ms is not None:
+            found = [i for i in found if not i.closed_ms(standing_ms)]
         return found[first : first + count], len(found)
 
-    def decisions(self, count: int) -> list[Action]:
-        """What people decided, newest first."""
+    def decisions(self, first: int, count: int) -> tuple[list[Action], int]:
+        """(what people decided, newest first, how many there are)"""
         with self._lock:
             actions = [a for i in self._incidents.values() for a in i.actions if a.hook == OPERATOR]
             actions += [a for waiting in self._early.values() for a in waiting if a.hook == OPERATOR]
-        return sorted(actions, key=lambda a: -a.started_ms)[:count]
+        actions.sort(key=lambda a: -a.started_ms)
+        return actions[first : first + count], len(actions)

@@ -415,11 +415,16 @@ class Words:
 
     def reason(self, verdict: Verdict) -> str:
         """Why a verdict was issued. Its own sentence is English; in French the numbers are said anew, where it has any."""
+        brief = self.brief(verdict)
+        return brief if brief == verdict.reason else f"{brief} (« {verdict.reason} »)"
+
+    def brief(self, verdict: Verdict) -> str:
+        """The same without the English sentence behind the French one: for tables."""
         if self.language == "en" or verdict.unit not in _UNITS or not verdict.limit or not verdict.window_ms:
             return verdict.reason
         unit = _UNITS[verdict.unit][self._i]
         total, limit = self.number(verdict.total), self.number(verdict.limit)
-        return f"{total} {unit} en {self.duration(verdict.window_ms)}, limite {limit} (« {verdict.reason} »)"
+        return f"{total} {unit} en {self.duration(verdict.window_ms)}, limite {limit}"
 
     def number(self, value: int) -> str:
         text = f"{value:,}"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from exfilguard.console import app as module
+from exfilguard.console.auth import LocalUsers
 from exfilguard.console.text import TEXTS
 
 from .conftest import T0, Site, action, standing_now, verdict
@@ -237,3 +240,62 @@ def test_ten_thousand_incidents_are_a_page_in_time(site: Site) -> None:
     assert "user0<" in client.get("/incidents?page=200").text
     assert client.get("/incidents?q=user9999").text.count("/accounts/user9999") == 1
     assert client.get("/incidents?page=-1").status_code == client.get("/incidents?page=9999999999").status_code == 200
+
+
+def test_static_files_are_kept_by_their_version_and_pages_never(site: Site) -> None:
+    client = site.logged_in("vera")
+    page = client.get("/")
+    assert page.headers["cache-control"] == "no-store"
+    addresses = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text)
+    assert len(addresses) == 3
+    for address in addresses:
+        assert "immutable" in client.get(address).headers["cache-control"]
+        bare = client.get(address.partition("?")[0])
+        assert bare.headers["cache-control"] == "no-cache", "another version may stand under this address tomorrow"
+        assert bare.headers["x-content-type-options"] == "nosniff"
+
+
+def test_only_the_worst_are_on_the_first_page_and_it_says_where_the_others_are(site: Site) -> None:
+    for number in range(60):
+        site.state.learn(standing_now(principal=f"account{number}", level="lock" if number == 59 else "alert"))
+    site.state.learn(verdict("long.ago", level="alert"))
+    client = site.logged_in("vera")
+    page = client.get("/").text
+    assert "25 of 60 are shown" in page
+    assert re.findall(r">(account\d+)</a>", page)[0] == "account59", "the only lock"
+    standing = client.get("/incidents?standing=1").text
+    assert "Page 1 of 2, 60 incidents" in standing
+    assert 'href="/incidents?q=&amp;standing=1&amp;page=2"' in standing
+    assert "long.ago" not in standing
+    assert "Page 1 of 2, 61 incidents" in client.get("/incidents").text
+
+
+def test_decisions_are_turned_over_page_by_page(site: Site) -> None:
+    site.state.learn(verdict())
+    for number in range(60):
+        site.state.record(
+            action(hook="operator", operation="ack", actor="anna", reason=f"look {number}", started_ms=T0 + number)
+        )
+    client = site.logged_in("ada")
+    first, second = client.get("/audit").text, client.get("/audit?page=2").text
+    assert "look 59<" in first
+    assert "look 9<" not in first
+    assert "look 9<" in second
+    assert "Page 2 of 2, 60 decisions" in second
+
+
+def test_a_replaced_step_is_not_told_as_in_force_and_french_says_the_numbers_anew(site: Site) -> None:
+    now = standing_now(level="alert")
+    site.state.learn(now)
+    site.state.learn(replace(now, level="lock", revision=now.revision + 1))
+    path = f"/incidents/{site.state.of_account('clinic/dpi_export')[0].id}"
+    client = site.logged_in("vera")
+    page = client.get(path).text
+    assert page.count(">replaced<") == page.count(">in force<") == 1
+    client.cookies.set("language", "fr")
+    assert "3\u202f214 patients en 1 min, limite 3\u202f000" in client.get(path).text
+
+
+def test_a_console_without_any_user_says_how_to_make_one(site: Site, tmp_path: Path) -> None:
+    site.console.parts.users = LocalUsers(tmp_path / "users.json")
+    assert "exfilguard console --set-password" in site.client().get("/login").text

@@ -32,7 +32,7 @@ if (live) {
       busy = false;
     }
   };
-  const source = new EventSource("/events");
+  const source = new EventSource("/events?shown=" + live.dataset.shown);
   source.addEventListener("changed", onEvent);
   source.addEventListener("tick", onEvent);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 import pymysql
 from pymysql._auth import caching_sha2_password_auth, scramble_caching_sha2
+from pymysql.cursors import SSCursor
 
 from exfilguard.config.schema import Config, IdentityConfig, KafkaConfig, ListenerConfig, SidecarConfig
 from exfilguard.embedded.child import free_port
@@ -119,6 +121,24 @@ class GuardedMysql:
 
     def stop(self) -> None:
         self.stack.stop()
+
+
+class Streaming(SSCursor):
+    """PyMySQL's own, that gives a lost connection's result up. Its finalizers would go on reading, and fail, whenever the collector
+    comes by: what Python then writes of them it writes in the middle of anything, pytest's parsing of a source included, which
+    Python 3.11 does not survive ("AST constructor recursion depth mismatch")."""
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self.connection = None
+            if self._result is not None:
+                self._result.unbuffered_active = False
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
 
 def change_user(connection: Any, user: str, password: str) -> bool:

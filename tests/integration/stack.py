@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,36 @@ def wait_for(what: Callable[[], Any], seconds: float = 20.0, message: str = "") 
             return found
         time.sleep(0.02)
     raise AssertionError(f"not within {seconds:.0f} s: {message or what}")
+
+
+@contextlib.contextmanager
+def meanwhile(action: Callable[[], Any], every_s: float = 0.3, times: int = 1_000) -> Iterator[None]:
+    """`action` beside the body, every `every_s` until the body is through: what it is to hit may be late on a busy machine.
+
+    What it raises is raised here, in the body's own thread: a thread that dies by itself writes its traceback while pytest may be
+    writing another, and Python 3.11 parses the source for both with one counter ("AST constructor recursion depth mismatch").
+    """
+    over, errors = threading.Event(), []
+
+    def run() -> None:
+        for _ in range(times):
+            if over.wait(every_s):
+                return
+            try:
+                action()
+            except Exception as error:
+                errors.append(error)
+                return
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(30)
+    if errors:
+        raise errors[0]
 
 
 class Stack:

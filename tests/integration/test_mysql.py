@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import pymysql
 import pytest
-from pymysql.cursors import SSCursor
 
 from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
@@ -23,9 +21,9 @@ from exfilguard.runtime.stats import short_path
 
 from . import mysql
 from .conftest import enterable_directory
-from .mysql import ACCOUNT, PATIENTS, GuardedMysql, change_user
+from .mysql import ACCOUNT, PATIENTS, GuardedMysql, Streaming, change_user
 from .mysql_server import Mysql8
-from .stack import PASSWORD, rss_kib, wait_for
+from .stack import PASSWORD, meanwhile, rss_kib, wait_for
 from .test_relay import certificate
 
 Relay = Callable[..., GuardedMysql]
@@ -83,7 +81,7 @@ def taken(connection: Any, query: str = "SELECT id, dossier FROM patient") -> tu
     """Rows a client received one by one, and how it ended."""
     rows = 0
     try:
-        with connection.cursor(SSCursor) as cursor:
+        with connection.cursor(Streaming) as cursor:
             cursor.execute(query)
             while cursor.fetchone() is not None:
                 rows += 1
@@ -222,7 +220,7 @@ def test_no_row_passes_the_local_budget(relay: Relay, unit: str, compress: bool)
         with (
             pytest.raises(pymysql.MySQLError) as raised,
             guarded.connect() as through,
-            through.cursor(SSCursor) as cursor,
+            through.cursor(Streaming) as cursor,
         ):
             cursor.execute(query)
             while row := cursor.fetchone():
@@ -310,9 +308,8 @@ def test_kill_reaches_the_server_from_a_side_connection(relay: Relay) -> None:
     guarded = relay()
     with guarded.connect() as connection, guarded.connect() as side, connection.cursor() as cursor:
         thread = connection.thread_id()
-        threading.Timer(0.3, lambda: side.query(f"KILL QUERY {thread}")).start()
         began = time.monotonic()
-        with contextlib.suppress(pymysql.MySQLError):
+        with meanwhile(lambda: side.query(f"KILL QUERY {thread}")), contextlib.suppress(pymysql.MySQLError):
             cursor.execute("SELECT SLEEP(20)")
         assert time.monotonic() - began < 10
         assert cursor.execute("SELECT 1") == 1
@@ -329,25 +326,25 @@ def test_a_kill_may_come_through_any_worker(relay: Relay) -> None:
                 with guarded.connect() as side:
                     side.query(f"KILL QUERY {thread}")
 
-            timer = threading.Timer(0.1, kill)
-            timer.start()
             began = time.monotonic()
-            with contextlib.suppress(pymysql.MySQLError):
+            with meanwhile(kill, 0.1), contextlib.suppress(pymysql.MySQLError):
                 cursor.execute("SELECT SLEEP(20)")
-            timer.join()
             assert time.monotonic() - began < 10
             assert cursor.execute("SELECT 1") == 1
     shares = [guarded.stack.snapshot(f"relay-{n}") for n in range(3)]
     taken = [v for one in shares if one is not None for name, _, v in one.values if name == "connections_total"]
-    assert sum(taken) == 7
+    assert sum(taken) >= 7
 
 
 def test_with_kill_dsn_a_backend_that_only_computes_is_stopped(relay: Relay, mariadb: EmbeddedMariadb) -> None:
     dsn = f"mysql://exfilguard_admin:{mariadb.password}@127.0.0.1:{mariadb.port}"
     guarded = relay(kill_dsn=dsn)
     connection = guarded.connect()
-    threading.Timer(0.5, lambda: say(guarded, "cut")).start()
-    with pytest.raises(pymysql.MySQLError, match="reference 9"), connection.cursor() as cursor:
+    with (
+        meanwhile(lambda: say(guarded, "cut"), 0.5, 1),
+        pytest.raises(pymysql.MySQLError, match="reference 9"),
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT SLEEP(30), 'a guarded nap'")
     with mariadb.connect() as admin, admin.cursor() as cursor:
 
@@ -402,12 +399,11 @@ def test_servers_that_do_not_speak_the_protocol_or_die(relay: Relay) -> None:
 
         def once(said: bytes = words) -> None:
             peer, _ = server.accept()
-            peer.sendall(said)
-            time.sleep(0.05)
-            peer.close()
+            with peer, contextlib.suppress(OSError):
+                peer.sendall(said)
+                time.sleep(0.05)
 
-        threading.Thread(target=once, daemon=True).start()
-        with pytest.raises((pymysql.MySQLError, OSError)):
+        with meanwhile(once, 0.0, 1), pytest.raises((pymysql.MySQLError, OSError)):
             guarded.connect()
     server.close()
 
@@ -421,8 +417,8 @@ def test_a_server_that_dies_in_the_middle_of_a_result(relay: Relay, mariadb: Emb
         with mariadb.connect() as admin, admin.cursor() as cursor:
             cursor.execute(f"KILL {thread}")
 
-    threading.Timer(0.4, kill).start()
-    rows, error = taken(connection, "SELECT p.id, p.dossier FROM patient AS p, patient AS q")
+    with meanwhile(kill, 0.4, 1):
+        rows, error = taken(connection, "SELECT p.id, p.dossier FROM patient AS p, patient AS q")
     assert rows > 0
     assert error is not None
     # A row of which only the beginning was delivered is counted: too many, never too few.

@@ -9,7 +9,7 @@ import pytest
 
 from tests.drivers.bench import MODES, Bench
 from tests.drivers.mysql.drivers import DRIVERS, play
-from tests.drivers.test_drivers import FULL, RECORD, assert_same, settled
+from tests.drivers.test_drivers import FULL, RECORD, assert_same, first_difference, settled
 from tests.integration.stack import Tap, wait_for
 from tests.wire import mysql_oracle
 from tests.wire.transcript import FOLDER, save
@@ -55,11 +55,12 @@ def test_a_driver_cannot_tell_the_difference(
     seen = play(driver, outer.port)
 
     assert_same(seen, expected)
-    assert server.left_behind() == left_behind
+    behind = first_difference(server.left_behind(), left_behind, "")
+    assert behind is None, f"what was left behind differs {behind}"
     said = settled(outer)
     assert said, "the scenario went through the guard"
     if mode == "observe":
-        wait_for(lambda: settled(inner) == said, 5.0, "bytes out equal bytes in")
+        wait_for(lambda: settled(inner) == said, 20.0, "bytes out equal bytes in")
     if RECORD and mode == "observe" and version == "10.11":
         record(outer, name)
     found = [mysql_oracle.seen(client, answers) for client, answers in said]
@@ -70,7 +71,7 @@ def test_a_driver_cannot_tell_the_difference(
     record_property("rows", delivered)
     record_property("bytes", sum(len(part) for conversation in said for part in conversation))
     listener = f"{mode}-{version}"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while bench.counted(listener, since) != delivered and time.monotonic() < deadline:
         time.sleep(0.02)
     events = bench.events[since:]

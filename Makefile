@@ -46,7 +46,7 @@ typecheck: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/pytest $(ARGS)
 
-# Oracle's own MySQL server, unpacked into the cache from Debian's unstable package: tests that want it skip where it is not.
+# Oracle's own MySQL server, unpacked into the cache (MYSQL_SERVER=9: the newest, else 8.0): tests that want it skip where it is not.
 mysql-server: $(STAMP)
 	@$(BIN)/python -m exfilguard.embedded.mysql
 

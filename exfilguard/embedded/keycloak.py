@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import subprocess
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -19,6 +18,7 @@ from typing import Any
 
 from ..errors import EmbeddedError
 from .child import Child, free_port, port_is_taken
+from .maven import CACHE, unpacked
 
 VERSION = "26.7.3"
 START_S = 120.0
@@ -32,38 +32,30 @@ def missing_programs() -> str:
 
 def distribution() -> Path:
     """Directory of the unpacked distribution, fetched on first use. Raises EmbeddedError."""
-    cache = Path.home() / ".cache" / "exfilguard" / f"keycloak-{VERSION}"
+    cache = CACHE / f"keycloak-{VERSION}"
     if cache.is_dir():
         return cache
     if missing := missing_programs():
         raise EmbeddedError(f"Keycloak needs {missing}: on Debian/Ubuntu apt install openjdk-17-jre-headless maven")
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache.parent) as work:
-        command = [
-            "mvn", "-q", "-B", "dependency:copy", f"-Dartifact=org.keycloak:keycloak-quarkus-dist:{VERSION}:zip",
-            f"-DoutputDirectory={work}",
-        ]  # fmt: skip
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=600, check=False)
-        if done.returncode:
-            raise EmbeddedError(f"Maven could not fetch Keycloak: {done.stdout.strip().splitlines()[-1:]}")
-        with zipfile.ZipFile(next(Path(work).glob("*.zip"))) as archive:
-            archive.extractall(work)
-        script = Path(work) / f"keycloak-{VERSION}" / "bin" / "kc.sh"
-        script.chmod(0o755)
-        # Without this, each server would build itself first, for half a minute.
-        built = subprocess.run(
-            [str(script), "build", "--db=dev-file", "--health-enabled=false"],
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        if built.returncode:
-            raise EmbeddedError(f"Keycloak could not be built: {built.stdout.strip().splitlines()[-1:]}")
-        # A rename is atomic: a second process either sees all of it or nothing.
-        try:
-            (Path(work) / f"keycloak-{VERSION}").rename(cache)
-        except OSError:
-            if not cache.is_dir():
-                raise
-    return cache
+    return unpacked(cache.name, f"org.keycloak:keycloak-quarkus-dist:{VERSION}:zip", _build)
+
+
+def _build(archive: Path, directory: Path) -> None:
+    with zipfile.ZipFile(archive) as found:
+        found.extractall(directory)
+    distribution = directory / f"keycloak-{VERSION}"
+    script = distribution / "bin" / "kc.sh"
+    script.chmod(0o755)
+    # Without this, each server would build itself first, for half a minute.
+    built = subprocess.run(
+        [str(script), "build", "--db=dev-file", "--health-enabled=false"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if built.returncode:
+        raise EmbeddedError(f"Keycloak could not be built: {built.stdout.strip().splitlines()[-1:]}")
+    for path in list(distribution.iterdir()):
+        path.rename(directory / path.name)
+    distribution.rmdir()
 
 
 class EmbeddedKeycloak:

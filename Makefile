@@ -121,16 +121,17 @@ docs: $(STAMP)
 site: $(STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# What ships, and what is known against it. The bill of materials is made of an environment with nothing but the product in it.
+# What ships, and what is known against it. The bill of materials is made of an environment with the product's dependencies and nothing else.
 RELEASE := build/release-venv
-$(RELEASE)/.installed: pyproject.toml
-	@$(PYTHON) -m venv $(RELEASE) && $(RELEASE)/bin/pip install --quiet --disable-pip-version-check '.[hooks]' && touch $@
+$(RELEASE)/.installed: pyproject.toml | $(STAMP)
+	@$(PYTHON) -m venv $(RELEASE) && $(BIN)/python -m deploy.supply_chain requirements > $(RELEASE)/requirements.txt
+	@$(RELEASE)/bin/pip install --quiet --disable-pip-version-check -r $(RELEASE)/requirements.txt && touch $@
 sbom: $(STAMP) $(EXTRA)-release $(RELEASE)/.installed
 	@$(BIN)/cyclonedx-py environment $(RELEASE)/bin/python --pyproject pyproject.toml --output-reproducible -o build/sbom.cdx.json
-	@echo build/sbom.cdx.json
-# Asks PyPI's vulnerability service, one question a package: needs the internet.
+	@$(BIN)/python -m deploy.supply_chain sbom build/sbom.cdx.json
+# Asks a vulnerability service, one question a package: exits 2, and says what to do, where none can be reached.
 audit: $(STAMP) $(EXTRA)-release $(RELEASE)/.installed
-	@$(BIN)/pip-audit --strict --path $$($(RELEASE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	@$(BIN)/python -m deploy.supply_chain audit $$($(RELEASE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') $(ARGS)
 
 dashboards: $(STAMP)
 	@$(BIN)/python -m grafana.boards

@@ -3,11 +3,14 @@ there and is taken, and every container is as small as it should be."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from cryptography import x509
@@ -46,6 +49,15 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(compose: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: s for name, s in compose["services"].items() if s["image"] == "exfilguard"}
+
+
+def test_the_compose_specification_takes_it(compose: dict[str, Any]) -> None:
+    text = (resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text("utf-8")
+    schema = json.loads(text)
+    check = jsonschema.validators.validator_for(schema, default=jsonschema.Draft7Validator)(schema)
+    assert [f"{list(e.path)}: {e.message}" for e in check.iter_errors(compose)] == []
+    misspelt = {"services": {"a": {"image": "b", "read_onyl": True}}}
+    assert list(check.iter_errors(misspelt)), "the schema knows every key"
 
 
 def test_it_is_the_installation_that_the_cluster_demo_runs(compose: dict[str, Any]) -> None:

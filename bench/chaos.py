@@ -22,7 +22,7 @@ from exfilguard.embedded.kafka import ApacheKafka
 from tests.integration.pipeline import PARTITIONS, installation
 from tests.integration.stack import settled_totals
 
-from .chaos_bed import NORMAL_ALERTS, Bed
+from .chaos_bed import Bed
 from .chaos_page import write_page
 from .chaos_scenarios import SCENARIOS, Scenario
 from .report import QUICK, RESULTS, Report, percentile
@@ -97,6 +97,7 @@ def play(args: argparse.Namespace) -> int:
     report.bar("scenarios_that_held", sum(f["ok"] for f in ran), len(ran), at_most=False)
     report.bar("rows_lost_beyond_stated_limits", sum(f["lost"] for f in ran if not f["may_lose"]), 0)
     report.bar("rows_counted_double", sum(f["double"] for f in ran), 0)
+    report.bar("faults_that_should_tell_and_did_not", sum(bool(set(f["tells"]) - f["told"].keys()) for f in ran), 0)
     report.bar("statements_refused_wrongly", sum(len(f["refused"]) for f in ran), 0)
     return report.finish()
 
@@ -109,8 +110,11 @@ def one(bed: Bed, scenario: Scenario) -> dict[str, Any]:
         return {**out, "skipped": missing, "ok": False}
     broken, queries = sum(p.broken for p in bed.everybody), sum(p.queries for p in bed.everybody)
     refused = [len(p.refused) for p in bed.people]
+    bed.expects = scenario.tells
+    bed.hush()
     bed.begin()
     bed.sleep(1.0)
+    bed.began = time.time()
     error = ""
     try:
         scenario.act(bed)
@@ -138,13 +142,16 @@ def one(bed: Bed, scenario: Scenario) -> dict[str, Any]:
         "recovery_s": round(recovered, 1),
         "longest_s": round(max(p.longest_s for p in people), 2),
         "lock": locked,
-        "alerts": {name: sorted(states) for name, states in bed.alerts.items() if name not in NORMAL_ALERTS},
+        "tells": list(scenario.tells),
+        "silent": scenario.silent,
+        "told": {name: round(after, 1) for name, after in bed.told().items()},
         "said": [re.sub(r"^\S+ \S+ ", "", line)[:200] for line in bed.said()][:3],
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     out["ok"] = bool(
         0 <= out["lost"] <= scenario.most_lost(bed)
-        and not (out["double"] or out["windows_differ"] or out["refused"])
+        and not (out["double"] or out["windows_differ"] or out["archive_differs"] or out["refused"])
+        and set(scenario.tells) <= out["told"].keys()
         and (not out["broken"] or scenario.breaks_sessions)
         and recovered >= 0
         and locked
@@ -153,7 +160,8 @@ def one(bed: Bed, scenario: Scenario) -> dict[str, Any]:
     print(
         f"{scenario.name} {'ok' if out['ok'] else 'short'}: lost {out['lost']}, double {out['double']}, broken {out['broken']}, "
         f"refused {len(out['refused'])}, recovery {out['recovery_s']} s, longest {out['longest_s']} s, "
-        f"{', '.join(out['alerts']) or 'no alert'}", flush=True,
+        f"told {out['told'] or 'nobody'}" + (f", not told: {missed}" if (missed := set(scenario.tells) - out["told"].keys()) else ""),
+        flush=True,
     )  # fmt: skip
     return out
 

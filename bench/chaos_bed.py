@@ -1,7 +1,7 @@
 """What the chaos scenarios run on: the topology of deploy/cluster under constant load from real drivers, and the oracle.
 
 The oracle is what the drivers received, row by row and account by account; it is held against what lies on the topic (each frame
-once) and against the detectors' windows as a new owner would restore them. A statement that was broken off may be counted for more
+once), against the detectors' windows as a new owner would restore them, and against the archive's files. A statement that was broken off may be counted for more
 rows than its client received, never for fewer.
 """
 
@@ -15,22 +15,22 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import orjson
 import psycopg
 import pymysql
 from kafka.errors import KafkaError
 
+from deploy.cluster.telephone import Telephone
 from deploy.cluster.topology import WEST_ACCOUNT, Choices, Topology
 from exfilguard.cli.main import main as command
-from exfilguard.config.schema import SpoolConfig
+from exfilguard.config.schema import ArchiveConfig, SpoolConfig
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.errors import BrokerError
+from exfilguard.evidence.reader import ArchiveReader
 from exfilguard.lab import attack, patients
 from exfilguard.runtime.kafka import count_events
 from tests.integration.stack import stored_totals
@@ -41,6 +41,9 @@ PEOPLE = 6
 ROWS = 5
 SETTLE_S = 60.0
 STILL_S = 12.0
+TOLD_WITHIN_S = 150.0
+"""A fault that should tell is held for as long at most."""
+FOR_EVER_MS = 1 << 52
 POLICY = """
 version = "chaos"
 default_class = "anybody"
@@ -142,7 +145,7 @@ class Bed:
         faked = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(self.clock)}
         self.choices = Choices(
             tenant=TENANT, policy=str(policy), east_mode="enforce", budget_rows=1_000_000_000,
-            spool=SpoolConfig(segment_bytes=1 << 16, max_bytes=1 << 26),
+            spool=SpoolConfig(segment_bytes=1 << 16, max_bytes=1 << 26), archive=ArchiveConfig(commit_ms=1_000),
             environment={"sidecar-east": faked} if self.has_clock else None,
         )  # fmt: skip
         self.over, self.calm = threading.Event(), threading.Event()
@@ -152,6 +155,10 @@ class Bed:
         self.lost_before = 0
         """Rows that earlier scenarios have lost, each within its stated limit."""
         self.small_disks: set[str] = set()
+        self.telephone = Telephone()
+        """Alertmanager's receiver."""
+        self.expects: tuple[str, ...] = ()
+        self.began = time.time()
         self._mounts: list[Path] = []
 
     def east_dsn(self, account: str) -> str:
@@ -166,6 +173,7 @@ class Bed:
         admin = psycopg.conninfo.make_conninfo(self.database.admin_dsn, dbname=patients.DATABASE)
         patients.load(admin, PATIENTS, self.seed, self.password)
         self.topology = Topology(self.directory, self.database, self.password, self.choices)
+        self.topology.webhook = self.telephone.url
         self._mount("east", self.topology.data_dir("east"), 16)
         self._mount("kafka-3", self.topology.kafka.nodes[2].log_dir, 96)
         self.topology.start(lambda text: print(f"  {text}", flush=True))
@@ -188,6 +196,7 @@ class Bed:
         if hasattr(self, "topology"):
             self.topology.stop()
         self.database.stop()
+        self.telephone.close()
         for path in self._mounts:
             subprocess.run(["umount", "-l", str(path)], check=False, timeout=10)
 
@@ -234,17 +243,52 @@ class Bed:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.topology.check()
-            self.look_at_alerts()
             time.sleep(0.1)
+
+    def hold(self, at_least_s: float) -> None:
+        """The fault goes on until the alerts that it should lead to have arrived at Alertmanager's receiver."""
+        self.sleep(at_least_s)
+        end = time.monotonic() + TOLD_WITHIN_S - at_least_s
+        while time.monotonic() < end and not set(self.expects) <= self.told().keys():
+            self.sleep(0.5)
+
+    def hush(self) -> None:
+        """Until what is expected rings no more from a fault before, as long as that may reasonably take."""
+        end = time.monotonic() + 75.0
+        while time.monotonic() < end and set(self.expects) & self.telephone.ringing():
+            self.sleep(0.5)
+
+    def told(self) -> dict[str, float]:
+        """Alert -> seconds from the beginning of the fault until it arrived at Alertmanager's receiver."""
+        rang = self.telephone.since(self.began)
+        return {name: after for name, after in rang.items() if name not in NORMAL_ALERTS}
+
+    def fail_over(self) -> None:
+        """The PostgreSQL server is killed, its standby (streaming replication) promoted, and the installation told the new address."""
+        old = self.database
+        standby = EmbeddedPostgres(self.directory / "standby")
+        standby.password = old.password
+        copy_cluster(old, standby)
+        standby.start()
+        self.sleep(2.0)
+        self.began = time.time()
+        old.kill()
+        with psycopg.connect(standby.admin_dsn, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote(true, 30)")
+        self.database = standby
+        self.topology.move_database(standby)
 
     def kill_child(self, sidecar: str, command_name: str) -> None:
         """`kill -9` of one process of a sidecar."""
+        os.kill(self.child(sidecar, command_name), signal.SIGKILL)
+
+    def child(self, sidecar: str, command_name: str) -> int:
+        """Its process id."""
         parent = self.topology.part(sidecar).pid
         for path in Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split():
             argv = Path(f"/proc/{path}/cmdline").read_bytes().split(b"\0")
             if command_name.encode() in argv:
-                os.kill(int(path), signal.SIGKILL)
-                return
+                return int(path)
         raise AssertionError(f"{sidecar} has no {command_name}")
 
     def kill(self, name: str) -> None:
@@ -256,22 +300,9 @@ class Bed:
         """A fresh login of the locked account is refused by the guard."""
         return bool(attack.try_login(self.east_dsn(patients.EXPORT_ACCOUNT)))
 
-    def look_at_alerts(self) -> None:
-        now = time.monotonic()
-        if now - getattr(self, "_looked", 0.0) < 1.0:
-            return
-        self._looked = now
-        url = f"http://127.0.0.1:{self.topology.ports['prometheus']}/api/v1/alerts"
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                for alert in orjson.loads(answer.read())["data"]["alerts"]:
-                    self.alerts[alert["labels"]["alertname"]].add(alert["state"])
-        except (OSError, ValueError, KeyError):
-            return
-
     def begin(self) -> None:
         """The next scenario starts here."""
-        self.alerts: dict[str, set[str]] = defaultdict(set)
+        self.began = time.time()
         self.sizes = {path: path.stat().st_size for path in (self.directory / "logs").glob("*.log")}
         for person in self.people:
             person.longest_s = 0.0
@@ -307,36 +338,64 @@ class Bed:
         """The load pauses; the three counts, once they agree or have stood still for long enough."""
         self.calm.set()
         time.sleep(0.5)
-        config = replace(self.topology.config, kafka=self.topology.kafka.admin())
+        keys = str(self.topology.frame_keys)
+        config = replace(self.topology.config, kafka=self.topology.kafka.admin(frame_keys_dir=keys))
         deadline = time.monotonic() + SETTLE_S
         out: dict[str, Any] = {}
         since = time.monotonic()
         while time.monotonic() < deadline:
             self.topology.check()
-            self.look_at_alerts()
             before = out
             try:
                 topic = count_events(config, 0.5).rows_by_account
                 stored = asyncio.run(stored_totals(config, config.kafka.partitions))
                 windows = {key.partition("/")[2]: totals[-1][0] for key, totals in stored.items()}
-                out = self._compare(topic, windows)
+                out = self._compare(topic, windows, self.archived())
             except (KafkaError, BrokerError, OSError) as error:
-                out = {"lost": -1, "double": 0, "windows_differ": 0, "unreadable": type(error).__name__}
+                out = {
+                    "lost": -1,
+                    "double": 0,
+                    "windows_differ": 0,
+                    "archive_differs": 0,
+                    "unreadable": type(error).__name__,
+                }
             if not any(out.values()):
                 break
             since = since if out == before else time.monotonic()
-            if time.monotonic() - since > STILL_S and not out["windows_differ"] and self.everything_counted():
+            agree = not out["windows_differ"] and not out["archive_differs"]
+            if time.monotonic() - since > STILL_S and agree and self.everything_counted():
                 break
             time.sleep(0.3)
         self.lost_before += max(0, out["lost"])
         self.calm.clear()
         return out
 
-    def _compare(self, topic: dict[str, int], windows: dict[str, int]) -> dict[str, Any]:
+    def archived(self) -> dict[str, int]:
+        """Rows by account in the archive's files."""
+        reader = ArchiveReader(Path(self.topology.configs["archive"].archive_dir))
+        with reader.scan(TENANT, 0, FOR_EVER_MS) as connection:
+            return dict(connection.execute("SELECT principal, sum(rows)::BIGINT FROM events GROUP BY 1").fetchall())
+
+    def _compare(self, topic: dict[str, int], windows: dict[str, int], archive: dict[str, int]) -> dict[str, Any]:
         received, slack = self.received(), self.slack()
         accounts = set(received)
         return {
             "lost": max(0, sum(max(0, received[a] - topic.get(a, 0)) for a in accounts) - self.lost_before),
             "double": sum(max(0, topic.get(a, 0) - received[a] - slack[a]) for a in accounts),
             "windows_differ": sum(abs(topic.get(a, 0) - windows.get(a, 0)) for a in accounts),
+            "archive_differs": sum(abs(topic.get(a, 0) - archive.get(a, 0)) for a in accounts),
         }
+
+
+def copy_cluster(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
+    """`pg_basebackup`, with what a standby needs to follow (`-R`)."""
+    standby.data_dir.mkdir(mode=0o700)
+    directory, account = standby.data_dir, primary.as_user()
+    if account:
+        os.chown(directory, account["user"], account["group"])
+    argv = [
+        *(str(primary.bin / "pg_basebackup"), "-D", str(directory / "cluster"), "-R", "-X", "stream", "--no-sync"),
+        *("-c", "fast", "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres"),
+    ]
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PGPASSWORD": primary.password}
+    subprocess.run(argv, check=True, timeout=120, cwd=directory, env=environment, capture_output=True, **account)

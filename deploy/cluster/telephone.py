@@ -38,6 +38,11 @@ class Telephone:
                 out.setdefault(name, at - moment)
         return out
 
+    def ringing(self) -> set[str]:
+        """Alerts that have rung and were not taken back."""
+        last = {name: status for _, name, status in self.rang}
+        return {name for name, status in last.items() if status == "firing"}
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Choices:
     east_mode: str = "observe"
     budget_rows: int = 0
     spool: SpoolConfig = SpoolConfig()
+    archive: ArchiveConfig = ArchiveConfig(enabled=True)
     watched: bool = True
     """With Prometheus and Alertmanager."""
     environment: dict[str, dict[str, str]] | None = None
@@ -99,6 +101,7 @@ class Topology:
         hosts = self.network.hosts
         self.kafka = KafkaCluster(directory / "kafka", [hosts[f"kafka-{n}"] for n in (1, 2, 3)])
         self.secrets = directory / "secrets"
+        self.frame_keys = directory / "frame-keys"
         self.supervisor = Supervisor()
         self.ports = {name: free_port() for name in ("east", "west", "console", "prometheus", "alertmanager")}
         self.exporters = {machine: free_port() for machine in ("east", "west", "core")}
@@ -136,12 +139,11 @@ class Topology:
         """With the product's own command. Passwords are files of mode 600."""
         admin = self.directory / "admin.toml"
         write_resolved(Config(kafka=self.kafka.admin()), admin)
+        where = ("--passwords", str(self.secrets), "--frame-keys", str(self.frame_keys))
         users = [part for user in USERS for part in ("--user", user)]
         with contextlib.redirect_stdout(io.StringIO()):
             for _ in range(20):
-                if not main([
-                    *("kafka-setup", "--config", str(admin), "--acls", str(ACLS), "--passwords", str(self.secrets)), *users,
-                ]):  # fmt: skip
+                if not main(["kafka-setup", "--config", str(admin), "--acls", str(ACLS), *where, *users]):
                     return
                 time.sleep(1.0)
         raise EmbeddedError("kafka-setup did not succeed: see above")
@@ -149,6 +151,10 @@ class Topology:
     def user(self, name: str, **changes: Any) -> KafkaConfig:
         """The Kafka settings of one user."""
         password = (self.secrets / f"{name}.password").read_text(encoding="utf-8").strip()
+        if name.startswith("sidecar-"):
+            changes["frame_key"] = (self.frame_keys / f"{USERS[name]}.key").read_text(encoding="ascii").strip()
+        elif name in ("detector", "archive"):
+            changes["frame_keys_dir"] = str(self.frame_keys)
         return self.kafka.client(name, password, **changes)
 
     def data_dir(self, machine: str) -> Path:
@@ -158,14 +164,6 @@ class Topology:
         hosts = self.network.hosts
         hook = secrets.token_urlsafe(16)
         self._make_west_hook(hook)
-        socket_dir = str(self.database.socket_path.parent)
-
-        def direct(account: str) -> str:
-            """By the Unix socket: a namespace does not hide it, and it is the way the database is reached on one host."""
-            return psycopg.conninfo.make_conninfo(
-                host=socket_dir, port=self.database.port, user=account, password=self.password, dbname=patients.DATABASE
-            )
-
         key = secrets.token_hex(32)
         common = Config(tenant=self.choices.tenant, spool=self.choices.spool)
         east = ListenerConfig(
@@ -176,7 +174,7 @@ class Topology:
             budget_rows=self.choices.budget_rows,
             budget_exempt=[patients.BATCH_ACCOUNT] if self.choices.budget_rows else [],
             patient_columns=patients.PATIENT_COLUMNS,
-            catalog_dsn=direct(patients.CATALOG_ACCOUNT),
+            catalog_dsn=self._direct(patients.CATALOG_ACCOUNT),
         )
         west = ListenerConfig(
             name="west",
@@ -186,10 +184,13 @@ class Topology:
             patient_columns=["patient.id"],
         )
         responder = ResponderConfig(
-            postgres=PostgresHookConfig(dsn=direct(patients.HOOK_ACCOUNT), accounts=["*"]),
+            postgres=PostgresHookConfig(dsn=self._direct(patients.HOOK_ACCOUNT), accounts=["*"]),
             mysql=MySQLHookConfig(address=f"unix:{self.mariadb.socket_path}", password=hook, accounts=[WEST_ACCOUNT]),
         )
-        certificate, private = self.kafka.authority.issue("console", [hosts["core"].address, self.network.here])
+        # As long as a real one: an alert rings in the last two weeks.
+        certificate, private = self.kafka.authority.issue(
+            "console", [hosts["core"].address, self.network.here], lasts=timedelta(days=25)
+        )
         console = ConsoleConfig(
             listen=f"{hosts['core'].address}:{self.ports['console']}", tls_cert=str(certificate), tls_key=str(private)
         )
@@ -202,7 +203,7 @@ class Topology:
                 listener=[east] if machine == "east" else [west] if machine == "west" else [],
                 detector=DetectorConfig(policy=self.choices.policy),
                 responder=responder if user in ("responder", "console", "operator") else ResponderConfig(),
-                archive=ArchiveConfig(enabled=True),
+                archive=self.choices.archive,
                 console=console,
             )
         for machine, port in self.exporters.items():
@@ -214,6 +215,36 @@ class Topology:
         for name, config in self.configs.items():
             Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
             write_resolved(config, self.config_path(name))
+
+    def _direct(self, account: str) -> str:
+        """By the Unix socket: a namespace does not hide it, and it is the way the database is reached on one host."""
+        return psycopg.conninfo.make_conninfo(
+            host=str(self.database.socket_path.parent), port=self.database.port, user=account, password=self.password,
+            dbname=patients.DATABASE,
+        )  # fmt: skip
+
+    def move_database(self, database: EmbeddedPostgres) -> None:
+        """The PostgreSQL server is another one now: what an operator does after a failover. Raises EmbeddedError."""
+        self.database = database
+        for name, config in self.configs.items():
+            listeners = [
+                replace(
+                    one, upstream=f"unix:{database.socket_path}", catalog_dsn=self._direct(patients.CATALOG_ACCOUNT)
+                )
+                if one.name == "east"
+                else one
+                for one in config.listener
+            ]
+            hook = config.responder.postgres
+            if hook.dsn:
+                hook = replace(hook, dsn=self._direct(patients.HOOK_ACCOUNT))
+            self.configs[name] = replace(config, listener=listeners, responder=replace(config.responder, postgres=hook))
+            write_resolved(self.configs[name], self.config_path(name))
+        if main(["restart", "--config", str(self.config_path("sidecar-east"))]):
+            raise EmbeddedError("exfilguard restart did not succeed: see above")
+        responder = self.part("responder")
+        if responder.process is not None:
+            responder.process.terminate()
 
     def config_path(self, name: str) -> Path:
         return self.directory / "etc" / f"{name}.toml"
@@ -299,9 +330,9 @@ class Topology:
 
     def waiting_for(self) -> str:
         found = self.snapshots()
-        for name in ("east/relay-0", "east/shipper", "west/relay-0", "west/shipper", "core/archive"):
-            if found.get(name) is None:
-                return name
+        for name in ("east/relay-", "east/shipper", "west/relay-", "west/shipper", "core/archive"):
+            if not any(known.startswith(name) and snapshot is not None for known, snapshot in found.items()):
+                return name.removesuffix("-")
         detectors = [found.get(f"core/detector-{n}") for n in (1, 2)]
         held = sum(len(d.details["partitions"]) for d in detectors if d is not None and d.details.get("ready"))
         if held < self.configs["detector"].kafka.partitions:

@@ -6,7 +6,7 @@ set -eu
 umask 077
 dir=${1:-secrets}
 days=${DAYS:-397}
-mkdir -p "$dir/passwords" "$dir/admin" "$dir/console" "$dir/alertmanager"
+mkdir -p "$dir/passwords" "$dir/frame-keys" "$dir/admin" "$dir/console" "$dir/alertmanager"
 cd "$dir"
 
 random() { openssl rand -hex 24; }
@@ -37,6 +37,7 @@ certificate kafka-admin admin DNS:kafka-admin
 cp ca.pem admin/ca.pem
 certificate console console "DNS:localhost,DNS:${CONSOLE_NAME:-console}"
 for user in sidecar-east sidecar-west detector responder console archive operator; do keep "passwords/$user.password"; done
+for sidecar in east west; do keep "frame-keys/$sidecar.key"; done
 keep digest-key
 keep mysql-hook
 keep grafana-admin
@@ -48,7 +49,7 @@ for name in oncall daytime; do
 done
 
 if [ "$(id -u)" = 0 ]; then
-  chown -R 10001:10001 passwords admin console digest-key mysql-hook catalog-dsn hook-dsn
+  chown -R 10001:10001 passwords frame-keys admin console digest-key mysql-hook catalog-dsn hook-dsn
   for n in 1 2 3; do chown -R 1000:1000 "kafka-$n"; done
   chown -R 65534:65534 alertmanager
   chown 472 grafana-admin

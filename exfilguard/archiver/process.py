@@ -25,11 +25,13 @@ from ..config.schema import Config
 from ..errors import CodecError
 from ..events.chain import link_of
 from ..events.codec import decode_action, decode_frame, decode_verdict
+from ..events.signature import signature_of
 from ..events.topics import Topics
 from ..evidence.archive import ArchiveWriter
 from ..evidence.ledger import PUBLIC_KEY, Ledger, append_line, replace_file
 from ..evidence.signing import Signer, signer_at, signer_from
 from ..runtime.clock import now_ms
+from ..runtime.frame_keys import KeyFiles
 from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
 from ..runtime.process import die_with_parent, stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir
@@ -68,6 +70,7 @@ class Archiver:
             log.error("%d lines of the ledger cannot be read: run `exfilguard audit verify`", self.ledger.unreadable)
         self.siem = siem
         self.watch = TopicWatch(config, needs=(self.topics.queries, self.topics.verdicts, self.topics.actions))
+        self.key_files = KeyFiles(config)
         self.archived = 0
         self.unreadable = 0
         self.lag = 0
@@ -186,14 +189,17 @@ class Archiver:
         for at, records in batches.items():
             for record in records:
                 if at.topic == self.topics.queries:
-                    self._frame(at.partition, record.offset, record.value)
+                    self._frame(at.partition, record.offset, record.value, signature_of(record.headers))
                 else:
                     self._decision(at.topic, at.partition, record.offset, record.value)
         self._append()
 
-    def _frame(self, partition: int, offset: int, value: bytes | None) -> None:
+    def _frame(self, partition: int, offset: int, value: bytes | None, signature: bytes) -> None:
+        value, keys = value or b"", self.key_files.keys
         try:
-            frame = decode_frame(value or b"")
+            frame = decode_frame(value)
+            if keys is not None and (why := keys.refusal(partition, frame.tenant, frame.sidecar, value, signature)):
+                raise CodecError(why)
         except CodecError as error:
             self.unreadable += 1
             log.error("partition %d offset %d: %s: left out of the archive", partition, offset, error)
@@ -258,6 +264,7 @@ class Archiver:
         if now - self._upkept >= UPKEEP_S:
             self._upkept = now
             self.lag = self._measure_lag()
+            self.key_files.reload()
             if not self.writer.buffered and (said := self.writer.compact(now_ms())):
                 log.info("%s", said)
         if now - self._expired >= EXPIRE_S:
@@ -302,6 +309,8 @@ class Archiver:
             ("archive_damaged_files", {}, len(manifest.damaged)),
             ("ledger_entries_total", {}, self.ledger.entries),
             ("ledger_checkpoint_age_seconds", {}, max(0, now_ms() - self.checkpointed_ms) / 1000),
+            *self.watch.figures(),
+            *self.key_files.figures(),
         ]
         if self.siem is not None:
             out.values += [

@@ -10,7 +10,7 @@ from kafka.errors import KafkaError
 
 from ..errors import BrokerError
 from ..runtime.kafka import admin_client, ensure_topics
-from ..runtime.kafka_acls import apply, as_commands, load_roles, password_of, role_of
+from ..runtime.kafka_acls import apply, as_commands, load_roles, password_of, role_of, secret_at
 from ..runtime.kafka_trouble import why
 from .common import add_config_option, load
 
@@ -37,6 +37,11 @@ def register(commands: Any) -> None:
         help="a user, named ROLE or ROLE-SOMETHING; repeat it. Default: one of each role",
     )
     parser.add_argument(
+        "--frame-keys",
+        metavar="DIR",
+        help="where NAME.key of each user sidecar-NAME is, with which that sidecar signs its frames; one that is missing is made",
+    )
+    parser.add_argument(
         "--print", action="store_true", help="print the same with Kafka's own tools, and change nothing"
     )
     parser.set_defaults(run=run)
@@ -50,6 +55,11 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(as_commands(users, config.kafka.bootstrap)))
         return 0
     passwords = {user: password_of(Path(args.passwords), user) for user in users}
+    if args.frame_keys:
+        for user in users:
+            role, _, name = user.partition("-")
+            if role == "sidecar" and name:
+                secret_at(Path(args.frame_keys) / f"{name}.key", "--frame-keys")
     try:
         admin = admin_client(config)
     except (KafkaError, OSError) as error:

@@ -9,9 +9,8 @@ from pathlib import Path
 from ..config.schema import Config
 from ..errors import ExfilGuardError
 from ..events.codec import frame_head
-from ..events.topics import Topics
 from ..evidence.reader import ArchiveReader
-from ..runtime.kafka import whole_topic
+from ..runtime.kafka import frames_of
 from ..stream.recorded import FileRecording, Framer, Recording
 
 KAFKA = "kafka"
@@ -28,7 +27,7 @@ class KafkaRecording:
         self.config = config
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        yield from whole_topic(self.config, Topics(self.config.kafka.prefix).queries, QUIET_S)
+        yield from frames_of(self.config, QUIET_S)
 
 
 class ArchiveRecording:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from ..errors import ConfigError
+from ..events.signature import MIN_KEY_CHARACTERS
 from ..observe.asked import parse_column
 from .certificates import problem_of
 from .check_console import check_console
@@ -255,7 +256,10 @@ def parse_config(text: str, source: str, base: Path, environ: Mapping[str, str])
         _check(config, reader)
     if reader.problems or config is None:
         raise ConfigError(reader.problems)
-    return replace(config, listener=[_anchored(listener, base) for listener in config.listener])
+    kafka = config.kafka
+    if kafka.frame_keys_dir:
+        kafka = replace(kafka, frame_keys_dir=str(base.absolute() / kafka.frame_keys_dir))
+    return replace(config, kafka=kafka, listener=[_anchored(listener, base) for listener in config.listener])
 
 
 def _check(config: Config, reader: _Reader) -> None:
@@ -280,6 +284,10 @@ def _check(config: Config, reader: _Reader) -> None:
         if "SSL" not in kafka.security_protocol:
             problem("kafka.cert_file", "has no effect without TLS: set security_protocol to SSL or SASL_SSL")
         _check_pair(kafka, "kafka", "cert_file", "key_file", "is needed with the other", reader)
+    if kafka.frame_key and len(kafka.frame_key) < MIN_KEY_CHARACTERS:
+        problem("kafka.frame_key", "is too short: `openssl rand -hex 32`")
+    if kafka.frame_keys_dir and not (reader.base / kafka.frame_keys_dir).is_dir():
+        problem("kafka.frame_keys_dir", f"{reader.base / kafka.frame_keys_dir} is no directory: correct the path")
     if config.spool.segment_bytes < 1 << 16:
         problem("spool.segment_bytes", 'must be at least "64KiB"')
     if config.spool.max_bytes < 2 * config.spool.segment_bytes:

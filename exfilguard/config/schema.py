@@ -42,6 +42,22 @@ class KafkaConfig:
     ca_file: str = setting("CA bundle that signed the brokers' certificates.", "")
     cert_file: str = setting("Certificate (PEM) shown to the brokers, where they ask for one (mutual TLS).", "")
     key_file: str = setting("Its private key (PEM).", "")
+    frame_key: str = setting(
+        "Key with which this sidecar signs its frames (HMAC-SHA-256), at least 32 characters, of this sidecar alone; better "
+        "`frame_key_file`. Empty: they are not signed.",
+        "",
+        secret=True,
+    )
+    frame_keys_dir: str = setting(
+        "Directory of the sidecars' keys, `SIDECAR.key` (of another tenant `TENANT/SIDECAR.key`), one key a line: detector and "
+        "archive refuse a frame that its sidecar has not signed. Empty: signatures are not looked at.",
+        "",
+    )
+    unsigned_frames: Literal["refuse", "accept"] = setting(
+        "What happens to a frame without a signature where `frame_keys_dir` is set; `accept` only while sidecars are given "
+        "their keys. A wrong signature is refused in any case.",
+        "refuse",
+    )
     linger_ms: int = setting(
         "How long the shipper waits at most to fill a frame, milliseconds. An event with many patients does not wait.",
         50,

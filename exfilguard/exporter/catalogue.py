@@ -61,6 +61,12 @@ METRICS: dict[str, Metric] = {
     "frames_gap_total": Metric("counter", (), "Frames missing in a sidecar's sequence."),
     "frames_duplicate_total": Metric("counter", (), "Frames that came again and were dropped."),
     "deadletters_total": Metric("counter", (), "Records that could not be read, kept on the deadletter topic."),
+    "frames_refused_total": Metric(
+        "counter",
+        ("reason",),
+        "Frames refused because their sidecar did not sign them: `unsigned`, `unknown` (no key of it here), `forged`. Detector "
+        "and archive count each for itself.",
+    ),
     "frames_unusual_total": Metric("counter", (), "Frames that only the slow decoder could read."),
     "events_late_total": Metric("counter", (), "Events older than the longest window: counted in none."),
     "events_future_total": Metric(
@@ -104,6 +110,15 @@ METRICS: dict[str, Metric] = {
     "ledger_entries_total": Metric("counter", (), "Entries in the ledger of verdicts and actions."),
     "ledger_checkpoint_age_seconds": Metric("gauge", (), "Age of the ledger's newest signed checkpoint.", "max"),
     "siem_messages_total": Metric("counter", ("outcome",), "Messages to the SIEM: sent, or dropped while it was away."),
+    "kafka_under_replicated_partitions": Metric(
+        "gauge",
+        (),
+        "Partitions of the topics used here that have fewer copies in step than they should: a broker is away.",
+        "max",
+    ),
+    "data_disk_free_bytes": Metric("gauge", (), "Room left on the disk of data_dir, for this user.", "min"),
+    "data_disk_size_bytes": Metric("gauge", (), "Size of the disk of data_dir."),
+    "process_start_time_seconds": Metric("gauge", ("process",), "When the process began to answer, Unix time.", "max"),
     "process_up": Metric("gauge", ("process",), "1 when the process answered this scrape, 0 when it did not."),
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from operator import add
 from pathlib import Path
@@ -18,7 +19,7 @@ from prometheus_client.registry import Collector
 from ..config.load import parse_address
 from ..config.schema import Config
 from ..runtime.process import stop_on_signals
-from ..runtime.stats import Snapshot, read_snapshot, run_dir
+from ..runtime.stats import Labels, Snapshot, read_snapshot, run_dir
 from .catalogue import METRICS, PREFIX
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,25 @@ class ProcessCollector(Collector):
         for name, snapshot in snapshots.items():
             up.add_metric([name], 0.0 if snapshot is None else 1.0)
         yield up
-        yield from families([s for s in snapshots.values() if s is not None])
+        alive = {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None}
+        own = Snapshot("exporter", "0", [*_began(alive), *_disk(self.data_dir)])
+        yield from families([*alive.values(), own])
+
+
+def _began(alive: Mapping[str, Snapshot]) -> Iterator[tuple[str, Labels, float]]:
+    for name, snapshot in alive.items():
+        if began_ms := snapshot.details.get("began_ms"):
+            yield "process_start_time_seconds", {"process": name}, began_ms / 1000
+
+
+def _disk(directory: Path) -> Iterator[tuple[str, Labels, float]]:
+    """Nothing where the directory is not there (yet)."""
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return
+    yield "data_disk_free_bytes", {}, disk.f_bavail * disk.f_frsize
+    yield "data_disk_size_bytes", {}, disk.f_blocks * disk.f_frsize
 
 
 _COMBINE: dict[str, Callable[[float, float], float]] = {"sum": add, "max": max, "min": min}

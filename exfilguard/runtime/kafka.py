@@ -22,8 +22,10 @@ from ..config.schema import Config
 from ..errors import BrokerError, CodecError
 from ..events.action import Action
 from ..events.codec import decode_action, decode_frame, decode_verdict
+from ..events.signature import signature_of
 from ..events.topics import Topics
 from ..events.verdict import Verdict
+from .frame_keys import KeyFiles
 from .kafka_trouble import why
 
 log = logging.getLogger(__name__)
@@ -94,10 +96,23 @@ def broker_answers(bootstrap: str) -> bool:
     return True
 
 
-def ensure_topics(
-    admin: KafkaAdminClient, config: Config, needs: Sequence[str] | None = None
-) -> dict[str, tuple[str, int]]:
-    """Create the topics that are missing; returns (topic id, partitions) by name, or nothing while some are still being
+class OnBrokers(NamedTuple):
+    """One topic as the brokers have it."""
+
+    topic_id: str
+    partitions: int
+    under_replicated: int
+    """Partitions with fewer copies in step than they should have."""
+
+
+def _on_brokers(topic: dict[str, Any]) -> OnBrokers:
+    partitions = topic["partitions"]
+    behind = sum(len(p["isr_nodes"]) < len(p["replica_nodes"]) for p in partitions)
+    return OnBrokers(str(topic["topic_id"]), len(partitions), behind)
+
+
+def ensure_topics(admin: KafkaAdminClient, config: Config, needs: Sequence[str] | None = None) -> dict[str, OnBrokers]:
+    """Create the topics that are missing; returns what the brokers have by name, or nothing while some are still being
     made. `needs`: only these, for a user that may see no others; None: all. Raises KafkaError, BrokerError.
 
     A topic's id changes when the topic is made anew: that is how a broker that forgot is recognised.
@@ -122,11 +137,11 @@ def ensure_topics(
     if needs is not None:
         wanted = {name: wanted[name] for name in needs}
 
-    def described() -> dict[str, tuple[str, int]]:
+    def described() -> dict[str, OnBrokers]:
         answers = admin.describe_topics(list(wanted))
         if refused := sorted(t["name"] for t in answers if t["error_code"] == TopicAuthorizationFailedError.errno):
             raise BrokerError(f"the user {_user(config)} may not use {', '.join(refused)}: {GRANT}")
-        return {t["name"]: (str(t["topic_id"]), len(t["partitions"])) for t in answers if not t["error_code"]}
+        return {t["name"]: _on_brokers(t) for t in answers if not t["error_code"]}
 
     found = described()
     for name in wanted.keys() - found.keys():
@@ -144,9 +159,11 @@ def ensure_topics(
     if len(found) < len(wanted):
         return {}  # made, and not known to every broker yet
     if (  # each queries partition has its own snapshots partition
-        found.get(topics.snapshots, ("", 0))[1] < found.get(topics.queries, ("", 0))[1] and topics.snapshots in wanted
+        topics.snapshots in wanted
+        and topics.queries in wanted
+        and found[topics.snapshots].partitions < found[topics.queries].partitions
     ):
-        admin.create_partitions({topics.snapshots: NewPartitions(found[topics.queries][1])})
+        admin.create_partitions({topics.snapshots: NewPartitions(found[topics.queries].partitions)})
         found = described()
     return found
 
@@ -192,6 +209,8 @@ class TopicWatch:
         )
         self._ids: dict[str, str] = self._load()
         self.partitions: dict[str, int] = {}
+        self.under_replicated = 0
+        """Partitions of these topics with fewer copies in step than they have brokers for."""
         self.generation = 0
         """Changes when the broker forgot its topics."""
 
@@ -226,8 +245,9 @@ class TopicWatch:
         self._trouble.worked()
         if not found:
             return False
-        ids = {name: topic_id for name, (topic_id, _) in found.items()}
-        self.partitions = {name: count for name, (_, count) in found.items()}
+        ids = {name: topic.topic_id for name, topic in found.items()}
+        self.partitions = {name: topic.partitions for name, topic in found.items()}
+        self.under_replicated = sum(topic.under_replicated for topic in found.values())
         if ids != self._ids:
             first = self._needs[0] if self._needs else Topics(self._config.kafka.prefix).queries
             if self._ids.get(first, ids.get(first)) != ids.get(first):
@@ -238,6 +258,10 @@ class TopicWatch:
                 with contextlib.suppress(OSError):
                     self._state.write_bytes(orjson.dumps(ids))
         return True
+
+    def figures(self) -> list[tuple[str, dict[str, str], float]]:
+        """For a Snapshot."""
+        return [("kafka_under_replicated_partitions", {}, self.under_replicated)]
 
     def close(self) -> None:
         admin, self._admin = self._admin, None
@@ -284,7 +308,26 @@ def send_now(producer: KafkaProducer, topic: str, key: bytes, value: bytes) -> N
 
 
 def whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[int, bytes]]:
-    """(partition, value) of every record of a topic from its beginning to its end as it is met, or until it is silent. Raises
+    """(partition, value) of every record of a topic; see `records_of`. Raises BrokerError."""
+    return ((record.partition, record.value) for record in records_of(config, topic, quiet_s))
+
+
+def frames_of(config: Config, quiet_s: float) -> Iterator[tuple[int, bytes]]:
+    """The queries topic without what `kafka.frame_keys_dir` refuses. Raises BrokerError, ConfigError."""
+    keys = KeyFiles(config).keys
+    for record in records_of(config, Topics(config.kafka.prefix).queries, quiet_s):
+        if keys is not None:
+            try:
+                frame = decode_frame(record.value)
+            except CodecError:
+                continue
+            if keys.refusal(record.partition, frame.tenant, frame.sidecar, record.value, signature_of(record.headers)):
+                continue
+        yield record.partition, record.value
+
+
+def records_of(config: Config, topic: str, quiet_s: float) -> Iterator[Any]:
+    """Every record that has a value, from the topic's beginning to its end as it is met, or until it is silent. Raises
     BrokerError."""
     _need_broker(config)
     try:
@@ -307,7 +350,7 @@ def whole_topic(config: Config, topic: str, quiet_s: float) -> Iterator[tuple[in
         while time.monotonic() - silent_since < quiet_s:
             for records in consumer.poll(timeout_ms=100).values():
                 silent_since = time.monotonic()
-                yield from ((record.partition, record.value) for record in records if record.value is not None)
+                yield from (record for record in records if record.value is not None)
             # The fetch's high watermark: the embedded broker's `end_offsets` is wrong.
             ends = {at: consumer.highwater(at) for at in partitions}
             if all(end is not None and consumer.position(at) >= end for at, end in ends.items()):
@@ -380,7 +423,7 @@ def count_events(config: Config, quiet_s: float = 1.0) -> OnTopic:
     seen: set[tuple[int, str, str, int]] = set()
     events = 0
     rows: dict[str, int] = defaultdict(int)
-    for partition, value in whole_topic(config, Topics(config.kafka.prefix).queries, quiet_s):
+    for partition, value in frames_of(config, quiet_s):
         with contextlib.suppress(CodecError):
             frame = decode_frame(value)
             key = (partition, frame.sidecar, frame.epoch, frame.seq)

@@ -78,6 +78,7 @@ def role_of(user: str, roles: Iterable[str]) -> str:
 
 
 def new_password() -> str:
+    """Also a key: 32 characters, 192 bit."""
     return secrets.token_urlsafe(24)
 
 
@@ -157,15 +158,19 @@ def as_commands(users: Mapping[str, list[Right]], bootstrap: str) -> list[str]:
 
 
 def password_of(directory: Path, user: str) -> str:
-    """From `directory/user.password`, made when it is not there, for its owner only. Raises ConfigError."""
-    path = directory / f"{user}.password"
+    """From `directory/user.password`, made when it is not there. Raises ConfigError."""
+    return secret_at(directory / f"{user}.password", "--passwords")
+
+
+def secret_at(path: Path, option: str) -> str:
+    """What the file holds; made when it is not there, for its owner only. `option`: where it was named. Raises ConfigError."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text(encoding="utf-8").strip()
     made = new_password()
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600, exist_ok=False)
         path.write_text(made + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be written ({error.strerror}): choose another --passwords"]) from None
+        raise ConfigError([f"{path}: cannot be written ({error.strerror}): choose another {option}"]) from None
     return made

@@ -17,6 +17,8 @@ from typing import Any
 
 import orjson
 
+from .clock import now_ms
+
 Labels = dict[str, str]
 
 
@@ -31,7 +33,7 @@ class Snapshot:
     histograms: list[tuple[str, Labels, list[tuple[float, int]], float]] = field(default_factory=list)
     """(metric, labels, cumulative [(upper bound, count)], sum); the last bound is infinity, written as 1e308."""
     details: dict[str, Any] = field(default_factory=dict)
-    """For `exfilguard status`; never a patient value."""
+    """For `exfilguard status`; never a patient value. `began_ms`: when the process began to answer."""
 
 
 def run_dir(data_dir: str | os.PathLike[str]) -> Path:
@@ -75,6 +77,7 @@ class StatsServer:
     def __init__(self, path: Path, snapshot: Callable[[], Snapshot]) -> None:
         self.path = path
         self._snapshot = snapshot
+        self._began_ms = now_ms()
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -93,7 +96,9 @@ class StatsServer:
             with connection:
                 try:
                     connection.settimeout(1.0)
-                    connection.sendall(orjson.dumps(self._snapshot()))
+                    snapshot = self._snapshot()
+                    snapshot.details["began_ms"] = self._began_ms
+                    connection.sendall(orjson.dumps(snapshot))
                 except (OSError, RuntimeError):
                     continue  # a dictionary that changed while being read, or a peer that left: the next scrape asks again
 

@@ -28,6 +28,7 @@ from kafka.errors import ClusterAuthorizationFailedError, KafkaError, Unsupporte
 
 from ..config.schema import Config
 from ..errors import CodecError
+from ..events import signature
 from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import LEVELS, Verdict
@@ -200,6 +201,7 @@ class Shipper:
             )
             for n in relay_numbers(config)
         ]
+        self._key = config.kafka.frame_key.encode()
         self.frames = 0
         self.events = 0
         self.resends = 0
@@ -286,10 +288,18 @@ class Shipper:
     def _send(self, frames: list[OutFrame]) -> None:
         """All of them acknowledged by all replicas, or an error. Raises KafkaError."""
         producer = self._producer_now()
-        futures = [producer.send(self.topics.queries, value=f.value, partition=f.partition) for f in frames]
+        futures = [
+            producer.send(self.topics.queries, value=f.value, partition=f.partition, headers=self._signed(f))
+            for f in frames
+        ]
         deadline = time.monotonic() + SEND_TIMEOUT_S
         for future in futures:
             future.get(timeout=max(0.1, deadline - time.monotonic()))
+
+    def _signed(self, frame: OutFrame) -> list[tuple[str, bytes]]:
+        if not self._key:
+            return []
+        return [(signature.HEADER, signature.sign(self._key, frame.partition, frame.value))]
 
     def _publish_again(self) -> None:
         """For a broker that forgot. Raises KafkaError."""
@@ -375,6 +385,7 @@ class Shipper:
                 ("spool_max_bytes", {}, self.config.spool.max_bytes * self.config.sidecar.workers),
                 *levels,
                 *self._certificates,
+                *self.watch.figures(),
                 ("frames_published_total", {}, self.frames),
                 ("events_published_total", {}, self.events),
                 ("frames_resent_total", {}, self.resends),

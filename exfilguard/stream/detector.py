@@ -18,6 +18,7 @@ import secrets
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -29,9 +30,11 @@ from ..detect.policy import DAY_MS, HOUR, WINDOW_NAMES, Policy
 from ..errors import BrokerError, CodecError
 from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
+from ..events.signature import signature_of
 from ..events.topics import Topics, principal_hash
 from ..events.verdict import Verdict
 from ..runtime.clock import now_ms
+from ..runtime.frame_keys import KeyFiles
 from ..runtime.kafka import WATCH_S, TopicWatch, certificate_figures
 from ..runtime.policy_file import PolicyFile
 from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir
@@ -119,6 +122,7 @@ class Detector:
         self._lag = 0
         self.skew = Skew()
         self._certificates = certificate_figures(config)
+        self.key_files = KeyFiles(config)
         self.app: Any = None
 
     @property
@@ -134,19 +138,21 @@ class Detector:
             judge = self._judges[tenant] = Judge(self.policy, tenant, f"detector:{self.worker}")
         return judge
 
-    def new_engine(self) -> Engine:
+    def new_engine(self, partition: int) -> Engine:
+        keys = self.key_files.keys
         return Engine(
             self.judge_of,
             self.standing,
             self.config.detector.max_patients,
             max_accounts=self.config.detector.max_accounts,
             seed=secrets.randbits(64),  # names that collide cannot be prepared
+            refusal=None if keys is None else partial(keys.refusal, partition),
         )
 
     async def assigned(self, partitions: set[int]) -> None:
         """Faust gave us these; returns at once, the restore runs in the background and frames wait for it."""
         for partition in partitions - self.held.keys():
-            self.held[partition] = Held(self.new_engine())
+            self.held[partition] = Held(self.new_engine(partition))
             spawn(self._take_over(partition, self.held[partition]), f"restore of partition {partition}")
         for partition in self.held.keys() - partitions:
             gone = self.held.pop(partition)
@@ -184,7 +190,7 @@ class Detector:
             if not restore.checkpoint:
                 parked.forgotten()  # the broker lost the snapshots, and the log with them
             return parked
-        engine = self.new_engine()
+        engine = self.new_engine(partition)
         restore.fill(engine)
         if restore.damaged:
             log.error("partition %d: %d snapshot records could not be read", partition, restore.damaged)
@@ -202,12 +208,14 @@ class Detector:
                 partition,
                 record.offset,
                 record.value,
-                engine.feed(record.offset, record.value, now_ms(), skip_gap=True),
+                engine.feed(
+                    record.offset, record.value, now_ms(), signature=signature_of(record.headers), skip_gap=True
+                ),
             )
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
-    async def handle(self, partition: int, offset: int, value: bytes, sent_ms: int = 0) -> None:
+    async def handle(self, partition: int, offset: int, value: bytes, sent_ms: int = 0, signature: bytes = b"") -> None:
         """One record from Faust. Returns when it is counted; its verdicts are published beside the next ones. `sent_ms`: the
         producer's clock when it sent it, 0 when the broker put its own time there."""
         held = self.held.get(partition)
@@ -215,13 +223,13 @@ class Detector:
             return  # taken away meanwhile: its new owner reads this record
         await held.ready.wait()
         async with held.lock:
-            fed = held.engine.feed(offset, value, now_ms())
+            fed = held.engine.feed(offset, value, now_ms(), signature=signature)
             if fed.read_first is not None:
                 log.warning(
                     "partition %d: offsets %d to %d were skipped: read again", partition, fed.read_first, offset
                 )
                 await self._insist(self._read_on, partition, held.engine, offset)
-                fed = held.engine.feed(offset, value, now_ms(), skip_gap=True)
+                fed = held.engine.feed(offset, value, now_ms(), signature=signature, skip_gap=True)
             if not (fed.reason or fed.duplicate) and self._is_last(partition, offset):
                 sidecar, newest_ms = held.engine.last_frame()
                 self.skew.note(sidecar, sent_ms or newest_ms, now_ms())
@@ -436,6 +444,7 @@ class Detector:
             self._active = active
             self._lag = self._measure_lag()
             self._reload_policy()
+            self.key_files.reload()
             self._announce_allowances(now)
             if time.monotonic() - evicted > EVICT_S:
                 # A part of the accounts each second until all were looked at.
@@ -506,6 +515,8 @@ class Detector:
         ]
         out.values += [("verdicts_total", {"level": level}, count) for level, count in list(self.verdicts.items())]
         out.values += self._certificates
+        out.values += self.watch.figures()
+        out.values += self.key_files.figures()
         most = self.skew.largest(self.config.exporter.top_accounts, now_ms())
         out.values += [("clock_skew_seconds", {"sidecar": sidecar}, seconds) for sidecar, seconds in most]
         for account, totals in self._largest:
@@ -548,7 +559,9 @@ def run_detector(config: Config, worker: str) -> int:
         async for event in stream.events():
             message = event.message
             sent_ms = int(message.timestamp * 1000) if message.timestamp and not message.timestamp_type else 0
-            await detector.handle(message.partition, message.offset, message.value, sent_ms)
+            await detector.handle(
+                message.partition, message.offset, message.value, sent_ms, signature_of(message.headers)
+            )
 
     for work in (
         detector.publish_verdicts,

@@ -117,8 +117,11 @@ class Engine:
         windows_ms: tuple[int, ...] = WINDOWS_MS,
         max_accounts: int = MAX_ACCOUNTS,
         seed: int = 0,
+        refusal: Callable[[str, str, bytes, bytes], str] | None = None,
     ) -> None:
+        """`refusal`: why a frame (tenant, sidecar, value, signature) is not its sidecar's; empty when it is. None: not asked."""
         self._judge_of = judge_of
+        self._refusal = refusal
         self._standing = standing
         self.store = WindowStore(windows_ms, slices, max_patients, max_accounts=max_accounts, seed=seed)
         self.dimensions = {
@@ -145,7 +148,7 @@ class Engine:
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
-    def feed(self, offset: int, value: bytes, now_ms: int, *, skip_gap: bool = False) -> Fed:
+    def feed(self, offset: int, value: bytes, now_ms: int, *, signature: bytes = b"", skip_gap: bool = False) -> Fed:
         """One record of the partition. `skip_gap`: the records before it were asked for, and are no more."""
         if offset > self.next_offset and not skip_gap:
             return Fed(read_first=self.next_offset)
@@ -159,6 +162,10 @@ class Engine:
             counter.take(frame.tenant, frame.sidecar, frame.epoch, frame.seq, frame.events)
             self.unusual_frames += 1
         tenant = counter.tenant
+        # Before its number is noted: a forged frame must not take the place of the one that is to come.
+        if self._refusal is not None and (reason := self._refusal(tenant, counter.sidecar, value, signature)):
+            self._passed(offset)
+            return Fed(reason=reason)
         key = (tenant, counter.sidecar, counter.epoch)
         source = self.sources.get(key)
         known = source is not None

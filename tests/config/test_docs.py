@@ -26,7 +26,7 @@ def test_every_metric_a_process_reports_is_in_the_catalogue_and_the_other_way_ro
         if path.name != "catalogue.py":
             reported |= set(
                 re.findall(
-                    r'\(?"([a-z_]+(?:_total|_seconds|_bytes|_records|_accounts|_files)|standing_verdicts|allowances_ending|sessions|process_up)"',
+                    r'\(?"([a-z_]+(?:_total|_seconds|_bytes|_records|_accounts|_files|_partitions)|standing_verdicts|allowances_ending|sessions|process_up)"',
                     path.read_text(),
                 )
             )

@@ -17,6 +17,7 @@ from cryptography import x509
 
 from exfilguard.cli.main import build_parser
 from exfilguard.config.load import load_config
+from exfilguard.runtime.frame_keys import read_keys
 from exfilguard.runtime.kafka_acls import load_roles, role_of
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def test_every_container_is_read_only_without_rights_limited_and_watched(compose
 def test_no_secret_is_in_the_environment_or_in_a_command(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         for key, value in service.get("environment", {}).items():
-            if "PASSWORD" in key or "DSN" in key or "KEY" in key:
+            if ("PASSWORD" in key or "DSN" in key or "KEY" in key) and not key.endswith("_DIR"):
                 assert str(value).startswith("/run/secrets/"), f"{name}: {key}"
                 assert Path(value).name in service["secrets"], f"{name}: {key}"
 
@@ -133,6 +134,8 @@ def test_every_part_starts_a_command_with_settings_that_load(
         for secret in service.get("secrets", ()):
             text = text.replace(f"/run/secrets/{secret}", str(files[secret]))
             environment = {k: v.replace(f"/run/secrets/{secret}", str(files[secret])) for k, v in environment.items()}
+        if any(volume.endswith(":/frame-keys:ro") for volume in service["volumes"]):
+            environment = {k: v.replace("/frame-keys", str(secrets / "frame-keys")) for k, v in environment.items()}
         text = text.replace("/secrets/admin", str(secrets / "admin"))
         path = tmp_path / f"{name}.toml"
         path.write_text(text, encoding="utf-8")
@@ -144,6 +147,14 @@ def test_every_part_starts_a_command_with_settings_that_load(
             assert config.kafka.security_protocol == "SASL_SSL"
             assert config.data_dir == DATA
             assert config.kafka.password
+        if name.startswith("sidecar-"):
+            key = (secrets / "frame-keys" / f"{config.sidecar_id}.key").read_text(encoding="ascii").strip()
+            assert config.kafka.frame_key == key
+        if name.startswith(("detector-", "archive")):
+            assert {sidecar for _, sidecar in read_keys(Path(config.kafka.frame_keys_dir), config.tenant)} == {
+                "east",
+                "west",
+            }
     roles = load_roles(ROOT / "deploy" / "kafka" / "acls.toml", "exfilguard")
     set_up = {
         a.removeprefix("--user=") for a in compose["services"]["kafka-setup"]["command"] if a.startswith("--user=")

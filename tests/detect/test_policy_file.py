@@ -15,6 +15,7 @@ from exfilguard.config.schema import Config, DetectorConfig
 from exfilguard.detect.policy import default_policy
 from exfilguard.errors import ConfigError
 from exfilguard.events.codec import encode_frame, frame_head
+from exfilguard.runtime.kafka import TopicWatch
 from exfilguard.runtime.policy_file import NeverLocked, PolicyFile
 from exfilguard.stream.detector import Detector, Held
 
@@ -87,8 +88,8 @@ def frame(seq: int, patients: range) -> bytes:
 def test_the_detector_judges_by_the_new_file_from_the_next_event_on(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     write(path, "one", 100, 500)
-    detector = Detector(Config(tenant="clinic", detector=DetectorConfig(policy=str(path))), "w", None)  # type: ignore[arg-type]
-    engine = detector.new_engine()
+    detector = Detector(Config(tenant="clinic", detector=DetectorConfig(policy=str(path))), "w", TopicWatch(Config()))
+    engine = detector.new_engine(0)
     detector.held[0] = Held(engine)
     assert engine.feed(0, frame(0, range(90)), NOW).verdicts == []
     write(path, "broken", 600, 500)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions, NewTopic
@@ -27,6 +28,8 @@ from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig
 from exfilguard.embedded.authority import Authority
 from exfilguard.embedded.kafka import missing_programs
 from exfilguard.embedded.kafka_cluster import KafkaCluster
+from exfilguard.events.codec import encode_frame, frame_head
+from exfilguard.events.signature import HEADER, sign
 from exfilguard.events.topics import Topics
 from exfilguard.runtime.kafka import admin_client, client_settings, count_events
 from exfilguard.runtime.kafka_acls import load_roles
@@ -224,14 +227,24 @@ def as_client(stack: Stack, kafka: KafkaConfig) -> None:
     write_resolved(stack.config, stack.path)
 
 
-def test_the_parts_work_with_the_rights_they_have(secured: Secured, tmp_path: Path) -> None:
+def test_the_parts_work_with_the_rights_they_have_and_a_stolen_credential_writes_in_nobody_elses_name(
+    secured: Secured, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    assert secured.setup("--user", "sidecar-east", "--user", "sidecar-west", "--frame-keys", str(keys)) == 0
+    own = {name: (keys / f"{name}.key").read_text(encoding="ascii").strip() for name in ("east", "west")}
+    for path in keys.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
     stack, load = installation(tmp_path / "data", "127.0.0.1:1")
+    stack.config = replace(stack.config, sidecar=SidecarConfig(id="east"))
     try:
-        for part, user in (("shipper", "sidecar-east"), ("detector", "detector"), ("responder", "responder")):
-            as_user(stack, user, secured)
+        as_client(stack, secured.user("sidecar-east", frame_key=own["east"]).kafka)
+        stack.start("shipper")
+        for part in ("detector", "archive"):
+            as_client(stack, secured.user(part, frame_keys_dir=str(keys)).kafka)
             stack.start(part)
-        as_user(stack, "archive", secured)
-        stack.start("archive")
+        as_user(stack, "responder", secured)
+        stack.start("responder")
         load.write(3_000)
         stack.detector_ready()
         stack.responder_ready()
@@ -240,10 +253,37 @@ def test_the_parts_work_with_the_rights_they_have(secured: Secured, tmp_path: Pa
         assert load.equals(totals)
         wait_for(lambda: stack.total("archive_events_total") >= load.events, 30, stack.log("archive")[-500:])
         assert stack.total("events_published_total") == load.events
+        assert stack.total("frames_refused_total") == 0
+        forge(secured.user("sidecar-west", frame_key=own["west"]), stack.config.tenant, "east-0")
+        for reason in ("forged", "unsigned"):
+            wait_for(
+                lambda r=reason: stack.total("frames_refused_total", reason=r) == 2 * FORGED,
+                30,
+                f"{reason}: not refused",
+            )  # by detector and archive
+        wait_for(lambda: stack.total("deadletters_total") == 2 * FORGED, 30)
+        assert load.equals(settled_totals(everything, PARTITIONS, load.equals))
+        assert stack.total("archive_events_total") == load.events
         for part in ("shipper", "detector", "responder", "archive"):
             assert "may not" not in stack.log(part), stack.log(part)[-500:]
     finally:
         stack.stop()
+
+
+FORGED = 5
+
+
+def forge(stolen: Config, tenant: str, sidecar: str) -> None:
+    """Frames in the name of another sidecar, signed as the thief can, and not at all."""
+    producer = KafkaProducer(**client_settings(stolen), max_block_ms=8_000, enable_idempotence=False)
+    event = {"time_ms": 1, "kind": "query", "listener": "l", "session": "s", "principal": "victim", "rows": 750_000}
+    try:
+        for seq in range(FORGED):
+            value = encode_frame(frame_head(tenant, sidecar, "stolen"), seq, [orjson.dumps(event)])
+            for headers in ([(HEADER, sign(stolen.kafka.frame_key.encode(), 0, value))], []):
+                producer.send(TOPICS.queries, value=value, partition=0, headers=headers).get(timeout=10)
+    finally:
+        producer.close(timeout=1)
 
 
 WRONG: list[tuple[str, dict[str, str], str]] = [

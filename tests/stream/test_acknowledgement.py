@@ -13,6 +13,7 @@ import pytest
 from exfilguard.config.schema import Config, DetectorConfig
 from exfilguard.events.codec import decode_verdict, encode_frame, frame_head
 from exfilguard.runtime.clock import now_ms
+from exfilguard.runtime.kafka import TopicWatch
 from exfilguard.stream import detector as module
 from exfilguard.stream.detector import Detector, Held
 
@@ -69,10 +70,12 @@ def run(tmp_path: Path, play: Any) -> None:
     path.write_text(POLICY, encoding="utf-8")
 
     async def whole() -> None:
-        detector = Detector(Config(tenant="clinic", detector=DetectorConfig(policy=str(path))), "w", None)  # type: ignore[arg-type]
+        detector = Detector(
+            Config(tenant="clinic", detector=DetectorConfig(policy=str(path))), "w", TopicWatch(Config())
+        )
         broker = Broker()
         detector._producer = detector._snapshots = broker  # type: ignore[assignment]
-        detector.held[0] = Held(detector.new_engine())
+        detector.held[0] = Held(detector.new_engine(0))
         detector.held[0].ready.set()
         publishing = asyncio.create_task(detector.publish_verdicts())
         try:

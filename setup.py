@@ -20,11 +20,13 @@ SOURCES = {
     "exfilguard.wire.mysql.frontend": "exfilguard/wire/mysql/frontend.py",
     "exfilguard.observe.mysql._hot": "exfilguard/observe/mysql/_hot.pyx",
     "exfilguard.observe.mysql._rows": "exfilguard/observe/mysql/_rows.pyx",
+    "exfilguard.runtime._clock": "exfilguard/runtime/_clock.pyx",
     "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",
     "exfilguard.sidecar._pump": "exfilguard/sidecar/_pump.pyx",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
     "exfilguard.observe._digests": "exfilguard/observe/_digests.pyx",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
+    "exfilguard.observe._quick": "exfilguard/observe/_quick.pyx",
     "exfilguard.observe._rows": "exfilguard/observe/_rows.pyx",
 }
 
@@ -45,8 +47,8 @@ CHECKED = [
     "exfilguard.observe.statement",
     "exfilguard.observe.tally",
     "exfilguard.observe.templates",
-    "exfilguard.runtime.clock",
     "exfilguard.runtime.stats",
+    "exfilguard.sidecar.gate",
     "exfilguard.sidecar.journal",
     "exfilguard.sidecar.relay",
     "exfilguard.sidecar.spool",

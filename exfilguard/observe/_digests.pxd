@@ -20,6 +20,9 @@ cdef struct State:
     uint32_t rest[20]
 
 
+cdef void write_hex(char *at, uint64_t digest) noexcept nogil
+
+
 cdef class DigestSet:
     cdef uint64_t *order
     cdef uint32_t *table  # index into `order`, plus one; 0: free
@@ -33,6 +36,7 @@ cdef class DigestSet:
     cpdef add(self, str digest)
     cpdef clear(self)
     cpdef bytes json(self)
+    cdef char *write_json(self, char *at) noexcept nogil
 
 
 cdef class Hmac:

@@ -56,7 +56,7 @@ for _i in range(256):
     HEX[2 * _i + 1] = b"0123456789abcdef"[_i & 15]
 
 
-cdef inline void write_hex(char *at, uint64_t digest) noexcept nogil:
+cdef void write_hex(char *at, uint64_t digest) noexcept nogil:
     cdef int i
     for i in range(8):
         memcpy(at + 2 * i, HEX + 2 * ((digest >> (56 - 8 * i)) & 255), 2)
@@ -183,21 +183,25 @@ cdef class DigestSet:
 
     cpdef bytes json(self):
         """`"0123456789abcdef","..`: the elements of a JSON array."""
-        cdef Py_ssize_t i
         cdef bytes out
-        cdef char *at
         if not self.size:
             return b""
         out = PyBytes_FromStringAndSize(NULL, 19 * self.size - 1)
-        at = PyBytes_AS_STRING(out)
+        self.write_json(PyBytes_AS_STRING(out))
+        return out
+
+    cdef char *write_json(self, char *at) noexcept nogil:
+        """`json` into 19 bytes a digest; returns what is behind it."""
+        cdef Py_ssize_t i
         for i in range(self.size):
+            if i:
+                at[0] = 44
+                at += 1
             at[0] = 34
             write_hex(at + 1, self.order[i])
             at[17] = 34
-            if i + 1 < self.size:
-                at[18] = 44
-            at += 19
-        return out
+            at += 18
+        return at
 
     def __len__(self):
         return self.size

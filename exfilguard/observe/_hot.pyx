@@ -215,20 +215,15 @@ cpdef bint may_be_list(bytes cell):
 
 # -- texts that differ in their numbers only --------------------------------------------------------------------------
 
-cdef enum:
-    MOST_SKELETON = 2000
-    MOST_NUMBERS = 50
 
-
-def skeleton(bytes sql not None):
-    """templates.skeleton: (the text with `\\0` for each of its numbers, those numbers), or None."""
-    cdef const uint8_t *s = <const uint8_t *>PyBytes_AS_STRING(sql)
-    cdef Py_ssize_t n = PyBytes_GET_SIZE(sql), pos = 0, at = 0, start
-    cdef uint8_t out[MOST_SKELETON]
+cdef Py_ssize_t take_numbers(const uint8_t *s, Py_ssize_t n, uint8_t *out, Number *numbers, int *count) noexcept nogil:
+    """templates.skeleton: the text with `\\0` for each of its numbers goes to `out` (MOST_SKELETON bytes); its length. Where they
+    stand goes to `numbers` (MOST_NUMBERS). -1: a text for the plain way."""
+    cdef Py_ssize_t pos = 0, at = 0, start
     cdef uint8_t c, before = 32, after
-    cdef list numbers = []
+    cdef int found = 0
     if n > MOST_SKELETON:
-        return None
+        return -1
     while pos < n:
         c = s[pos]
         if KINDS[c] & DIGIT:
@@ -237,9 +232,11 @@ def skeleton(bytes sql not None):
                 pos += 1
             after = s[pos] if pos < n else 32
             if not (KINDS[before] & WORD or before == 46 or before == 36 or KINDS[after] & WORD or after == 46 or after == 36):
-                if len(numbers) == MOST_NUMBERS:
-                    return None
-                numbers.append(sql[start:pos])
+                if found == MOST_NUMBERS:
+                    return -1
+                numbers[found].start = start
+                numbers[found].end = pos
+                found += 1
                 out[at] = 0
                 at += 1
             else:
@@ -249,13 +246,25 @@ def skeleton(bytes sql not None):
             continue
         # Strings, quoted names, comments, escapes and what is no ASCII are for the plain way.
         if c == 0 or c == 39 or c == 34 or c == 92 or c & 0x80:
-            return None
+            return -1
         if c == before and c == 45:
-            return None
+            return -1
         if c == 42 and before == 47:
-            return None
+            return -1
         out[at] = c
         at += 1
         before = c
         pos += 1
-    return PyBytes_FromStringAndSize(<char *>out, at), numbers
+    count[0] = found
+    return at
+
+
+def skeleton(bytes sql not None):
+    """templates.skeleton: (the text with `\\0` for each of its numbers, those numbers), or None."""
+    cdef uint8_t out[MOST_SKELETON]
+    cdef Number numbers[MOST_NUMBERS]
+    cdef int count = 0, i
+    cdef Py_ssize_t n = take_numbers(<const uint8_t *>PyBytes_AS_STRING(sql), PyBytes_GET_SIZE(sql), out, numbers, &count)
+    if n < 0:
+        return None
+    return PyBytes_FromStringAndSize(<char *>out, n), [sql[numbers[i].start : numbers[i].end] for i in range(count)]

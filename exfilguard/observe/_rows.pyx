@@ -7,7 +7,7 @@ before one that is not complete, does not hold what its counts promise, or needs
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from ._digests cimport LANES, DigestSet, Hmac, Lanes
 from ._values cimport decimal, hexadecimal, is_space, plain_cell
@@ -18,13 +18,8 @@ cdef enum:
     INT8 = 20
     UUID = 2950
     PATIENT_BYTES = 128  # estimate.py
-    MOST_TEXT = 100  # bytes of a UUID with all the hyphens it may have; a longer value is left
     MOST_BODY = 2000
     NULL_CELL = 0xFFFFFFFF
-
-
-cdef inline uint32_t be32(const uint8_t *at) noexcept nogil:
-    return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]
 
 
 cdef inline Py_ssize_t signed(int64_t value, uint8_t *room) noexcept nogil:
@@ -77,6 +72,57 @@ cdef inline const uint8_t *cell(const uint8_t *at, const uint8_t *end, uint32_t 
     return at + 4
 
 
+cdef int count_column(
+    const uint8_t *start, const uint8_t *stop, int kind, Py_ssize_t most, Py_ssize_t position, uint32_t type_oid, bint binary,
+    Hmac key, DigestSet found, const Known *known, Counted *out,
+) except -1 nogil:
+    """`column`, from `start` on. `known`: a value whose digest is known already; NULL: none."""
+    cdef const uint8_t *row = start
+    cdef const uint8_t *end
+    cdef const uint8_t *at
+    cdef const uint8_t *value
+    cdef uint8_t room[MOST_TEXT]
+    cdef Lanes lanes
+    cdef Py_ssize_t i, n
+    cdef uint32_t length, size
+    lanes.count = 0
+    out.count = out.size = out.further = 0
+    while out.count < most and stop - row >= 7 and row[0] == kind:
+        length = be32(row + 1)
+        if length < 6 or <uint64_t>(stop - row) < 1 + <uint64_t>length:
+            break
+        end = row + 1 + length
+        if (<Py_ssize_t>row[5] << 8 | row[6]) <= position:
+            break
+        at = row + 7
+        size = <uint32_t>NULL_CELL
+        for i in range(position + 1):
+            if size != <uint32_t>NULL_CELL:
+                at += size
+            at = cell(at, end, &size)
+            if at == NULL:
+                break
+        if at == NULL:
+            break
+        if size != <uint32_t>NULL_CELL:
+            n = canonical(at, size, type_oid, binary, room, &value)
+            if n < 0:
+                break
+            if not lanes.count:
+                found.reserve(LANES + 1)
+            if known != NULL and known.size == n and not memcmp(known.value, value, n):
+                key.flush(&lanes, found)
+                found.put(known.digest)
+            else:
+                key.take(&lanes, found, value, n)
+        row = end
+        out.size += length - 4
+        out.count += 1
+    key.flush(&lanes, found)
+    out.end = row
+    return 0
+
+
 def column(
     bytes data not None, Py_ssize_t pos, int kind, Py_ssize_t most, Py_ssize_t position, uint32_t type_oid, bint binary,
     Hmac key not None, DigestSet found not None,
@@ -85,45 +131,65 @@ def column(
     (position behind the last one, rows, bytes of their bodies)."""
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef const uint8_t *stop = start + PyBytes_GET_SIZE(data)
-    cdef const uint8_t *row = start + pos
+    cdef Counted counted
+    with nogil:
+        count_column(
+            start + pos, stop, kind, most, position, type_oid, binary, key, found, NULL, &counted
+        )
+    return counted.end - start, counted.count, counted.size
+
+
+cdef int count_estimated(
+    const uint8_t *start, const uint8_t *stop, int kind, Py_ssize_t most, Py_ssize_t columns, bint expressions, Hmac key,
+    DigestSet found, Counted *out,
+) except -1 nogil:
+    """`estimated`, from `start` on."""
+    cdef const uint8_t *row = start
     cdef const uint8_t *end
     cdef const uint8_t *at
-    cdef const uint8_t *value
-    cdef uint8_t room[MOST_TEXT]
+    cdef uint8_t room[MOST_BODY + 4]
     cdef Lanes lanes
-    cdef Py_ssize_t count = 0, total = 0, i, n
+    cdef Py_ssize_t i, cells
     cdef uint32_t length, size
+    cdef bint plain
     lanes.count = 0
-    with nogil:
-        while count < most and stop - row >= 7 and row[0] == kind:
-            length = be32(row + 1)
-            if length < 6 or <uint64_t>(stop - row) < 1 + <uint64_t>length:
-                break
-            end = row + 1 + length
-            if (<Py_ssize_t>row[5] << 8 | row[6]) <= position:
-                break
-            at = row + 7
-            size = <uint32_t>NULL_CELL
-            for i in range(position + 1):
-                if size != <uint32_t>NULL_CELL:
-                    at += size
-                at = cell(at, end, &size)
-                if at == NULL:
-                    break
+    out.count = out.size = out.further = 0
+    memcpy(room, b"row\0", 4)
+    while out.count < most and stop - row >= 7 and row[0] == kind:
+        length = be32(row + 1)
+        if length < 6 or length > MOST_BODY or <uint64_t>(stop - row) < 1 + <uint64_t>length:
+            break
+        end = row + 1 + length
+        if (<Py_ssize_t>row[5] << 8 | row[6]) < columns:
+            break
+        at = row + 7
+        plain = True
+        cells = 0
+        for i in range(columns):
+            at = cell(at, end, &size)
             if at == NULL:
+                plain = False
                 break
             if size != <uint32_t>NULL_CELL:
-                n = canonical(at, size, type_oid, binary, room, &value)
-                if n < 0:
+                if not plain_cell(at, size):
+                    plain = False
                     break
-                if not lanes.count:
-                    found.reserve(LANES + 1)
-                key.take(&lanes, found, value, n)
-            row = end
-            total += length - 4
-            count += 1
-        key.flush(&lanes, found)
-    return row - start, count, total
+                at += size
+                cells += size
+        if not plain:
+            break
+        if not lanes.count:
+            found.reserve(LANES + 1)
+        memcpy(room + 4, row + 5, length - 4)
+        key.take(&lanes, found, room, length)
+        if expressions and cells >= 2 * PATIENT_BYTES:
+            out.further += cells // PATIENT_BYTES - 1
+        row = end
+        out.size += length - 4
+        out.count += 1
+    key.flush(&lanes, found)
+    out.end = row
+    return 0
 
 
 def estimated(
@@ -135,48 +201,9 @@ def estimated(
     hold a list of identifiers or a structure."""
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef const uint8_t *stop = start + PyBytes_GET_SIZE(data)
-    cdef const uint8_t *row = start + pos
-    cdef const uint8_t *end
-    cdef const uint8_t *at
-    cdef uint8_t room[MOST_BODY + 4]
-    cdef Lanes lanes
-    cdef Py_ssize_t count = 0, total = 0, further = 0, i, cells
-    cdef uint32_t length, size
-    cdef bint plain
-    lanes.count = 0
-    memcpy(room, b"row\0", 4)
+    cdef Counted counted
     with nogil:
-        while count < most and stop - row >= 7 and row[0] == kind:
-            length = be32(row + 1)
-            if length < 6 or length > MOST_BODY or <uint64_t>(stop - row) < 1 + <uint64_t>length:
-                break
-            end = row + 1 + length
-            if (<Py_ssize_t>row[5] << 8 | row[6]) < columns:
-                break
-            at = row + 7
-            plain = True
-            cells = 0
-            for i in range(columns):
-                at = cell(at, end, &size)
-                if at == NULL:
-                    plain = False
-                    break
-                if size != <uint32_t>NULL_CELL:
-                    if not plain_cell(at, size):
-                        plain = False
-                        break
-                    at += size
-                    cells += size
-            if not plain:
-                break
-            if not lanes.count:
-                found.reserve(LANES + 1)
-            memcpy(room + 4, row + 5, length - 4)
-            key.take(&lanes, found, room, length)
-            if expressions and cells >= 2 * PATIENT_BYTES:
-                further += cells // PATIENT_BYTES - 1
-            row = end
-            total += length - 4
-            count += 1
-        key.flush(&lanes, found)
-    return row - start, count, total, further
+        count_estimated(
+            start + pos, stop, kind, most, columns, expressions, key, found, &counted
+        )
+    return counted.end - start, counted.count, counted.size, counted.further

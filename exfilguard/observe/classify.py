@@ -71,6 +71,10 @@ class Classifier:
             self._known[fingerprint] = flags
         return flags
 
+    def lasting(self, fingerprint: str) -> bool:
+        """True when every statement of this shape is known to have the same flags."""
+        return fingerprint in self._known
+
     def _classify(self, sql: str, patients: bool) -> tuple[tuple[Flag, ...], bool]:
         """(flags in the order of FLAGS, True when every statement of the same shape has them)."""
         found: set[Flag] = set()

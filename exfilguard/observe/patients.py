@@ -99,7 +99,7 @@ class PatientColumns:
     one's) counts by its name.
     """
 
-    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings", "keyed")
+    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings", "generation", "keyed")
 
     def __init__(self, columns: Iterable[str]) -> None:
         columns = [column.lower() for column in columns]
@@ -111,6 +111,8 @@ class PatientColumns:
         self._identity_tables: set[int] = set()
         self._origins: set[tuple[int, int]] = set()
         self._others: set[tuple[int, int]] = set()
+        self.generation = 0
+        """Counts the times that readings became others."""
         self._readings: dict[int, Reading] = {}
         """By the identity of a description's fields; each holds them, so that it stays theirs."""
 
@@ -123,6 +125,7 @@ class PatientColumns:
         self._others = others
         self._identity_tables = identity_tables or set()
         self._readings.clear()
+        self.generation += 1
 
     def reading(self, fields: list[Field]) -> Reading:
         """How rows with these fields are read."""

@@ -11,7 +11,7 @@ from .patients cimport Digester, PatientColumns, Reading
 cdef class _Statement:
     cdef public bytes sql
     cdef public list fields, numbers
-    cdef public object script, plan, template
+    cdef public object script, plan, template, answers
     cdef public tuple types
 
 
@@ -68,6 +68,8 @@ cdef class SessionObserver(Sink):
     cdef public long long portion_rows, _portion_estimated, _portion_new
     cdef public object _allowed_patients, _known_patients
 
+    cpdef list client_data(self, bytes data, long long now_ms)
+    cpdef bint untold(self)
     cpdef list observed(self, bytes data, long long now_ms)
     cpdef request(self, int kind_byte, bytes body, bint whole)
     cpdef rows(self, int kind, long long count, long long size)

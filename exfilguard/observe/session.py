@@ -87,7 +87,7 @@ class Result:
 class _Statement:
     """A prepared statement, or the text of a simple Query."""
 
-    __slots__ = ("fields", "numbers", "plan", "script", "sql", "template", "types")
+    __slots__ = ("answers", "fields", "numbers", "plan", "script", "sql", "template", "types")
 
     def __init__(self, sql: bytes) -> None:
         self.sql = sql
@@ -102,6 +102,8 @@ class _Statement:
         """What it asks for (asked.py); None for most."""
         self.types: tuple[int, ...] = ()
         """Type OIDs of its parameters, where they are known; kept only with a plan."""
+        self.answers: object = None
+        """What _quick.pyx knows of its results."""
 
 
 class _Portal:
@@ -259,6 +261,10 @@ class SessionObserver(Sink):
     def unreported(self) -> bool:
         """True while rows were counted, or patients seen, that no event has told yet: the identifier may come after its row
         was told."""
+        return self.untold()
+
+    def untold(self) -> bool:
+        """`unreported` for those who call it in C."""
         return self._rows > 0 or self._estimated > 0 or bool(self._patients)
 
     def passes_first(self, data: bytes) -> bool:
@@ -1088,7 +1094,7 @@ def _lookup(values: list[str | None] | None) -> Parameters | None:
     return lambda number: values[number - 1] if 0 < number <= len(values) else None
 
 
-_SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
+SELECTS = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
 _COPY_FROM = re.compile(rb"\s*copy\b[^']*?\bfrom\b(?![^']*\bto\b)", re.IGNORECASE)
 
 
@@ -1097,7 +1103,7 @@ def _hidden_rows(tag: str, sql: bytes) -> int:
     verb = tag.partition(" ")[0]
     moved = (
         verb == "SELECT"
-        or (verb == "INSERT" and _SELECT.search(sql) is not None)
+        or (verb == "INSERT" and SELECTS.search(sql) is not None)
         or (verb == "COPY" and _COPY_FROM.match(sql) is None)
     )
     return messages.tag_rows(tag) if moved else 0

@@ -42,7 +42,7 @@ def plain_skeleton(sql: bytes) -> tuple[bytes, list[bytes]] | None:
 class Template:
     """What all texts of one key have in common."""
 
-    __slots__ = ("asked", "shape", "usable")
+    __slots__ = ("answers", "asked", "shape", "usable")
 
     def __init__(self, shape: tuple[str, str], asked: tuple[tuple[bytes, int], ...], usable: bool) -> None:
         self.shape = shape
@@ -51,6 +51,8 @@ class Template:
         """(sign, which of its numbers) of each patient asked for."""
         self.usable = usable
         """False: these texts are read the plain way."""
+        self.answers: object = None
+        """What _quick.pyx knows of their results."""
 
     def values(self, numbers: list[bytes]) -> list[bytes]:
         """The identifiers that a text with these numbers asks for, each once."""

@@ -1,2 +1,3 @@
-cpdef long long now_ms() except? -1
-cpdef double elapsed_s() except? -1.0
+"""For callers in C."""
+
+from ._clock cimport elapsed_s, now_ms

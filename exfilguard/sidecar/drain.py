@@ -61,7 +61,7 @@ async def drain(worker: Worker) -> None:
     await stop_listening(worker)
     guards = list(worker.guards.values())
     for guard in guards:
-        guard.telling = True
+        guard.gate.telling = True
     seconds = worker.config.sidecar.drain_ms / 1000
     began = time.monotonic()
 

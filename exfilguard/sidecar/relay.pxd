@@ -1,17 +1,28 @@
+cimport cython
+
+from ..observe._quick cimport QuickObserver
+from ..runtime.clock cimport elapsed_s, now_ms
 from ._pump cimport PumpTransport
+from .gate cimport Gate
 
 
 cdef class Session:
     cdef public object guard, listener, front, observer, budget, throttle, envelopes, ending, in_step, journal
     cdef public object client, server  # sides; in tests also what looks like one
+    cdef public _Side downstream, upstream
+    cdef public Gate gate
+    cdef public QuickObserver quick
     cdef public str source, id, principal, login, application
     cdef public long long rows_total, session_limit, heard_ms
     cdef public bint closed, started, enforces, screened, refuses_when_full, passed
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
+    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=QuickObserver, upstream=_Side, forward_first=bint)
     cpdef _from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
+    @cython.locals(began=double, now=cython.longlong, quick=QuickObserver, downstream=_Side)
     cpdef _from_server(self, bytes data, bint opened)
+    cdef _counted(self, list events, long long rows, str principal, long long now)
     cpdef _account(self, long long rows, long long now)
 
 
@@ -31,6 +42,7 @@ cdef class ClientSide(_Side):
 
 cdef class ServerSide(_Side):
     cdef public object session, lost, throttle_timer
+    cdef public Session plain
     cdef public bytes rest
     cdef public Py_ssize_t rest_at
     cpdef data_received(self, bytes data)

@@ -29,10 +29,12 @@ from ..config.schema import ListenerConfig
 from ..errors import ProtocolError
 from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
+from ..observe.quick import shortcut
 from ..runtime.clock import elapsed_s, now_ms
 from ..runtime.tasks import spawn
 from ..wire import proxy
 from .engine import Front, Observer, Refusal
+from .gate import Gate
 from .in_step import InStep
 from .proxied import ProxyHeader, addresses_of
 
@@ -79,11 +81,13 @@ class Session:
         "budget",
         "client",
         "closed",
+        "downstream",
         "early",
         "ending",
         "enforces",
         "envelopes",
         "front",
+        "gate",
         "guard",
         "heard_ms",
         "held",
@@ -95,6 +99,7 @@ class Session:
         "observer",
         "passed",
         "principal",
+        "quick",
         "refuses_when_full",
         "rows_total",
         "screened",
@@ -103,6 +108,7 @@ class Session:
         "source",
         "started",
         "throttle",
+        "upstream",
     )  # fmt: skip
 
     def __init__(self, guard: Guard, client: ClientSide, source: str) -> None:
@@ -110,10 +116,16 @@ class Session:
         self.listener: ListenerConfig = guard.listener
         self.client = client
         self.server: ServerSide | None = None
+        self.downstream: _Side | None = client if isinstance(client, _Side) else None
+        self.upstream: _Side | None = None
+        """The same two sides, once more for calls in C."""
+        self.gate: Gate = guard.gate
         self.source = source
         self.id = secrets.token_hex(8)
         self.front: Front = guard.make_front(self)
         self.observer: Observer | None = None
+        self.quick: Any = None
+        """The observer, where it is one of observe/_quick.pyx."""
         self.principal = ""
         self.login = ""
         self.application = ""
@@ -154,6 +166,7 @@ class Session:
             self.refuse(Refusal.TOO_MANY, TOO_MANY, "max_sessions reached")
             return False
         self.observer = observer
+        self.quick = shortcut(observer)
         self.principal = observer.principal
         self.budget = guard.budget_of(self.principal)
         self.application = application
@@ -181,6 +194,8 @@ class Session:
             server.abort()
             return
         self.server = server
+        if isinstance(server, _Side):
+            self.upstream = server
         server.write(first)
         early, self.early = self.early, b""
         if early:
@@ -204,8 +219,8 @@ class Session:
         if server is None:
             self.early += data
             return
-        guard = self.guard
-        if guard.telling and self.at_rest:
+        guard, gate, quick, upstream = self.guard, self.gate, self.quick, self.upstream
+        if gate.telling and self.at_rest:
             self.dismiss(Refusal.SHUTDOWN, SHUTDOWN_WORDS)
             return
         if self.refuses_when_full and self.journal.full and self.ending is None:
@@ -213,15 +228,18 @@ class Session:
             return
         self.heard_ms = now = now_ms()
         forward_first = False
-        if self.screened or guard.screens:
+        if self.screened or gate.screens:
             data, events = observer.screen(data, now, self._judge)
             self.screened = observer.holding
         else:
-            forward_first = not self.enforces and observer.passes_first(data)
+            forward_first = not self.enforces and (quick is not None or observer.passes_first(data))
             if forward_first:
-                server.write(data)
+                if upstream is not None:
+                    upstream.write(data)
+                else:
+                    server.write(data)
                 self.passed = True
-            events = observer.client_data(data, now)
+            events = quick.client_data(data, now) if quick is not None else observer.client_data(data, now)
         if not forward_first and observer.forbidden:
             text = f"{observer.forbidden} is not allowed through this guard"
             self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
@@ -230,13 +248,13 @@ class Session:
             server.write(data)
         if events:
             guard.emit(self, events)
-        if observer.principal != self.principal:
+        if (quick.principal if quick is not None else observer.principal) != self.principal:
             self._follow()
         if self.throttle is not None:
             server.pace(self.throttle.take(0, now_ms()))  # a new statement, or session, waits for what the others took
-        if observer.desynced:
+        if quick.desynced if quick is not None else observer.desynced:
             self._desynced()
-        guard.added.observe(elapsed_s() - began)
+        gate.added.observe(elapsed_s() - began)
 
     def from_server(self, data: bytes, opened: bool = False) -> None:
         """The database's bytes; `opened`: what was inside their envelopes."""
@@ -248,7 +266,7 @@ class Session:
 
     def _from_server(self, data: bytes, opened: bool) -> None:
         began = elapsed_s()
-        observer, guard = self.observer, self.guard
+        observer, guard, quick, downstream = self.observer, self.guard, self.quick, self.downstream
         if observer is None or self.closed:
             return
         if self.envelopes is not None and not opened:
@@ -262,24 +280,32 @@ class Session:
             self.in_step.from_server(data)
             return
         self.heard_ms = now = now_ms()
-        if self.ending is not None or self.enforces or observer.refusals:
+        if self.ending is not None or self.enforces or (quick.refusals if quick is not None else observer.refusals):
             self._count_then_forward(data, now)
+        elif quick is not None and downstream is not None and quick.authenticated:
+            downstream.write(data)
+            events = quick.observed(data, now)
+            self._counted(events, quick.portion_rows, quick.principal, now)
         else:
             self.client.write(data if observer.authenticated else self.front.login_reply(data))
             events = observer.observed(data, now)
-            if observer.portion_rows:
-                self._account(observer.portion_rows, now)
-            if events:
-                guard.emit(self, events)
-            if observer.principal != self.principal:
-                self._follow()
-            if self.session_limit and self.rows_total >= self.session_limit:
-                self._end_for_session_share()
-        if observer.unreported:
+            self._counted(events, observer.portion_rows, observer.principal, now)
+        if quick.untold() if quick is not None else observer.unreported:
             guard.unreported.add(self)
-        if observer.desynced and not self.closed:
+        if (quick.desynced if quick is not None else observer.desynced) and not self.closed:
             self._desynced()
-        guard.added.observe(elapsed_s() - began)
+        self.gate.added.observe(elapsed_s() - began)
+
+    def _counted(self, events: list[QueryEvent], rows: int, principal: str, now: int) -> None:
+        """What became of bytes that were forwarded."""
+        if rows:
+            self._account(rows, now)
+        if events:
+            self.guard.emit(self, events)
+        if principal != self.principal:
+            self._follow()
+        if self.session_limit and self.rows_total >= self.session_limit:
+            self._end_for_session_share()
 
     def _failed(self, error: Exception, *, forwarded: bool) -> None:
         """An error of the guard's own while it read this session: it must not stop care. The session is desynced when its bytes were
@@ -781,6 +807,8 @@ class ServerSide(_Side):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
+        self.plain: Session | None = session if isinstance(session, Session) else None
+        """The same, for a call in C."""
         self.lost: Callable[[], None] | None = None
         """Told that the connection is gone, while the engine's front awaits something of it."""
         self.rest = b""
@@ -796,7 +824,10 @@ class ServerSide(_Side):
             self.divert(data)
             return
         if len(data) <= TURN_BYTES and not self.rest:
-            self.session.from_server(data)
+            if self.plain is not None:
+                self.plain.from_server(data)
+            else:
+                self.session.from_server(data)
             return
         self.rest = self.rest[self.rest_at :] + data
         self.rest_at = 0

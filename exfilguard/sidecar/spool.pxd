@@ -1,7 +1,11 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from ._segment cimport Segment
+
 
 cdef class SpoolWriter:
     cdef public object directory, _map
     cdef public long long segment_bytes, max_bytes, _offset, _number
-    cdef public object _compiled
+    cdef public Segment _compiled
     cdef public double _not_before
-    cpdef append(self, hashed, time_ms, bytes payload)
+    cpdef append(self, uint32_t hashed, uint64_t time_ms, bytes payload)

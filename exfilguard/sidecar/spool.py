@@ -28,9 +28,9 @@ from ..errors import SpoolFull
 from . import _records
 
 try:
-    from ._segment import Segment
+    from . import _segment
 except ImportError:  # no C compiler at installation
-    Segment = None  # type: ignore[assignment,misc]
+    _segment = None  # type: ignore[assignment]
 
 HEADER = struct.Struct("<IIIQ")
 _LENGTH = struct.Struct("<I")
@@ -121,7 +121,7 @@ class SpoolWriter:
         self.max_bytes = max_bytes
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._map: mmap.mmap | None = None
-        self._compiled: Segment | None = None
+        self._compiled: _segment.Segment | None = None
         self._offset = 0
         self._not_before = 0.0
         held = segments(directory)
@@ -170,7 +170,7 @@ class SpoolWriter:
         self._seal_current()
         self._number += 1
         self._map, self._offset = created, 0
-        self._compiled = Segment(created) if Segment is not None else None
+        self._compiled = _segment.Segment(created) if _segment is not None else None
         return created
 
     def _seal_current(self) -> None:

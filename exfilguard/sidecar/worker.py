@@ -43,12 +43,13 @@ from ..observe.patients import Digester, PatientColumns
 from ..observe.statement import normalise as postgres_normalise
 from ..observe.templates import Templates
 from ..runtime.clock import now_ms
-from ..runtime.stats import Histogram, Snapshot, StatsServer, run_dir, short_path
+from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from ..wire import proxy
 from .budget import LocalBudget
 from .descriptors import RESERVED_DESCRIPTORS, descriptor_limit, descriptor_problem
 from .drain import drain, stop_listening
 from .engine import FrontMaker, Refusal
+from .gate import Gate
 from .journal import Counters, Journal, ListenerOutlet
 from .listening import BACKLOG, open_sockets
 from .mysql.front import MysqlFront
@@ -65,7 +66,6 @@ except ImportError:  # no C compiler at installation
 
 log = logging.getLogger(__name__)
 
-ADDED_BOUNDS_S = (0.00001, 0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02, 0.1)
 STALLED_S = 0.1
 ARRIVING = 1_000
 """Clients beyond `max_sessions` that may be logging in, or be told that there are too many."""
@@ -85,7 +85,7 @@ class Guard:
         self.counters = Counters()
         self.outlet = ListenerOutlet(worker.journal, self.counters, listener.name) if COMPILED else None
         """For observers that encode their statements themselves."""
-        self.added = Histogram(ADDED_BOUNDS_S)
+        self.gate = Gate()
         self.columns: PatientColumns | OriginColumns = (
             PatientColumns(listener.patient_columns)
             if listener.engine == "postgres"
@@ -105,8 +105,6 @@ class Guard:
         self._exempt = tuple(listener.budget_exempt)
         self.sessions: dict[str, set[Session]] = defaultdict(set)
         self.sessions_open = 0
-        self.screens = False
-        """Requests are looked at before they are sent."""
         self.unreported: set[Session] = set()
         """Sessions with rows that no event has told yet: a result that stalls is still reported in time."""
         self.certificates = Certificates(listener)
@@ -115,8 +113,6 @@ class Guard:
         self.listening: list[tuple[asyncio.Server, socket.socket]] = []
         self.clients = 0
         """Connections from clients: logged in, logging in, or told the end and not gone yet."""
-        self.telling = False
-        """The relay ends: who asks something new is told so instead."""
         self.max_sessions = min(listener.max_sessions, worker.max_clients)
         self.cancels = asyncio.Semaphore(MAX_CANCELS)
         self._next_idle_ms = 0
@@ -385,7 +381,7 @@ class Worker:
             for v in self.verdicts.values()
         )
         for guard in self.guards.values():
-            guard.screens = blocked or bool(guard.denied)
+            guard.gate.screens = blocked or bool(guard.denied)
 
     def _set_columns(self, message: object) -> None:
         if not isinstance(message, dict):
@@ -517,7 +513,9 @@ class Worker:
                 ("certificate_expiration_timestamp_seconds", {**labels, "use": use}, until)
                 for use, until in guard.certificates.expire_at.items()
             ]
-            out.histograms.append(("relay_added_seconds", labels, guard.added.cumulative(), guard.added.total))
+            out.histograms.append(
+                ("relay_added_seconds", labels, guard.gate.added.cumulative(), guard.gate.added.total)
+            )
         out.details = {"pid": os.getpid(), "verdicts": len(self.verdicts), "spool_full": self.journal.full}
         return out
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from exfilguard.sidecar.gate import Gate
 from exfilguard.sidecar.relay import Session
 
 SECRET = "Dupont"
@@ -60,10 +61,10 @@ def made(mode: str, on_desync: str) -> tuple[Session, Side, Side, list[Any], Sim
     counters = SimpleNamespace(desynced=0, refused=0, records_past_limit=0)
     guard = SimpleNamespace(
         listener=SimpleNamespace(name="dpi", mode=mode, on_desync=on_desync), make_front=lambda session: front, counters=counters,
-        telling=False,
+        gate=Gate(),
         worker=SimpleNamespace(
             journal=SimpleNamespace(full=False), config=SimpleNamespace(spool=SimpleNamespace(on_full="forward"))
-        ), screens=False, unreported=set(), added=SimpleNamespace(observe=lambda s: None),
+        ), unreported=set(),
         note_desynced=lambda session: not counters.__dict__.update(desynced=counters.desynced + 1),
         emit=lambda session, events: told.extend(events), gone=lambda session: None,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ...errors import ProtocolError
 from ...observe.identity import Identity
 from ...observe.patients import PatientColumns
+from ...observe.quick import Reader
 from ...observe.session import SessionObserver
 from ...runtime.tasks import spawn
 from ...wire.postgres import startup
@@ -151,7 +152,7 @@ class PostgresFront:
         if listener.tls_client_ca and (problem := self._certificate_problem()):
             session.refuse(Refusal.LOGIN, problem, "client certificate refused")
             return
-        observer = SessionObserver(
+        observer = Reader(
             listener.name,
             session.id,
             session.source,

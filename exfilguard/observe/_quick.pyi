@@ -1,0 +1,3 @@
+from .session import SessionObserver
+
+class QuickObserver(SessionObserver): ...

@@ -1,0 +1,602 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The common case of a session, in C: one request, and its whole answer in one read.
+
+Strategy: a request that is alone (a Query, or Bind, Describe, Execute and Sync of a statement that was prepared before) is kept
+until the server's next bytes are here. When these are its whole answer and nothing else:
+
+    [BindComplete] [RowDescription | NoData] DataRow* CommandComplete ReadyForQuery
+
+then both are read here, the event is written, and the session stands where the general path (session.py) would have left it. In
+every other case the general path is given the same bytes in the order in which they came. So it is the definition of all this, and
+tests/observe/test_quick.py compares the two.
+
+Rules:
+- Nothing is changed before the whole answer was seen to be of this form.
+- Left to the general path: whatever concerns who is charged, an answer in several pieces, errors, notices, COPY, more than one
+  request on its way, a portal that is read in portions, rows that need a closer look, and a budget (`enforce`).
+"""
+
+from cpython.bytearray cimport PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject_Size
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcmp, memcpy
+
+from ..errors import ProtocolError
+from ..wire.postgres.messages import row_description
+from .outlet import flags_part, text_part
+from .session import MAX_STATEMENTS, SELECTS, plain_names
+
+from ..events._encode cimport MOST_FIXED, write_query
+from ._digests cimport Hmac, write_hex
+from ._hot cimport MOST_NUMBERS, MOST_SKELETON, Number, take_numbers
+from ._rows cimport MOST_TEXT, Counted, Known, be32, canonical, count_column, count_estimated
+
+cdef enum:
+    SKIP = 0  # rows are counted only
+    COLUMN = 1
+    ESTIMATE = 2
+    GENERAL = 3  # for the general path
+
+cdef enum:
+    UUID = 2950
+    TEXT = 25
+    ON_STACK = 4096
+    ANY_NUMBER = 1 << 30
+
+
+cdef class Answer:
+    """What is known of a statement's results, for one description of their columns."""
+
+
+cdef class Shape:
+    """What is known of a statement (or of all texts of a template): which patients it asks for, how its results are read.
+
+    `which`: numbers of the text, negative ones by their complement, or parameters from 1; 0: the next of `literals`."""
+
+
+cdef Shape _shape_of_template(Template template):
+    cdef Shape shape = Shape()
+    shape.usable = len(template.asked) <= MOST_ASKED
+    if shape.usable:
+        for sign, which in template.asked:
+            shape.which[shape.count] = ~<int>which if sign else <int>which
+            shape.count += 1
+    return shape
+
+
+cdef Shape _shape_of_statement(_Statement statement):
+    cdef Shape shape = Shape()
+    cdef object plan = statement.plan
+    shape.usable = True
+    shape.literals = []
+    if plan is not None:
+        shape.usable = not plan.guarded and len(plan.values) <= MOST_ASKED
+        if shape.usable:
+            for value in plan.values:
+                if isinstance(value, bytes):
+                    shape.which[shape.count] = 0
+                    shape.literals.append(value)
+                else:
+                    shape.which[shape.count] = <int>value if 0 < value < ANY_NUMBER else ANY_NUMBER
+                shape.count += 1
+    return shape
+
+
+cdef inline bint is_uuid(const uint8_t *s, Py_ssize_t n) noexcept nogil:
+    """asked._UUID."""
+    cdef Py_ssize_t i
+    cdef uint8_t c
+    if n != 36:
+        return False
+    for i in range(36):
+        c = s[i]
+        if i == 8 or i == 13 or i == 18 or i == 23:
+            if c != 45:
+                return False
+        elif not (48 <= c <= 57 or 65 <= c <= 70 or 97 <= c <= 102):
+            return False
+    return True
+
+
+cdef class QuickObserver(SessionObserver):
+    """A SessionObserver that answers, event for event, as one does."""
+
+    @property
+    def awaiting_reply(self):
+        return self.held is not None or bool(self._pending)
+
+    cpdef list client_data(self, bytes data, long long now_ms):
+        if self.held is None:
+            if self.eager and self.ask(data, now_ms):
+                return []
+            return SessionObserver.client_data(self, data, now_ms)
+        return self.settle() + SessionObserver.client_data(self, data, now_ms)
+
+    cpdef list observed(self, bytes data, long long now_ms):
+        if self.held is None:
+            self.eager = True
+            return SessionObserver.observed(self, data, now_ms)
+        if self.answer(data, now_ms):
+            return []
+        return self.settle() + SessionObserver.observed(self, data, now_ms)
+
+    def server_data(
+        self, data, now_ms, allowed_rows=None, allowed_patients=None, known_patients=None, *, follow=False
+    ):
+        late = self.settle()
+        self.eager = False  # somebody counts before forwarding: then each answer is wanted as a Result
+        found = SessionObserver.server_data(
+            self, data, now_ms, allowed_rows, allowed_patients, known_patients, follow=follow
+        )
+        found.events[:0] = late
+        return found
+
+    def screen(self, data, now_ms, judge):
+        late = self.settle()
+        data, events = SessionObserver.screen(self, data, now_ms, judge)
+        return data, late + events
+
+    def requests(self, data):
+        self.settle()
+        SessionObserver.requests(self, data)
+
+    def give_up(self, now_ms):
+        self.held = None
+        return SessionObserver.give_up(self, now_ms)
+
+    def close(self, now_ms):
+        late = self.settle()
+        return late + SessionObserver.close(self, now_ms)
+
+    cdef list settle(self):
+        """Show the general path what was kept."""
+        cdef bytes held = self.held
+        if held is None:
+            return []
+        self.held = None
+        return SessionObserver.client_data(self, held, self.held_ms)
+
+    # -- the request --------------------------------------------------------------------------------------------------
+
+    cdef bint at_rest(self) except *:
+        """Nothing is on its way, nothing is left to tell, and who is charged does not hang on what comes."""
+        return not (
+            self._lost or self.desynced or self._charged or self.replication or not self._logged_in or self._skip_to_sync
+            or self._copied_in or self._packed or self._large or self.refusals or self._rows or self._estimated
+            or self._delivered or self._bytes or self._outlet is None or self._digester.compiled is None
+            or self._patients.size or self._frontend._skip or self._backend._skip
+            or PyByteArray_GET_SIZE(self._frontend._carry) or PyByteArray_GET_SIZE(self._backend._carry)
+            or PyObject_Size(self._pending) or self._copy
+            or (self._identity._wants_settings and self._identity.sticky)
+        )
+
+    cdef bint ask(self, bytes data, long long now_ms) except *:
+        """True: these bytes are one request that is kept until the server's next bytes are here."""
+        cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
+        if n < 6 or n > MOST_HELD or not (at[0] == 81 or at[0] == 66) or not self.at_rest():
+            return False
+        self.asked_count = 0
+        self.template = None
+        self.statement = None
+        if at[0] == 81:  # Query
+            if be32(at + 1) != <uint32_t>(n - 1) or not self.ask_text(at + 5, n - 5):
+                return False
+        elif not self.ask_prepared(at, at + n):
+            return False
+        self.held = data
+        self.held_ms = now_ms
+        return True
+
+    cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *:
+        cdef uint8_t out[MOST_SKELETON]
+        cdef Number numbers[MOST_NUMBERS]
+        cdef uint8_t value[MOST_TEXT]
+        cdef int count = 0, i, which
+        cdef Py_ssize_t size, length
+        cdef bytes key
+        cdef object found
+        cdef Shape shape
+        while n and not sql[n - 1]:
+            n -= 1
+        if not n:
+            return False
+        size = take_numbers(sql, n, out, numbers, &count)
+        if size < 0:
+            return False
+        if self.key is None or PyBytes_GET_SIZE(self.key) != size or memcmp(PyBytes_AS_STRING(self.key), out, size):
+            key = PyBytes_FromStringAndSize(<char *>out, size)
+            found = (<object>self._templates)._known.get(key)
+            if found is None:
+                return False
+            self.key, self.key_template = key, <Template>found
+        if not self.key_template.usable:
+            return False
+        if self.key_template.answers is None:
+            self.key_template.answers = _shape_of_template(self.key_template)
+        shape = <Shape>self.key_template.answers
+        if not shape.usable:
+            return False
+        for i in range(shape.count):
+            which = shape.which[i] if shape.which[i] >= 0 else ~shape.which[i]
+            length = numbers[which].end - numbers[which].start
+            if shape.which[i] >= 0:
+                if not self.asks(sql + numbers[which].start, length):
+                    return False
+            else:
+                if length + 1 > MOST_TEXT:
+                    return False
+                value[0] = 45
+                memcpy(value + 1, sql + numbers[which].start, length)
+                if not self.asks(value, length + 1):
+                    return False
+        self.template, self.shape = self.key_template, shape
+        return True
+
+    cdef bint ask_prepared(self, const uint8_t *at, const uint8_t *stop) except *:
+        """Bind of the unnamed portal, perhaps Describe, Execute of all its rows, Sync."""
+        cdef const uint8_t *end
+        cdef const uint8_t *name
+        cdef const uint8_t *formats
+        cdef const uint8_t *values
+        cdef const uint8_t *value
+        cdef const uint8_t *zero
+        cdef uint8_t room[MOST_TEXT]
+        cdef uint32_t length, size, type_oid
+        cdef int parameters, count, i, j, which, literal = 0, format_
+        cdef Py_ssize_t n
+        cdef bytes known
+        cdef _Statement statement
+        cdef Shape shape
+        length = be32(at + 1)
+        if length < 10 or <Py_ssize_t>length > stop - at - 1 or at[5]:
+            return False
+        end = at + 1 + length
+        name = at + 6
+        zero = <const uint8_t *>memchr(name, 0, end - name)
+        if zero == NULL:
+            return False
+        statement = <_Statement>self._statements.get(PyBytes_FromStringAndSize(<char *>name, zero - name))
+        if statement is None or statement.script is not None or not statement.sql:
+            return False
+        if b"" not in self._portals and len(self._portals) >= MAX_STATEMENTS:
+            return False
+        if statement.answers is None:
+            statement.answers = _shape_of_statement(statement)
+        shape = <Shape>statement.answers
+        if not shape.usable:
+            return False
+        at = zero + 1
+        if end - at < 2:
+            return False
+        count = <int>at[0] << 8 | at[1]
+        formats = at + 2
+        at = formats + 2 * count
+        if end - at < 2:
+            return False
+        parameters = <int>at[0] << 8 | at[1]
+        values = at = at + 2
+        for i in range(parameters):
+            if end - at < 4:
+                return False
+            size = be32(at)
+            at += 4
+            if size != <uint32_t>0xFFFFFFFF:
+                if size > <uint32_t>(end - at):
+                    return False
+                at += size
+        for i in range(shape.count):
+            which = shape.which[i]
+            if not which:
+                known = <bytes>shape.literals[literal]
+                literal += 1
+                if not self.asks(<const uint8_t *>PyBytes_AS_STRING(known), PyBytes_GET_SIZE(known)):
+                    return False
+                continue
+            if which > parameters:
+                continue
+            value = values
+            for j in range(which - 1):
+                size = be32(value)
+                value += 4 + (size if size != <uint32_t>0xFFFFFFFF else 0)
+            size = be32(value)
+            if size == <uint32_t>0xFFFFFFFF:
+                continue
+            value += 4
+            format_ = 0
+            if count == 1:
+                format_ = <int>formats[0] << 8 | formats[1]
+            elif which <= count:
+                format_ = <int>formats[2 * (which - 1)] << 8 | formats[2 * which - 1]
+            if format_ == 0:
+                if size and value[0] == 123:
+                    return False  # an array
+                type_oid = UUID if is_uuid(value, size) else TEXT
+            elif format_ == 1:
+                # Without a type, or as an array, it takes a closer look (asked.py).
+                type_oid = <uint32_t>statement.types[which - 1] if which <= len(statement.types) else 0
+                if not type_oid or size >= 20:
+                    return False
+            else:
+                return False
+            n = canonical(value, size, type_oid, format_ == 1, room, &value)
+            if n < 0 or not self.asks(value, n):
+                return False
+        # the formats of its results
+        if end - at < 2:
+            return False
+        count = <int>at[0] << 8 | at[1]
+        at += 2
+        if end - at != 2 * count:
+            return False
+        self.format = 0
+        for i in range(count):
+            format_ = <int>at[2 * i] << 8 | at[2 * i + 1]
+            if format_ > 1 or (i and format_ != self.format):
+                return False
+            self.format = format_
+        if count > 1 and (statement.fields is None or len(statement.fields) != count):
+            return False
+        at = end
+        self.described = stop - at >= 7 and at[0] == 68
+        if self.described:
+            if be32(at + 1) != 6 or at[5] != 80 or at[6]:
+                return False
+            at += 7
+        # Execute of the unnamed portal without a limit, and Sync
+        if stop - at != 15 or at[0] != 69 or be32(at + 1) != 9 or at[5] or be32(at + 6):
+            return False
+        if at[10] != 83 or be32(at + 11) != 4:
+            return False
+        self.statement, self.shape = statement, shape
+        return True
+
+    cdef bint asks(self, const uint8_t *value, Py_ssize_t n) noexcept:
+        """One patient more that is asked for, each once; False where there are too many, or it is too long."""
+        cdef int i
+        cdef Known *known
+        if n > MOST_TEXT:
+            return False
+        for i in range(self.asked_count):
+            if self.asked[i].size == n and not memcmp(self.asked[i].value, value, n):
+                return True
+        if self.asked_count == MOST_ASKED:
+            return False
+        known = &self.asked[self.asked_count]
+        memcpy(known.value, value, n)
+        known.size = n
+        known.digest = (<Hmac>self._digester.compiled).compute(value, n)
+        self.asked_count += 1
+        return True
+
+    # -- the answer ---------------------------------------------------------------------------------------------------
+
+    cdef bint answer(self, bytes data, long long now_ms) except *:
+        """True: these bytes were the whole answer, and it was told."""
+        cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef const uint8_t *stop = at + PyBytes_GET_SIZE(data)
+        cdef const uint8_t *description = NULL
+        cdef const uint8_t *tag
+        cdef Py_ssize_t described = 0
+        cdef uint32_t length
+        cdef Counted counted
+        cdef Answer known
+        cdef bytes empty = b""
+        if stop - at < 17 or (stop - 6)[0] != 90 or be32(stop - 5) != 5:
+            return False
+        stop -= 6
+        if self.statement is not None:
+            if at[0] != 50 or be32(at + 1) != 4:
+                return False
+            at += 5
+            if self.described and not (at[0] == 84 or at[0] == 110):
+                return False
+        if at[0] == 84 and (self.statement is None or self.described):
+            length = be32(at + 1)
+            if length < 6 or <Py_ssize_t>length > stop - at - 6:
+                return False
+            description = at + 5
+            described = length - 4
+            at += 1 + length
+        elif self.statement is not None and self.described:
+            if be32(at + 1) != 4 or stop - at < 10:
+                return False
+            at += 5
+        known = self.find(description, described)
+        if known is None or known.way == GENERAL:
+            return False
+        counted.end = at
+        counted.count = counted.size = counted.further = 0
+        try:
+            if at[0] == 68:
+                if known.way == SKIP:
+                    while stop - counted.end >= 7 and counted.end[0] == 68:
+                        length = be32(counted.end + 1)
+                        if length < 4 or <Py_ssize_t>length > stop - counted.end - 1:
+                            return False
+                        counted.end += 1 + length
+                        counted.size += length - 4
+                        counted.count += 1
+                elif known.way == COLUMN:
+                    count_column(
+                        at, stop, 68, ANY_NUMBER, known.position, known.type_oid, known.binary, <Hmac>self._digester.compiled,
+                        self._patients, &self.asked[0] if self.asked_count else NULL, &counted,
+                    )
+                else:
+                    count_estimated(
+                        at, stop, 68, ANY_NUMBER, known.columns, known.expressions, <Hmac>self._digester.compiled,
+                        self._patients, &counted,
+                    )
+            at = counted.end
+            # CommandComplete, with a tag that tells of no hidden rows
+            if stop - at < 7 or at[0] != 67 or be32(at + 1) != <uint32_t>(stop - at - 1) or (stop - 1)[0]:
+                return False
+            if counted.size > self._large_value_bytes:
+                return False
+            if not counted.count:
+                tag = at + 5
+                if not ((stop - 2)[0] == 48 and (stop - 3)[0] == 32) and (
+                    _starts(tag, stop, b"SELECT", 6) or _starts(tag, stop, b"COPY", 4)
+                    or (known.selects and _starts(tag, stop, b"INSERT", 6))
+                ):
+                    return False
+            self.tell(known, now_ms, counted.count, counted.size, counted.further)
+        finally:
+            self._patients.clear()
+        self.in_transaction = stop[5] != 73
+        if self.statement is not None and self._portals.get(empty) is not known.portal:
+            self._portals[empty] = known.portal
+        self.held = None
+        self.portion_rows = counted.count
+        self.shortcuts += 1
+        return True
+
+    cdef Answer find(self, const uint8_t *described, Py_ssize_t n):
+        """What is known of these results; `described`: NULL without a RowDescription."""
+        cdef Answer known = self.shape.answers
+        while known is not None:
+            if known.generation == self._columns.generation and (known.described is None) == (described == NULL):
+                if described != NULL:
+                    if PyBytes_GET_SIZE(known.described) == n and not memcmp(PyBytes_AS_STRING(known.described), described, n):
+                        break
+                elif self.statement is None or (known.fields is self.statement.fields and known.format == self.format):
+                    break
+            known = known.following
+        if known is None:
+            known = self.learn(PyBytes_FromStringAndSize(<char *>described, n) if described != NULL else None)
+        if known is not None and self.statement is not None and known.backslashes != self._backslashes:
+            return None
+        return known
+
+    cdef Answer learn(self, bytes described):
+        """Ask the general path how such results are read."""
+        cdef Answer known = Answer(), last
+        cdef _Statement statement = self.statement
+        cdef Reading reading
+        cdef list fields = None
+        cdef int kept = 1
+        if statement is None:
+            statement = _Statement(self.held[5:].rstrip(b"\0"))
+            statement.template = self.template
+        try:
+            if described is not None:
+                fields = row_description(described)
+        except ProtocolError:
+            return None
+        known.described = described
+        known.fields = self.statement.fields if self.statement is not None else None
+        known.format = self.format
+        known.generation = self._columns.generation
+        known.backslashes = self._backslashes
+        if self.statement is not None:
+            known.portal = _Portal(statement, (self.format,) if self.format else ())
+            if described is not None:
+                known.portal.fields = fields
+                known.portal.formats = self._columns.reading(fields).formats
+            else:
+                fields = statement.fields
+        if fields:
+            self._begin_columns(
+                fields, None if self.statement is None else known.portal.formats or (), statement
+            )
+        try:
+            reading = self._reading
+            known.by = self._patients_by
+            known.expressions = self._expressions
+            known.columns = len(self._fields)
+            known.way = SKIP
+            if self.wants_rows:
+                known.way = GENERAL
+                if self.wants_column >= 0:
+                    known.way = COLUMN
+                    known.position = self.wants_column
+                    known.type_oid = <uint32_t>self._fields[self.wants_column].type_oid
+                    known.binary = self._formats[self.wants_column] == 1
+                elif known.by == "estimate" and self._fields:
+                    known.way = ESTIMATE
+        finally:
+            self._forget_columns()
+        known.fingerprint, known.text = self._shape(statement)
+        known.names = plain_names(reading.names) if known.text and reading is not None else ()
+        flags = self._classifier.flags(known.fingerprint, statement.sql, self._columns.mentioned_in)
+        if not self._classifier.lasting(known.fingerprint):
+            known.way = GENERAL
+        known.flags = flags_part(flags) if flags else b""
+        known.selects = SELECTS.search(statement.sql) is not None
+        known.following = last = self.shape.answers
+        self.shape.answers = known
+        while last is not None:
+            kept += 1
+            if kept >= MOST_ANSWERS:
+                last.following = None
+            last = last.following
+        return known
+
+    cdef tell(self, Answer known, long long now_ms, long long rows, long long size, long long further):
+        """Write the event."""
+        cdef char on_stack[ON_STACK]
+        cdef char *room = on_stack
+        cdef char *told
+        cdef char *at
+        cdef char *end
+        cdef const char *shape
+        cdef const char *by
+        cdef Py_ssize_t shape_bytes, by_bytes, told_bytes, patients_bytes, most
+        cdef bytes text = b"", constant, payload
+        cdef int i
+        self._now = now_ms
+        constant = self._constant_now()
+        if known.text and not self._outlet.told(known.fingerprint, known.names):
+            text = text_part(known.text, known.names)
+        shape = PyUnicode_AsUTF8AndSize(known.fingerprint, &shape_bytes)
+        by = PyUnicode_AsUTF8AndSize(known.by, &by_bytes)
+        most = (
+            2 * (PyBytes_GET_SIZE(text) + PyBytes_GET_SIZE(known.flags) + 19 * MOST_ASKED + 20 + 19 * self._patients.size)
+            + PyBytes_GET_SIZE(constant) + MOST_FIXED
+        )
+        if most > ON_STACK:
+            room = <char *>malloc(most)
+            if room == NULL:
+                raise MemoryError
+        try:
+            at = self._patients.write_json(room)
+            patients_bytes = at - room
+            told = at
+            memcpy(at, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+            at += PyBytes_GET_SIZE(text)
+            memcpy(at, PyBytes_AS_STRING(known.flags), PyBytes_GET_SIZE(known.flags))
+            at += PyBytes_GET_SIZE(known.flags)
+            if self.asked_count:
+                memcpy(at, b',"asked":[', 10)
+                at += 10
+                for i in range(self.asked_count):
+                    if i:
+                        at[0] = 44
+                        at += 1
+                    at[0] = 34
+                    write_hex(at + 1, self.asked[i].digest)
+                    at[17] = 34
+                    at += 18
+                at[0] = 93
+                at += 1
+            told_bytes = at - told
+            end = write_query(
+                at, now_ms, True, PyBytes_AS_STRING(constant), PyBytes_GET_SIZE(constant), self._ordinal + 1, shape,
+                shape_bytes, told, told_bytes, rows, 0, size, room, patients_bytes, further, by, by_bytes,
+                max(0, now_ms - self.held_ms) * 1000, b"", 0,
+            )
+            payload = PyBytes_FromStringAndSize(at, end - at)
+        finally:
+            if room != on_stack:
+                free(room)
+        self._ordinal += 1
+        self._reported_ms = now_ms
+        self._outlet.put(self.principal, now_ms, payload, rows, size, self._patients.size + further, True)
+
+
+cdef inline bint _starts(const uint8_t *tag, const uint8_t *stop, const char *verb, Py_ssize_t n) noexcept nogil:
+    """The tag's first word is this."""
+    return stop - tag > n and not memcmp(tag, verb, n) and (tag[n] == 32 or not tag[n])

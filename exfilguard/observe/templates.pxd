@@ -1,0 +1,9 @@
+cdef class Template:
+    cdef public tuple shape, asked
+    cdef public bint usable
+    cdef public object answers  # _quick.pyx
+
+
+cdef class Templates:
+    cdef public object _asked
+    cdef public dict _known

@@ -1,0 +1,2 @@
+cpdef long long now_ms() noexcept
+cpdef double elapsed_s() noexcept

@@ -1,0 +1,6 @@
+from ..runtime.stats cimport Histogram
+
+
+cdef class Gate:
+    cdef public bint telling, screens
+    cdef public Histogram added

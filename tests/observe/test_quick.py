@@ -1,0 +1,348 @@
+"""The compiled shortcut and the general path: the same session, step by step and byte by byte, whatever comes."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exfilguard.events.codec import encode_event
+from exfilguard.observe.asked import AskedColumns
+from exfilguard.observe.classify import Classifier
+from exfilguard.observe.contexts import Contexts
+from exfilguard.observe.identity import Identity, Rules
+from exfilguard.observe.outlet import Outlet
+from exfilguard.observe.patients import Digester, PatientColumns
+from exfilguard.observe.quick import QuickObserver
+from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.templates import Templates
+from exfilguard.wire.postgres import startup
+from tests.wire import build as b
+
+from .test_transcripts import TRANSCRIPTS
+
+if QuickObserver is None and os.environ.get("EXFILGUARD_REQUIRE_COMPILED") != "1":
+    pytest.skip("no C compiler at installation", allow_module_level=True)
+
+KEY = b"0123456789abcdef"
+INT4, TEXT, UUID = 23, 25, 2950
+PATIENT, NAME, OTHER = ("patient_id", 5000, 1, INT4), ("nom", 5000, 3, TEXT), ("patient_id", 6000, 2, INT4)
+KEYED = ("patient_id", 5000, 1, UUID)
+COMPUTED = ("fichier", 0, 0, TEXT)
+
+
+class Kept(Outlet):
+    """Everything, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.shapes: dict[str, tuple[str, ...]] = {}
+
+    def told(self, fingerprint: str, columns: tuple[str, ...]) -> bool:
+        if self.shapes.get(fingerprint) == columns:
+            return True
+        self.shapes[fingerprint] = columns
+        return False
+
+    def put(
+        self, principal: str, time_ms: int, payload: bytes, rows: int, size: int, patients: int, final: bool
+    ) -> None:
+        self.said.append((principal, time_ms, payload, rows, size, patients, final))
+
+
+def observer(kind: type[SessionObserver], rules: Rules, large: int = 1 << 20) -> tuple[SessionObserver, Kept]:
+    columns = PatientColumns(["dpi.patients.patient_id"])
+    columns.set_origins({(5000, 1)}, {(6000, 2)}, {5000})
+    asked = AskedColumns(["dpi.patients.patient_id"])
+    kept = Kept()
+    made = kind(
+        "ehr", "s1", "10.0.0.9", columns, Digester(KEY), 3, 50, Identity(rules, Contexts({}), "s1", "10.0.0.9"), kept,
+        Classifier("postgresql"), large, asked, Templates(asked),
+    )  # fmt: skip
+    made.startup({"user": "dpi", "database": "dpi", "application_name": "app"})
+    return made, kept
+
+
+def seen(made: SessionObserver, kept: Kept, events: list[Any]) -> tuple[Any, ...]:
+    said, kept.said = kept.said, []
+    return (
+        [encode_event(event) for event in events], said, made.portion_rows, made.principal, made.evidence, made.desynced,
+        made.in_transaction, made.awaiting_reply, made.at_boundary, made.client_at_boundary, made.unreported,
+    )  # fmt: skip
+
+
+Steps = list[tuple[str, bytes, int]]
+
+
+def compare(steps: Steps, rules: Rules = Rules(), large: int = 1 << 20) -> int:  # noqa: B008
+    """How many answers took the shortcut."""
+    general, quick = observer(SessionObserver, rules, large), observer(QuickObserver, rules, large)
+    for side, data, now in steps:
+        found = []
+        for made, kept in (general, quick):
+            if side == ">":
+                events = made.client_data(data, now)
+            elif side == "<":
+                events = made.observed(data, now)
+            else:  # counted before it is forwarded
+                result = made.server_data(data, now, allowed_rows=5)
+                events = result.events
+                kept.said.append((result.rows, result.new_patients, result.cut_at))
+            found.append(seen(made, kept, events + made.tick(now)))
+        assert found[1] == found[0], (side, data)
+    ends = [seen(made, kept, made.close(10_000)) for made, kept in (general, quick)]
+    assert ends[1] == ends[0]
+    return int(quick[0].shortcuts)  # type: ignore[attr-defined]
+
+
+def some(rng: random.Random, *choices: Any) -> Any:
+    return rng.choice(choices)
+
+
+def rows_of(rng: random.Random, columns: tuple[Any, ...], binary: bool) -> bytes:
+    out = b""
+    for _ in range(some(rng, 0, 1, 1, 1, 2, 5, 70)):
+        values: list[bytes | None] = []
+        for name, _, _, type_oid in columns:
+            number = rng.randrange(-2, 9)
+            if rng.random() < 0.05:
+                values.append(None)
+            elif type_oid == INT4:
+                values.append(struct.pack("!i", number) if binary else b"%d" % number)
+            elif type_oid == UUID:
+                values.append(bytes([number % 7] * 16) if binary else b"%08d-0000-0000-0000-00000000000A" % abs(number))
+            elif name == "fichier":
+                values.append(some(rng, b"x", b"7", b"1,2,3,4,5", b'{"patient_id": 4}', b"y" * 300))
+            else:
+                values.append(some(rng, b"", b"Dupont", b"Z\0\0\0\5I", b"C" * 40))
+        out += b.row(*values)
+    return out
+
+
+def columns_of(rng: random.Random) -> tuple[Any, ...]:
+    return some(  # type: ignore[no-any-return]
+        rng,
+        (PATIENT, NAME),
+        (PATIENT,),
+        (NAME,),
+        (OTHER, NAME),
+        (COMPUTED,),
+        (KEYED, NAME),
+        (PATIENT, KEYED),
+        (NAME, PATIENT),
+    )
+
+
+TEXTS = (
+    "SELECT patient_id, nom FROM patients WHERE patient_id = {}", "SELECT patient_id FROM patients WHERE patient_id IN ({}, {}, -{})",
+    "SELECT nom FROM patients WHERE patient_id=-{}", "SELECT count(*) FROM sejours LIMIT {}", "INSERT INTO notes VALUES ({})",
+    "INSERT INTO copie SELECT * FROM patients WHERE patient_id < {}", "UPDATE patients SET nom = 'x' WHERE patient_id = {}",
+    "BEGIN", "COMMIT", "SET exfilguard.user = 'dr{}'", "SELECT json_agg(p) FROM patients p", "", "SHOW work_mem",
+    "SELECT patient_id FROM patients WHERE patient_id = {} /* dr */", 'SELECT "Jean Dupont" FROM patients WHERE patient_id = {}',
+)  # fmt: skip
+TAGS = (
+    "SELECT 1",
+    "SELECT 0",
+    "SELECT 3",
+    "INSERT 0 1",
+    "INSERT 0 0",
+    "UPDATE 1",
+    "BEGIN",
+    "COMMIT",
+    "SET",
+    "COPY 4",
+    "SHOW",
+)
+
+
+def simple(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
+    text = some(rng, *TEXTS[: 7 if calm else None])
+    text = text.format(*(some(rng, 1, 2, 3, 12345, "0" * (9 if calm else 120)) for _ in range(3)))
+    columns = columns_of(rng)
+    answer = b""
+    if rng.random() < 0.8:
+        answer += b.description(*columns) + rows_of(rng, columns, False)
+    return b.query(text), answer + ending(rng, calm)
+
+
+def ending(rng: random.Random, calm: bool) -> bytes:
+    said = b.complete(some(rng, *TAGS))
+    odd = rng.random() + calm
+    if odd < 0.06:
+        said = b.error()
+    elif odd < 0.09:
+        said = b.message("N", b"SNOTICE\0\0") + said
+    elif odd < 0.12:
+        said += b.message("S", b"application_name\0other\0")
+    elif odd < 0.14:
+        said += said
+    elif odd < 0.16:
+        said = b.EMPTY
+    elif odd < 0.18:
+        said = b.message("S", b"standard_conforming_strings\0off\0") + said
+    return said + b.message("Z", some(rng, b"I", b"I", b"T", b"E"))
+
+
+PREPARED = (
+    ("a", "SELECT patient_id, nom FROM patients WHERE patient_id = $1", (INT4,)),
+    ("b", "SELECT nom FROM patients WHERE patient_id = ANY ($2) AND patient_id = 77 AND ville = $1", ()),
+    ("", "SELECT count(*) FROM patients WHERE patient_id = $1", (UUID,)),
+    ("c", "SELECT 1", ()),
+    ("d", "SELECT set_config('exfilguard.user', $1, false)", ()),
+)
+
+
+def preparing(rng: random.Random) -> Steps:
+    out: Steps = []
+    for name, text, types in PREPARED:
+        body = name.encode() + b"\0" + text.encode() + b"\0" + struct.pack(f"!H{len(types)}I", len(types), *types)
+        request, answer = b.message("P", body), b.PARSED
+        if rng.random() < 0.7:
+            request += b.describe("S", name)
+            columns = columns_of(rng)
+            given = types or (TEXT, TEXT)
+            answer += b.message("t", struct.pack(f"!H{len(given)}I", len(given), *given)) + b.description(*columns)
+        out += [(">", request + b.SYNC, 1000), ("<", answer + b.READY, 1001)]
+    return out
+
+
+def prepared(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
+    name, portal = (
+        some(rng, "a", "a", "b", "", "c", *(() if calm else "de")),
+        some(rng, "", *([] if calm else ["", "", "p"])),
+    )
+    described, binary = rng.random() < 0.6, some(rng, 0, 1)
+    values = [
+        some(
+            rng,
+            None,
+            b"1",
+            b"2",
+            b" 12 ",
+            struct.pack("!i", 5),
+            b"{1,2}",
+            b"%08d-0000-0000-0000-00000000000A" % 3,
+            b"x" * 200,
+        )
+        for _ in range(some(rng, 0, 1, 1, 2, 3))
+    ]
+    formats = some(rng, (), (0,), (1,), tuple(some(rng, 0, 1) for _ in values))
+    results = some(rng, (), (binary,), (binary, binary), (1, 0))
+    body = portal.encode() + b"\0" + name.encode() + b"\0" + struct.pack(f"!H{len(formats)}h", len(formats), *formats)
+    body += struct.pack("!H", len(values))
+    body += b"".join(struct.pack("!i", -1) if v is None else struct.pack("!i", len(v)) + v for v in values)
+    body += struct.pack(f"!H{len(results)}h", len(results), *results)
+    request = b.message("B", body)
+    columns = columns_of(rng)
+    answer = b.BOUND
+    if described:
+        request += b.describe("P", portal)
+        answer += some(rng, b.NO_DATA, *[b.description(*columns, fmt=binary)] * 6)
+    most = some(rng, 0, *([] if calm else [0, 0, 0, 1]))
+    request += b.execute(portal, most) + b.SYNC
+    answer += rows_of(rng, columns, bool(binary))
+    if most:
+        return request, answer + b.SUSPENDED + b.READY
+    return request, answer + ending(rng, calm)
+
+
+def session(rng: random.Random) -> Steps:
+    steps: Steps = [("<", b.LOGIN, 1000)]
+    if rng.random() < 0.8:
+        steps += preparing(rng)
+    now, usual = 1000, rng.random()
+    for _ in range(rng.randrange(1, 40)):
+        calm = rng.random() < usual
+        request, answer = some(rng, simple, prepared, prepared)(rng, calm)
+        if rng.random() + calm < 0.1:  # pipelined
+            more, further = some(rng, simple, prepared)(rng, calm)
+            request, answer = request + more, answer + further
+        if rng.random() < 0.03:
+            at = rng.randrange(len(answer))
+            answer = answer[:at] + bytes([rng.randrange(256)]) + answer[at + 1 :]
+        if rng.random() < 0.03:
+            at = rng.randrange(len(request))
+            request = request[:at] + bytes([rng.randrange(256)]) + request[at + 1 :]
+        side = "=" if rng.random() < 0.05 else "<"
+        now += some(rng, 0, 3, 60)
+        for where, data in ((">", request), (side, answer)):
+            edges = sorted(rng.choices(range(len(data) + 1), k=0 if calm else some(rng, 0, 0, 1, 2)))
+            for i, j in zip([0, *edges], [*edges, len(data)], strict=True):
+                now += some(rng, 0, 1, 7)
+                steps.append((where, data[i:j], now))
+    return steps
+
+
+@given(st.integers(min_value=0, max_value=2**40))
+def test_one_behaviour(seed: int) -> None:
+    rng = random.Random(seed)
+    rules = some(
+        rng,
+        Rules(),
+        Rules(),
+        Rules(trusted_sources=("*",)),
+        Rules(trusted_sources=("*",), pooled=True),
+        Rules(roles=("dr*",)),
+    )
+    compare(session(rng), rules, some(rng, 1 << 20, 300))
+
+
+def many(request: Callable[[int], bytes], answer: Callable[[int], bytes], before: Steps | None = None) -> int:
+    steps: Steps = [("<", b.LOGIN, 1000), *(before or [])]
+    for n in range(20):
+        steps += [(">", request(n), 1000 + n), ("<", answer(n), 1002 + n)]
+    return compare(steps)
+
+
+def test_the_common_cases_take_the_shortcut() -> None:
+    text = "SELECT patient_id, nom FROM patients WHERE patient_id = {}"
+    found = b.description(PATIENT, NAME)
+    done = b.complete("SELECT 1") + b.READY
+    assert (
+        many(lambda n: b.query(text.format(n)), lambda n: found + b.row(b"%d" % n, b"x") + done) == 19
+    )  # the first is learned
+    before: Steps = [
+        (">", b.parse("s", text.format("$1")) + b.describe("S", "s") + b.SYNC, 1000),
+        ("<", b.PARSED + b.message("t", struct.pack("!HI", 1, INT4)) + found + b.READY, 1000),
+    ]
+    assert (
+        many(
+            lambda n: b.bind("", "s", (b"%d" % n,)) + b.execute("") + b.SYNC,
+            lambda n: b.BOUND + b.row(b"%d" % n, b"x") + done,
+            before,
+        )
+        == 20
+    )
+    assert many(
+        lambda n: b.bind("", "s", (b"%d" % n,)) + b.describe("P", "") + b.execute("") + b.SYNC,
+        lambda n: b.BOUND + found + b.row(b"%d" % n, b"x") + done,
+        before,
+    ) == 20  # fmt: skip
+
+
+def test_columns_that_became_known_hold_at_once() -> None:
+    """The catalog is asked while sessions go on."""
+    text, found = "SELECT patient_id FROM sejours WHERE n = {}", b.description(OTHER)
+    made, kept = observer(QuickObserver, Rules())
+    made.observed(b.LOGIN, 1)
+    columns: PatientColumns = made._columns
+    for known in (True, False):
+        columns.set_origins({(5000, 1)}, {(6000, 2)} if known else set())
+        for n in range(3):
+            made.client_data(b.query(text.format(n)), 2)
+            made.observed(found + b.row(b"7") + b.complete("SELECT 1") + b.READY, 3)
+    assert [b'"patients":' in said[2] for said in kept.said] == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_recorded_conversations(name: str) -> None:
+    (_, first), *rest = TRANSCRIPTS[name]
+    request, used = startup.parse(first)
+    assert isinstance(request, startup.StartupMessage)
+    compare([(side, data, 1000 + n) for n, (side, data) in enumerate([(">", first[used:]), *rest])])

@@ -106,7 +106,7 @@ drivers: $(STAMP)
 transcripts: $(STAMP)
 	@RECORD_TRANSCRIPTS=1 $(BIN)/pytest tests/drivers $(ARGS)
 
-# Mutated transcripts, 10 million inputs in all; goes on where it was stopped.
+# Mutated transcripts, 10 million inputs of the two engines; goes on where it was stopped, and writes docs/benchmarks/fuzz.md.
 fuzz: $(STAMP)
 	@$(BIN)/python -m tests.fuzz.run $(ARGS)
 

@@ -11,13 +11,18 @@ branches are seen; `--replay` then gives what was found to the installed, compil
 from __future__ import annotations
 
 import argparse
+import json
+import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.fuzz.interpreted import ROOT, interpret
+from tests.fuzz import page
+from tests.fuzz.interpreted import interpret
 
-CACHE = ROOT / ".cache" / "fuzz"
+CACHE = page.STATES
+SAVE_EVERY = 10_000
 LIMITS = (None, 0, 1, 7)
 MAX_PIECE = 0x7FFF
 
@@ -112,6 +117,41 @@ TARGETS: dict[str, tuple[type[Any], Path]] = {
 }
 
 
+class Counted:
+    """Calls of a target, kept in its state: libFuzzer ends the process without a word to Python."""
+
+    def __init__(self, target: Guided, state: Path) -> None:
+        self.target, self.state = target, state
+        found = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
+        self.next, self.seconds = found.get("next", 0), found.get("seconds", 0.0)
+        self.failures, self.peak_kib = found.get("failures", []), found.get("peak_kib", 0)
+        self._since = time.monotonic()
+
+    def one_input(self, data: bytes) -> None:
+        self.next += 1
+        try:
+            self.target.one_input(data)
+        except Exception as error:
+            self.failures.append({"error": type(error).__name__})
+            self.save()
+            raise
+        if not self.next % SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        self.peak_kib = max(self.peak_kib, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        found = {
+            "next": self.next,
+            "seconds": round(self.seconds, 1),
+            "failures": self.failures,
+            "peak_kib": self.peak_kib,
+        }
+        self.state.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        page.write(CACHE)
+
+
 def replay(target: Guided, corpus: Path) -> int:
     """Everything in the corpus, once, through what is installed."""
     paths = sorted(corpus.iterdir()) if corpus.is_dir() else []
@@ -141,7 +181,8 @@ def main() -> int:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(data)
-    atheris.Setup([sys.argv[0], *rest, str(corpus)], target.one_input)
+    counted = Counted(target, CACHE / f"atheris-{args.target}.json")
+    atheris.Setup([sys.argv[0], *rest, str(corpus)], counted.one_input)
     atheris.Fuzz()
     return 0
 

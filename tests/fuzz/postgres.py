@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import random
 
-import orjson
-
 from exfilguard.errors import ProtocolError
-from exfilguard.events.codec import check_event
 from exfilguard.observe import outlet as outlets
 from exfilguard.observe import session
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.wire.postgres import backend, frontend, startup
 from tests.fuzz import mutate
+from tests.fuzz.checked import Checked
 from tests.fuzz.target import Input
 from tests.wire import build, oracle, transcript
 from tests.wire.transcript import Step
@@ -28,26 +26,6 @@ def split(side: str, data: bytes) -> list[Step]:
         out.append((side, data[pos:end]))
         pos = end
     return out
-
-
-class Checked(outlets.Outlet):
-    """Takes what the relay would spool, and reads it back."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._told: set[tuple[str, tuple[str, ...]]] = set()
-
-    def told(self, fingerprint: str, columns: tuple[str, ...]) -> bool:
-        known = (fingerprint, columns) in self._told
-        self._told.add((fingerprint, columns))
-        return known
-
-    def put(
-        self, principal: str, time_ms: int, payload: bytes, rows: int, size: int, patients: int, final: bool
-    ) -> None:
-        event = check_event(orjson.loads(payload))
-        assert (event["principal"], event.get("rows", 0)) == (principal, rows)
-        self.rows += rows
 
 
 class Postgres:

@@ -1,8 +1,8 @@
 """Mutated inputs, as many as asked for: each is made from its number alone, so a run can be resumed and an input replayed.
 
-    python -m tests.fuzz.run [--target postgres|mysql|edges] [--inputs 10000000] [--seconds S] [--state FILE] [--replay N]
+    python -m tests.fuzz.run [--target all|postgres|mysql|edges] [--inputs 5000000] [--seconds S] [--states DIR] [--replay N]
 
-Exit status 1 when an input crashed, broke an invariant, hung, or memory grew.
+A run goes on where the one before it ended; docs/benchmarks/fuzz.md tells of all of them. Exit status 1 when an input crashed, broke an invariant, hung, or memory grew.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import resource
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz import page
 from tests.fuzz.edges import Edges
 from tests.fuzz.mysql import Mysql
 from tests.fuzz.postgres import Postgres
@@ -30,7 +32,6 @@ BATCH_CPU_S = 30.0
 """Processor time for one batch, far beyond what it needs."""
 WARM_UP = 50_000
 GROWTH_KIB = 32_000
-STATES = Path(__file__).parents[2] / ".cache" / "fuzz"
 
 
 def rng_of(number: int) -> random.Random:
@@ -53,11 +54,13 @@ class Campaign:
         self.seconds = 0.0
         self.failures: list[dict[str, Any]] = []
         self.growth_kib = 0
+        self.peak_kib = 0
         self._warm_kib = 0
         self._pid = os.getpid()
         if state is not None and state.is_file():
             saved = json.loads(state.read_text(encoding="utf-8"))
             self.next, self.seconds, self.failures = saved["next"], saved["seconds"], saved["failures"]
+            self.growth_kib, self.peak_kib = saved.get("growth_kib", 0), saved.get("peak_kib", 0)
 
     def batch(self, count: int) -> None:
         """The next `count` inputs."""
@@ -92,9 +95,13 @@ class Campaign:
         self.save()
 
     def save(self) -> None:
+        self.peak_kib = max(self.peak_kib, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         if self.state is not None:
             self.state.parent.mkdir(parents=True, exist_ok=True)
-            found = {"next": self.next, "seconds": round(self.seconds, 1), "failures": self.failures}
+            found = {
+                "next": self.next, "seconds": round(self.seconds, 1), "failures": self.failures,
+                "growth_kib": self.growth_kib, "peak_kib": self.peak_kib,
+            }  # fmt: skip
             self.state.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
     @property
@@ -111,24 +118,29 @@ class Campaign:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", choices=TARGETS, default="postgres")
-    parser.add_argument("--inputs", type=int, default=10_000_000, help="in all, with those of earlier runs")
-    parser.add_argument("--seconds", type=float, default=1e9, help="of this run")
-    parser.add_argument("--state", type=Path, help="where the run is resumed from")
-    parser.add_argument("--replay", type=int, help="one input again, by its number")
+    parser.add_argument("--target", choices=(*TARGETS, "all"), default="all")
+    parser.add_argument("--inputs", type=int, default=5_000_000, help="for each target, with those of earlier runs")
+    parser.add_argument("--seconds", type=float, default=1e9, help="of this run, for all targets together")
+    parser.add_argument("--states", type=Path, default=page.STATES, help="where a run is resumed from")
+    parser.add_argument("--replay", type=int, help="one input of a target again, by its number")
     args = parser.parse_args()
-    target = TARGETS[args.target]()
+    names = list(TARGETS) if args.target == "all" else [args.target]
     if args.replay is not None:
+        target = TARGETS[names[0]]()
         given = target.make(rng_of(args.replay))
         print(given)
         target.run(given)
         return 0
-    campaign = Campaign(target, args.state or STATES / f"{args.target}.json")
-    campaign.run(args.inputs, args.seconds)
-    print(campaign)
-    for failure in campaign.failures[:5]:
-        print(failure["number"], failure["at"], file=sys.stderr)
-    return 1 if campaign.failed else 0
+    began, failed = time.monotonic(), False
+    for at, name in enumerate(names):
+        campaign = Campaign(TARGETS[name](), args.states / f"{name}.json")
+        campaign.run(args.inputs, (args.seconds - (time.monotonic() - began)) / (len(names) - at))
+        print(campaign)
+        for failure in campaign.failures[:5]:
+            print(failure["number"], failure["at"], file=sys.stderr)
+        failed = failed or campaign.failed
+    page.write(args.states)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

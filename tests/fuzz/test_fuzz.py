@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import run
+from tests.fuzz import page, run
 from tests.fuzz.target import Input
 
 
@@ -50,3 +50,10 @@ def test_a_crash_and_a_hang_are_found_and_a_run_is_resumed(tmp_path: Path, monke
 def test_an_input_is_made_from_its_number_alone() -> None:
     target = run.TARGETS["postgres"]()
     assert target.make(run.rng_of(12345)) == run.TARGETS["postgres"]().make(run.rng_of(12345))
+
+
+def test_the_page_tells_what_the_runs_have_left() -> None:
+    one = {"next": 3_000_000, "seconds": 300.0, "failures": [], "growth_kib": 12, "peak_kib": 90 << 10}
+    told = page.text({"postgres": one, "mysql": {**one, "failures": [{"number": 7}]}, "edges": one}, "2026-01-02")
+    assert "| 3,000,000 | 300 | 10,000 | 0 | 12 | 90 |" in told
+    assert "6,000,000 mutated inputs of the two engines, 9,000,000 in all, 1 failures; last run 2026-01-02." in told

@@ -20,6 +20,7 @@ from exfilguard.config.load import parse_config
 from exfilguard.embedded.child import free_port
 from tests.config.test_certificates import made
 from tests.integration.conftest import Hospital, hospital
+from tests.integration.kept import holding, shown_by
 from tests.integration.stack import DATABASE, PASSWORD, wait_for
 
 from .blocks import ROOT, Block, arguments, commands, fenced, synopses
@@ -96,24 +97,14 @@ def test_the_settings_of_the_installation_page_load(tmp_path: Path) -> None:
     assert config.listener[0].upstream.startswith("unix:")
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that it started."""
-    children = [child for at in Path(f"/proc/{pid}/task").glob("*/children") for child in at.read_text().split()]
-    return [pid, *(one for child in children for one in family(int(child)))]
-
-
 def assert_kept(directory: Path, pid: int, secrets: list[bytes]) -> None:
     """No secret in the arguments or the environment of a process of the installation, nor in its logs."""
-    processes = family(pid)
-    assert len(processes) >= 6
-    for one in processes:
-        with contextlib.suppress(FileNotFoundError):
-            seen = Path(f"/proc/{one}/cmdline").read_bytes() + Path(f"/proc/{one}/environ").read_bytes()
-            assert not any(secret in seen for secret in secrets), one
+    looked, shown = shown_by(pid, secrets)
+    assert looked >= 6
+    assert not shown
     logs = [*directory.glob("exfilguard-data/logs/*"), directory / "up.log"]
     assert len(logs) >= 5
-    for path in logs:
-        assert not any(secret in path.read_bytes() for secret in secrets), path
+    assert not holding(logs, secrets)
 
 
 @pytest.mark.timeout(300)

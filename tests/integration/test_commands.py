@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,12 +18,15 @@ import psycopg
 import pytest
 
 from exfilguard.cli.installation import Installation
+from exfilguard.config.load import load_config
 from exfilguard.config.schema import Config, ExporterConfig
 from exfilguard.embedded.child import free_port
+from exfilguard.errors import ConfigError
 from exfilguard.lab import attack
 from exfilguard.runtime.kafka import count_events
 
 from .conftest import PATIENTS, Hospital, enterable_directory
+from .kept import holding, secrets_of, shown_by
 from .stack import connect, listener, port_of, wait_for
 
 CONTRACT = [
@@ -70,11 +74,18 @@ def temporary() -> Iterator[Path]:
 def test_demo_holds_and_leaves_nothing(tmp_path: Path, temporary: Path, mode: str, method: attack.Method) -> None:
     figures_path = tmp_path / "figures.json"
     began = time.monotonic()
-    done = subprocess.run(
-        exfilguard("demo", "--json", str(figures_path), "--mode", mode, "--attack", method, "--patients", "20000"),
-        capture_output=True, text=True, timeout=150, check=False, env={**os.environ, "TMPDIR": str(temporary)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = tmp_path / "said"
+    with said.open("wb") as output:
+        demo = subprocess.Popen(
+            exfilguard("demo", "--json", str(figures_path), "--mode", mode, "--attack", method, "--patients", "20000"),
+            stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(temporary)},
+        )  # fmt: skip
+    try:
+        secrets = keeps_its_secrets(demo, temporary)
+        assert demo.wait(10) == 0, said.read_text()
+    finally:
+        demo.kill()
+    assert not holding([said, figures_path], secrets)
     assert time.monotonic() - began < 120
     figures: dict[str, Any] = json.loads(figures_path.read_text())
     assert [name for name in CONTRACT if name not in figures] == []
@@ -92,9 +103,33 @@ def test_demo_holds_and_leaves_nothing(tmp_path: Path, temporary: Path, mode: st
         assert figures["rows_past_local_limit"] == 0
     else:
         assert figures["limit_patients"] < figures["patients_exposed"] < 20_000
-    assert len(done.stdout.rpartition("account   ")[2].splitlines()) == 10
+    assert len(said.read_text().rpartition("account   ")[2].splitlines()) == 10
     assert list(temporary.iterdir()) == []
     assert processes_below(temporary) == []
+
+
+def keeps_its_secrets(demo: subprocess.Popen[bytes], directory: Path) -> set[bytes]:
+    """Looks at the processes and the logs as long as the demo plays; the secrets it found to look for."""
+    secrets: set[bytes] = set()
+    most = logs = 0
+    deadline = time.monotonic() + 150
+    while demo.poll() is None and time.monotonic() < deadline:
+        for path in directory.glob("**/resolved.toml"):
+            with contextlib.suppress(ConfigError, FileNotFoundError):  # being written, or gone
+                secrets |= secrets_of(load_config(path, {}))
+        for path in directory.glob("**/digest.key"):
+            with contextlib.suppress(FileNotFoundError):
+                secrets |= {path.read_bytes().strip()} - {b""}
+        looked, shown = shown_by(demo.pid, secrets)
+        assert not shown
+        written = list(directory.glob("**/*.log"))
+        assert not holding(written, secrets)
+        most, logs = max(most, looked if secrets else 0), max(logs, len(written))
+        time.sleep(0.2)
+    assert len(secrets) >= 4  # two connection strings, their password, the digest key
+    assert most >= 8
+    assert logs >= 6
+    return secrets
 
 
 def test_demo_keeps_its_directory_when_asked_and_refuses_one_in_use(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def main() -> int:
         )
         print(f"paged             {rang}")
         print(f"cluster           {figures['brokers']} brokers, TLS, SCRAM, ACLs; MariaDB and PostgreSQL; machines "
-              f"{'as network namespaces' if figures['namespaces'] else 'on loopback (not root)'}")  # fmt: skip
+              f"{'as network namespaces' if figures['namespaces'] else 'on loopback'}")  # fmt: skip
         if args.json:
             Path(args.json).write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
     except ExfilGuardError as error:

@@ -32,18 +32,25 @@ class Network:
     def __init__(self, names: list[str]) -> None:
         self.hosts = {name: Host() for name in names}
         self.separate = False
+        self.why_not = ""
+        """What keeps the machines from being separate, and what would help; empty when they are."""
         self.here = LOOPBACK
         """Where the machines reach this one."""
         self._id = f"{os.getpid() % 10_000:04d}"
         self._bridge = f"exg{self._id}"
-        if os.geteuid() == 0 and shutil.which("ip"):
+        if os.geteuid():
+            self.why_not = "network namespaces need root: run it with sudo to have a machine each"
+        elif not shutil.which("ip"):
+            self.why_not = "`ip` is not installed: apt install iproute2"
+        else:
             try:
                 self._build(names)
                 self.separate = True
-            except EmbeddedError:
+            except EmbeddedError as error:
                 self.close()
                 self.hosts = {name: Host() for name in names}
                 self.here = LOOPBACK
+                self.why_not = f"network namespaces cannot be made here ({error}): a container needs CAP_NET_ADMIN and CAP_SYS_ADMIN"
 
     def _build(self, names: list[str]) -> None:
         # A private range of the documentation's kind would not be routed by the kernel: 10/8, one net a run.

@@ -114,6 +114,8 @@ class Topology:
 
     def start(self, tell: Callable[[str], None] = lambda text: None) -> None:
         """Returns when every part works. Raises EmbeddedError."""
+        if not self.network.separate:
+            tell(f"all machines are this one's loopback, and no link can be cut: {self.network.why_not}")
         tell("starting a MariaDB server" + (", machines as network namespaces" if self.network.separate else ""))
         self.mariadb.start()
         load_west(self.mariadb, self.password)

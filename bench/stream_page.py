@@ -108,6 +108,11 @@ def _costs(report: Report, facts: dict[str, Any]) -> list[str]:
         f"(500 events of {EVENT_BYTES} bytes of JSON): {parts['checksum']:.0f} ns for the batch's checksum, {parts['read']:.0f} ns to read the JSON, and",
         f"{counted:.0f} ns for seven windows of the account, of its source, its query shape and its tenant, its patient in each, and the limits.",
         f"The other {rest:.0f} ns are the Kafka client's (copies from the socket to the record), Faust's hand-over, and checkpoints.",
+        *(
+            [f"With `kafka.frame_keys_dir`, which is off here, verifying signatures adds {parts['signature']:.0f} ns."]
+            if "signature" in parts
+            else []
+        ),
         "",
         "![CPU an event](stream-costs.svg)",
         "",

@@ -96,7 +96,7 @@ install_all() {
   [ -n "$parts" ] || { echo "installed; edit /etc/exfilguard/exfilguard.toml, then run this again with --parts"; return 0; }
   # Nothing is started on settings with a mistake in them. As its user: it must be able to read its secrets.
   if [ -z "$dry" ]; then
-    runuser -u exfilguard -- "$prefix/bin/exfilguard" check-config --config "$etc/exfilguard.toml" ||
+    runuser -u exfilguard -- "$prefix/bin/exfilguard" check-config "$etc/exfilguard.toml" ||
       fail "the settings were not accepted (above): nothing was started; correct them and run this again"
   fi
   for part in $parts; do run systemctl enable "exfilguard@$part.service"; run systemctl restart "exfilguard@$part.service"; done
@@ -108,6 +108,7 @@ uninstall_all() {
       ! systemctl list-unit-files "exfilguard@.service" >/dev/null 2>&1 || run systemctl disable --now "exfilguard@$part.service"
     done
   fi
+  [ -z "$live" ] || [ ! -e "$units/exfilguard-drill.timer" ] || run systemctl disable --now exfilguard-drill.timer
   for unit in exfilguard@.service exfilguard-drill.service exfilguard-drill.timer; do
     [ ! -e "$units/$unit" ] || run rm "$units/$unit"
   done

@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:14} {'DOWN' if snapshot is None else _line(snapshot)}")
     for v in verdicts:
         print(f"{v.level.upper():8} {v.principal}: {v.reason}")
-    if snapshots and not verdicts:
+    if not any(name.startswith("relay-") for name in snapshots):
+        print("verdicts: no relay on this machine, ask Kafka: exfilguard verdicts")
+    elif not verdicts:
         print("no verdict is in force")
     return 0 if healthy else 1
 

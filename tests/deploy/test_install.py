@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from exfilguard.cli.main import build_parser
 from exfilguard.config.load import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,14 @@ def test_a_dry_run_says_everything_and_does_nothing(tmp_path: Path) -> None:
     said = install(None, "--dry-run", "--wheel", str(wheel), "--parts", "sidecar exporter")
     assert "systemctl enable exfilguard@sidecar.service" in said
     assert "systemctl restart exfilguard@exporter.service" in said
+
+
+def test_every_command_of_the_guard_that_it_runs_is_one(tmp_path: Path) -> None:
+    text = SCRIPT.read_text(encoding="utf-8")
+    found = re.findall(r'"\$prefix/bin/exfilguard" ((?:[a-z-]+|"\S+"| )+)', text)
+    assert found
+    for arguments in found:
+        build_parser().parse_args(arguments.replace("$etc", str(tmp_path)).replace('"', "").split())
 
 
 def test_it_goes_as_it_came_and_keeps_what_is_the_operators(tmp_path: Path) -> None:

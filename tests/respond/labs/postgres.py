@@ -31,6 +31,10 @@ class PostgresLab:
 
     def start(self) -> None:
         self.server.start()
+        self.grants()
+
+    def grants(self) -> None:
+        """What the pages tell an administrator to run."""
         self._run(DEPLOY / "postgres" / "hook.sql", "postgres")
 
     def _run(self, script: Path, database: str) -> None:

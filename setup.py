@@ -14,6 +14,7 @@ SOURCES = {
     "exfilguard.windows._core": "exfilguard/windows/_core.pyx",
     "exfilguard.wire.postgres._scan": "exfilguard/wire/postgres/_scan.py",
     "exfilguard.wire.mysql._scan": "exfilguard/wire/mysql/_scan.py",
+    "exfilguard.wire.mysql._parameters": "exfilguard/wire/mysql/_parameters.pyx",
     "exfilguard.wire.postgres.backend": "exfilguard/wire/postgres/backend.py",
     "exfilguard.wire.postgres.frontend": "exfilguard/wire/postgres/frontend.py",
     "exfilguard.wire.mysql.backend": "exfilguard/wire/mysql/backend.py",

@@ -56,7 +56,7 @@ QUERY_CANCELED = "57014"
 """SQLSTATE given to a statement whose session ended before its result did."""
 
 _DATA_ROW, _READY_FOR_QUERY, _COMMAND_COMPLETE, _ROW_DESCRIPTION, _BIND_COMPLETE = b"DZCT2"
-_XLOG_DATA = b"w"
+_KEEPALIVE = b"k"
 _BINARY_COPY_TRAILER = b"\xff\xff"
 _BINARY_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
 """Signature; 4 bytes of flags and the length of an extension follow. It comes in front of the first tuple or of the trailer."""
@@ -597,9 +597,9 @@ class SessionObserver(Sink):
 
     def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
         if (self._copy == "out" and whole and _no_tuple(data, start, end)) or (
-            self._copy == "both" and data[start : start + 1] != _XLOG_DATA
+            self._copy == "both" and data[start : start + 1] == _KEEPALIVE
         ):
-            # Not a tuple, nor a piece of the log: taken back here, counted by `rows` next.
+            # Not a tuple, or a keepalive of replication: taken back here, counted by `rows` next.
             self._uncount()
             return True
         if not self._patients_by:
@@ -937,7 +937,7 @@ class SessionObserver(Sink):
                 del self._pending[1]
 
     def _on_copy_both(self, body: bytes) -> None:
-        """START_REPLICATION was granted: each XLogData counts as a row, keepalives as none."""
+        """START_REPLICATION was granted: whatever comes counts as a row, keepalives as none."""
         self._copy = "both"
         self._forget_columns()
         self.wants_rows = True

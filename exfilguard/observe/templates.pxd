@@ -5,5 +5,6 @@ cdef class Template:
 
 
 cdef class Templates:
-    cdef public object _asked
+    cdef public object _asked, _shape
+    cdef public tuple _foreign
     cdef public dict _known

@@ -11,6 +11,7 @@ whom its session is charged to (effects.may_matter).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from .asked import AskedColumns
 from .effects import may_matter
@@ -65,12 +66,24 @@ _UNUSABLE = Template(("", ""), (), usable=False)
 class Templates:
     """Of one listener; bounded."""
 
-    def __init__(self, asked: AskedColumns | None) -> None:
+    def __init__(
+        self,
+        asked: AskedColumns | None,
+        shape: Callable[[bytes], tuple[str, str]] = normalise_bytes,
+        foreign: bytes = b"",
+    ) -> None:
+        """`shape`: the engine's (statement.py); `foreign`: characters that only its lexical rules give a meaning: texts with one are
+        read the plain way."""
         self._asked = asked
+        self._shape = shape
+        self._foreign = tuple(foreign[i : i + 1] for i in range(len(foreign)))
         self._known: dict[bytes, Template] = {}
 
     def find(self, sql: bytes) -> tuple[Template, list[bytes]] | None:
         """A text's template and its numbers; None: read it the plain way."""
+        for mark in self._foreign:
+            if mark in sql:
+                return None
         found = skeleton(sql) if skeleton is not None else plain_skeleton(sql)
         if found is None:
             return None
@@ -100,4 +113,4 @@ class Templates:
                     if not isinstance(value, bytes) or value.lstrip(b"-") not in marks or value.count(b"-") > 1:
                         return _UNUSABLE
                     asked.append((b"-" if value.startswith(b"-") else b"", marks.index(value.lstrip(b"-"))))
-        return Template(normalise_bytes(sql), tuple(asked), usable=True)
+        return Template(self._shape(sql), tuple(asked), usable=True)

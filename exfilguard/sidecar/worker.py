@@ -38,6 +38,7 @@ from ..observe.contexts import Contexts
 from ..observe.identity import Rules
 from ..observe.mysql.patients import OriginColumns
 from ..observe.mysql.statement import normalise as mysql_normalise
+from ..observe.mysql.statement import templates as mysql_templates
 from ..observe.outlet import COMPILED
 from ..observe.patients import Digester, PatientColumns
 from ..observe.statement import normalise as postgres_normalise
@@ -96,7 +97,7 @@ class Guard:
         self.rules = identity_rules(listener)
         self.classifier = Classifier(self.rules.engine, listener.watch)
         self.asked = AskedColumns([*listener.patient_columns, *listener.asked_columns], self.rules.engine)
-        self.templates = Templates(self.asked)
+        self.templates = Templates(self.asked) if listener.engine == "postgres" else mysql_templates(self.asked)
         self.denied = denied_flags(listener)
         self._deny_except = [allowance.rpartition(":")[::2] for allowance in listener.deny_except]
         self.budget: LocalBudget | None = None

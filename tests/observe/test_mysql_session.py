@@ -7,12 +7,17 @@ import zlib
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exfilguard.events.query import QueryEvent
+from exfilguard.observe.asked import AskedColumns
 from exfilguard.observe.mysql.patients import OriginColumns, canonical
 from exfilguard.observe.mysql.session import MAX_PENDING, MAX_STATEMENTS, MysqlObserver
+from exfilguard.observe.mysql.statement import templates
 from exfilguard.observe.patients import Digester
 from exfilguard.observe.tally import Setting
+from exfilguard.observe.templates import Template, Templates
 from exfilguard.wire.mysql import messages, startup
 from exfilguard.wire.mysql.compression import Algorithm
 from exfilguard.wire.mysql.messages import Column, packet
@@ -374,3 +379,36 @@ def test_identifiers_have_one_form(
     value: bytes, kind: int, flags: int, charset: int, binary: bool, expected: bytes
 ) -> None:
     assert canonical(value, Column("c", "patient", "id", "id", kind, charset, flags), binary) == expected
+
+
+ASKED = AskedColumns(["patient.id", "sejour.patient_id"], "mysql")
+SHARED = templates(ASKED)
+
+
+class PlainWay(Templates):
+    """Knows no text."""
+
+    def find(self, sql: bytes) -> tuple[Template, list[bytes]] | None:
+        return None
+
+
+PIECES = st.sampled_from(
+    [b"SELECT id, nom FROM patient WHERE id = ", b"select * from sejour s where s.patient_id in (", b" AND id=", b"17", b"-5", b"- 5",
+     b"--5", b"0x1F", b"1e5", b".5", b"5.", b"a1", b"1a", b"$5", b"@5", b"@x := 9", b"`id`", b"`5 b`", b"'7'", b'"7"', b"# 7\n", b"-- 7\n",
+     b"/* 7 */", b"/*!50000 7 */", b" ", b", ", b") ", b"(", b"; ", b" LIMIT 10", b"patient.id = 18446744073709551616", b"\\", b"\xc3\xa9 ",
+     b" OR id BETWEEN 3 AND 4", b"_utf8 '5'", b"N'5'", b"X'35'", b"7 = id", b"id <=> 8"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=8).map(b"".join))
+def test_a_text_that_differs_in_its_numbers_only_is_told_as_the_plain_way_tells_it(sql: bytes) -> None:
+    """Twice: the second time its template is known."""
+    said = []
+    for known in (PlainWay(ASKED), SHARED, SHARED):
+        seen = MysqlObserver(
+            Setting("ehr", DIGESTER, 1000, 50), "s1", "x", OriginColumns(["patient.id"]), asked=ASKED, templates=known
+        )
+        seen.startup(startup.login(b.login()))
+        seen.login_succeeded(b.NATIVE, "", 1)
+        said.append(play([(">", b.command(0x03, sql)), ("<", b.result([ID], [b.row("7")]))], target=seen))
+    assert said[0] == said[1] == said[2]

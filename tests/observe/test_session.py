@@ -336,6 +336,14 @@ def test_row_too_long_to_keep_counts_as_somebody_new(monkeypatch: pytest.MonkeyP
     assert len(merged(events)[-1][5]) == 2  # type: ignore[arg-type]
 
 
+def test_in_a_stream_of_replication_all_counts_but_keepalives() -> None:
+    """Rows that no such stream has, too: found by the fuzzer."""
+    seen = observer()
+    stream = b.message("W", b"\0\0\0") + b.copy_data(b"w" + b"\0" * 24) + b.copy_data(b"k" + b"\0" * 17) + b.row(b"1")
+    play([("<", stream)], target=seen)
+    assert sum(event.rows for event in seen.close(2000)) == 2
+
+
 def test_unknown_reply_is_desynced_and_rows_still_count() -> None:
     seen = observer()
     events = play([("<", b.complete("SELECT 1") + b.row(b"1") + b.row(b"2") + b.complete("SELECT 2"))], target=seen)

@@ -110,6 +110,37 @@ def test_anything_gives_values_or_a_protocol_error(body: bytes, count: int, attr
             continue
 
 
+INTEGERS = st.sampled_from([(1, 1), (2, 2), (3, 4), (9, 4), (8, 8), (13, 2)])
+VALUES = st.one_of(
+    st.tuples(INTEGERS, st.sampled_from([0, UNSIGNED]), st.binary(min_size=8, max_size=8)).map(
+        lambda v: (v[0][0] | v[1], v[2][: v[0][1]])
+    ),
+    st.tuples(st.sampled_from([STRING, BLOB, DECIMAL, 0xFE, 15]), st.binary(max_size=300)).map(
+        lambda v: (v[0], messages.lenenc_pack(len(v[1])) + v[1])
+    ),
+    st.sampled_from([(DATE, b"\x04\xd0\x07\1\1"), (12, b"\0"), (LONG, None), (STRING, None)]),
+)
+
+
+@pytest.mark.skipif(parameters._compiled is None, reason="no C compiler at installation")
+@given(
+    st.lists(VALUES, min_size=1, max_size=12), st.booleans(), st.binary(max_size=3), st.integers(0, 400), st.booleans()
+)
+def test_the_compiled_reader_agrees_with_the_plain_one(
+    values: list[Value], types: bool, instead: bytes, at: int, damaged: bool
+) -> None:
+    body = execute(*values, types=types)
+    known = tuple(kind for kind, _ in values)
+    if damaged:
+        body = body[:at] + instead + body[at + len(instead) + len(instead) % 2 :]
+    assert parameters._compiled is not None
+    found = parameters._compiled(body, len(values), known)
+    if not damaged:
+        assert found is not None, "such executions are read in C"
+    if found is not None:
+        assert found == parameters.plain_executed(body, len(values), known, {}, attributes=False)
+
+
 # -- the observer -----------------------------------------------------------------------------------------------------
 
 

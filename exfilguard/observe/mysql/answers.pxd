@@ -19,7 +19,9 @@ cdef class Answers(Commands):
     @cython.locals(head=Command)
     cdef _begin_rows(self)
     cdef long long _hidden(self, long long affected) except -1
-    cdef _end_result(self, object found, long long hidden=*)
+    cdef int _eof_status(self, bytes payload) except -1
+    cdef int _ok_status(self, bytes payload) except -1
+    cdef _end_result(self, int status, long long hidden=*)
     @cython.locals(head=Command)
     cdef _completed(self, int status)
     cdef _on_error(self, bytes payload)

@@ -161,13 +161,13 @@ class Answers(Commands):
         first = payload[0]
         if first == messages.OK:
             found = messages.ok(payload)
-            self._end_result(found, self._hidden(min(found.affected_rows, MAX_ROWS)))
+            self._end_result(found.status, self._hidden(min(found.affected_rows, MAX_ROWS)))
         elif first == messages.ERR:
             self._on_error(payload)
         elif first == messages.LOCAL_INFILE:
             self._frontend.infile = True
         else:
-            count, pos = messages.lenenc(payload, 0)
+            count, pos = (first, 1) if first < messages.LOCAL_INFILE else messages.lenenc(payload, 0)
             if not 0 < count <= MAX_COLUMNS:
                 raise ProtocolError("a result has too many columns")
             self._definitions = []
@@ -204,9 +204,9 @@ class Answers(Commands):
         if payload[0] == messages.ERR:
             self._on_error(payload)
             return
-        status = messages.eof(payload).status
+        status = self._eof_status(payload)
         if status & messages.SERVER_STATUS_CURSOR_EXISTS and self._head().kind in BINARY:
-            self._end_result(messages.eof(payload))  # the rows are for COM_STMT_FETCH
+            self._end_result(status)  # the rows are for COM_STMT_FETCH
         else:
             self._begin_rows()
 
@@ -245,9 +245,21 @@ class Answers(Commands):
         if payload[0] == messages.ERR:
             self._on_error(payload)
         elif self.capabilities & messages.CLIENT_DEPRECATE_EOF:
-            self._end_result(messages.ok(payload))
+            self._end_result(self._ok_status(payload))
         else:
-            self._end_result(messages.eof(payload))
+            self._end_result(self._eof_status(payload))
+
+    def _eof_status(self, payload: bytes) -> int:
+        """messages.eof's, without its object."""
+        if len(payload) >= 5:
+            return payload[3] | payload[4] << 8
+        return messages.eof(payload).status
+
+    def _ok_status(self, payload: bytes) -> int:
+        """messages.ok's, without its object where both numbers before it are of one byte."""
+        if len(payload) >= 5 and payload[1] < 0xFC and payload[2] < 0xFC:
+            return payload[3] | payload[4] << 8
+        return messages.ok(payload).status
 
     def _hidden(self, affected: int) -> int:
         """Rows that a statement without a result moved: INSERT .. SELECT, CREATE .. SELECT, SELECT .. INTO OUTFILE."""
@@ -261,13 +273,13 @@ class Answers(Commands):
             self.estimate(affected)
         return affected
 
-    def _end_result(self, found: messages.Ok, hidden: int = 0) -> None:
-        self._backslashes = not found.status & messages.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+    def _end_result(self, status: int, hidden: int = 0) -> None:
+        self._backslashes = not status & messages.SERVER_STATUS_NO_BACKSLASH_ESCAPES
         if self._head().kind in REPORTED:
             self.report("query", hidden)
         self._forget_rows()
-        self._completed(found.status)
-        if found.status & messages.SERVER_MORE_RESULTS_EXISTS:
+        self._completed(status)
+        if status & messages.SERVER_MORE_RESULTS_EXISTS:
             self._phase = FIRST
         else:
             self._done()
@@ -280,7 +292,7 @@ class Answers(Commands):
         if head.script is not None and head.kind != messages.COM_STMT_PREPARE:
             identity.completed(head.script, head.done)
         head.done += 1
-        if not status & messages.SERVER_STATUS_IN_TRANS and identity.sticky:
+        if identity._wants_settings and not status & messages.SERVER_STATUS_IN_TRANS and identity.sticky:
             identity.idle()
             changed = True
         if changed:

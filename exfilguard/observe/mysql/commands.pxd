@@ -2,14 +2,18 @@ cimport cython
 
 from ...wire.mysql.backend cimport BackendReader
 from ...wire.mysql.frontend cimport FrontendReader
+from ..identity cimport Identity
 from ..tally cimport Tally
+from ..templates cimport Template, Templates
 
 
 cdef class Statement:
     cdef public bytes sql
     cdef public object reading, script, plan
+    cdef public Template template
+    cdef public list numbers
     cdef public int parameters
-    cdef public tuple types
+    cdef public tuple types, direct
     cdef public dict long_data
 
 
@@ -27,7 +31,9 @@ cdef class Commands(Tally):
     cdef public bint desynced, _follow, _charged, _allow_replication, _backslashes
     cdef public str forbidden
     cdef public unsigned long long capabilities
-    cdef public object on_change_user, _columns, _identity, _classifier, _asked, _inflate_server, _pending, _reading
+    cdef public Identity _identity
+    cdef public Templates _templates
+    cdef public object on_change_user, _columns, _classifier, _asked, _inflate_server, _pending, _reading
     cdef public FrontendReader _frontend
     cdef public BackendReader _backend
     cdef public dict _statements
@@ -50,7 +56,7 @@ cdef class Commands(Tally):
     cdef list _parameters_asked(self, int kind, Statement statement, object plan, bytes body)
     cdef _note_long_data(self, bytes body, bint whole)
     @cython.locals(statement=Statement)
-    cdef Statement _read(self, bytes sql, bint whole)
+    cdef Statement _read(self, bytes sql, bint whole, bint simple=*)
     cdef _charge(self, object script)
     cdef _tell_finding(self, Statement statement)
     cdef tuple _shape(self, Statement statement)

@@ -25,8 +25,10 @@ from ..identity import APPLICATION, Identity, Rules, Script
 from ..screening import Judge
 from ..session import plain_names
 from ..tally import Setting, Tally
+from ..templates import Template, Templates
 from .patients import UUID_BYTES, OriginColumns, Reading
 from .statement import normalise_bytes
+from .statement import templates as shared
 
 MAX_PENDING = 100_000
 MAX_STATEMENTS = 20_000
@@ -58,16 +60,23 @@ REPORTED = BINARY | {messages.COM_QUERY, messages.COM_STMT_PREPARE}
 class Statement:
     """A prepared statement, or the text of a COM_QUERY."""
 
-    __slots__ = ("long_data", "parameters", "plan", "reading", "script", "sql", "types")
+    __slots__ = (
+        "direct", "long_data", "numbers", "parameters", "plan", "reading", "script", "sql", "template", "types",
+    )  # fmt: skip
 
     def __init__(self, sql: bytes) -> None:
         self.sql = sql
+        self.template: Template | None = None
+        """What is known of it with all texts that differ in their numbers only; then neither script nor plan is set."""
+        self.numbers: list[bytes] = []
         self.reading: Reading | None = None
         """How its rows are read; None until its columns were seen."""
         self.script: Script | None = None
         """What the text says of who is charged; None for most."""
         self.plan: Plan | None = None
         """What it asks for (../asked.py); None for most."""
+        self.direct: tuple[int, ...] | None = None
+        """Of a plan that is nothing but parameters: which ones. None: not known yet."""
         self.parameters = 0
         """How many it takes."""
         self.types: parameters.Types = ()
@@ -121,6 +130,7 @@ class Commands(Tally):
         *,
         classifier: Classifier | None = None,
         asked: AskedColumns | None = None,
+        templates: Templates | None = None,
         allow_replication: bool = False,
     ) -> None:
         super().__init__(setting, session_id, source)
@@ -136,6 +146,7 @@ class Commands(Tally):
         self._identity = identity or Identity(Rules(engine="mysql"), Contexts({}), session_id, source)
         self._classifier = classifier or Classifier("mysql")
         self._asked = asked
+        self._templates = templates or shared(asked)
         self.stop = False
         self._follow = False  # stop where another principal's answers begin
         self._charged = False  # the principal is that of a statement's own evidence
@@ -170,7 +181,7 @@ class Commands(Tally):
         elif kind == messages.COM_QUERY:
             attributes = bool(self.capabilities & messages.CLIENT_QUERY_ATTRIBUTES)
             try:
-                command.statement = self._read(messages.query_text(body, attributes), whole)
+                command.statement = self._read(messages.query_text(body, attributes), whole, simple=True)
                 command.script = command.statement.script
             except (ProtocolError, IndexError):
                 if whole:
@@ -267,6 +278,8 @@ class Commands(Tally):
     def _parameters_asked(self, kind: int, statement: Statement, plan: Plan, body: bytes) -> list[str]:
         found: dict[bytes, None] = {}
         rows: list[list[bytes | None]] = []
+        if statement.direct is None:
+            statement.direct = _direct(plan)
         long_data, statement.long_data = statement.long_data, {}
         try:
             if kind == messages.COM_STMT_BULK_EXECUTE:
@@ -279,6 +292,9 @@ class Commands(Tally):
                     body, statement.parameters, statement.types, long_data, attributes=attributes
                 )
                 rows = [values]
+                known = _numbers(values, statement.direct) if statement.direct else None
+                if known is not None:
+                    return [self.setting.digester.digest(value) for value in known]
         except (ProtocolError, IndexError):
             rows = [[]]  # the server's to refuse, or longer than what is kept: the text's own literals
         for values in rows:
@@ -303,9 +319,14 @@ class Commands(Tally):
         self._identity.login(self.login, {**attributes, APPLICATION: self.application})
         self._charge(None)
 
-    def _read(self, sql: bytes, whole: bool) -> Statement:
-        """A text the client sent, and what it says of who is charged."""
+    def _read(self, sql: bytes, whole: bool, simple: bool = False) -> Statement:
+        """A text the client sent, and what it says of who is charged. `simple`: it is a COM_QUERY's."""
         statement = Statement(sql)
+        if simple and whole:
+            known = self._templates.find(sql)
+            if known is not None:
+                statement.template, statement.numbers = known
+                return statement
         script = self._identity.read(sql, self.now, whole=whole, backslashes=self._backslashes)
         statement.script = script
         if self._asked is not None:
@@ -366,7 +387,13 @@ class Commands(Tally):
 
     def statement_asked(self) -> list[str]:
         head = self._current()
-        if head is None or head.statement is None or head.statement.plan is None or head.done:
+        if head is None or head.statement is None or head.done:
+            return []
+        if head.statement.template is not None:
+            return [
+                self.setting.digester.digest(value) for value in head.statement.template.values(head.statement.numbers)
+            ]
+        if head.statement.plan is None:
             return []
         if head.asked is not None:
             found, head.asked = head.asked, []
@@ -381,12 +408,36 @@ class Commands(Tally):
 
     def _shape(self, statement: Statement) -> tuple[str, str]:
         """Fingerprint and normalised text, without a final comment: it differs each time."""
+        if statement.template is not None:
+            return statement.template.shape
         script = statement.script
         sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
         return normalise_bytes(sql, self._backslashes)
 
     def statement_columns(self) -> tuple[str, ...]:
         return plain_names(self._reading.names) if self._reading is not None else ()
+
+
+def _direct(plan: Plan) -> tuple[int, ...]:
+    """The parameters of a plan that has nothing else; empty for any other."""
+    numbers = tuple(value for value in plan.values if not isinstance(value, bytes))
+    return numbers if not plan.guarded and len(numbers) == len(plan.values) <= MAX_ASKED else ()
+
+
+def _numbers(values: list[bytes | None], wanted: tuple[int, ...]) -> list[bytes] | None:
+    """What `plan.resolve` makes of these parameters where they are unsigned numbers, each once; None where one is something else."""
+    out: list[bytes] = []
+    for number in wanted:
+        if not 0 < number <= len(values):
+            continue
+        value = values[number - 1]
+        if value is None:
+            continue
+        if not value.isdigit():
+            return None
+        if value not in out:
+            out.append(value)
+    return out
 
 
 def _lookup(values: list[bytes | None]) -> Parameters:

@@ -15,7 +15,9 @@ try:
 except ImportError:  # no C compiler at installation
     _compiled_shape = None  # type: ignore[assignment]
 
+from ..asked import AskedColumns
 from ..statement import MAX_CACHED, MAX_CACHED_CHARS, named
+from ..templates import Templates
 
 _LEXEME = r"""
     (?P<space> \s+ | \#[^\n]* | --(?=[\s\x00-\x1f]|\Z)[^\n]* )
@@ -49,6 +51,11 @@ def normalise_bytes(sql: bytes, backslashes: bool = True) -> tuple[str, str]:
             text, lists = found
             return named(_fold(text) if lists else text)
     return normalise(sql.decode("utf-8", "replace"), backslashes)
+
+
+def templates(asked: AskedColumns | None) -> Templates:
+    """A listener's: by MySQL's shapes, without quoted names and its own comments."""
+    return Templates(asked, normalise_bytes, b"`#")
 
 
 def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:

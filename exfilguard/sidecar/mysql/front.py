@@ -308,6 +308,7 @@ class MysqlFront:
             Identity(guard.rules, guard.contexts, session.id, session.source),
             classifier=guard.classifier,
             asked=guard.asked,
+            templates=guard.templates,
             allow_replication=guard.may_replicate(found.user),
         )
         observer.startup(found)

@@ -40,7 +40,24 @@ Types = tuple[int, ...]
 _DATED = frozenset({MYSQL_TYPE_DATE, MYSQL_TYPE_TIME, MYSQL_TYPE_DATETIME, MYSQL_TYPE_TIMESTAMP})
 
 
+try:
+    from ._parameters import executed as _compiled
+except ImportError:  # no C compiler at installation
+    _compiled = None  # type: ignore[assignment]
+
+
 def executed(
+    body: bytes, count: int, known: Types, long_data: Mapping[int, bytes | None], *, attributes: bool
+) -> tuple[list[bytes | None], Types]:
+    """`plain_executed`, compiled where it can be."""
+    if _compiled is not None and not attributes and not long_data:
+        found = _compiled(body, count, known)
+        if found is not None:
+            return found
+    return plain_executed(body, count, known, long_data, attributes=attributes)
+
+
+def plain_executed(
     body: bytes, count: int, known: Types, long_data: Mapping[int, bytes | None], *, attributes: bool
 ) -> tuple[list[bytes | None], Types]:
     """(values of the statement's `count` parameters, their types). Raises ProtocolError.

@@ -236,16 +236,21 @@ async def stored_totals(config: Config, partitions: int) -> dict[str, list[tuple
 
 
 def settled_totals(
-    config: Config, partitions: int, enough: Callable[[dict[str, Any]], bool], seconds: float = 40.0
+    config: Config,
+    partitions: int,
+    enough: Callable[[dict[str, Any]], bool],
+    seconds: float = 40.0,
+    *,
+    made: bool = False,
 ) -> Any:
-    """The stored totals once `enough` holds, or what they are after `seconds`."""
+    """The stored totals once `enough` holds, or what they are after `seconds`. `made`: the topics are known to be there."""
     import asyncio
 
     deadline = time.monotonic() + seconds
     while True:
         try:
             # Not before the topics are there: looking for one would make it, with the broker's number of partitions.
-            there = (Path(config.data_dir) / "topics.json").is_file()
+            there = made or (Path(config.data_dir) / "topics.json").is_file()
             found = asyncio.run(stored_totals(config, partitions)) if there else {}
         except (KafkaError, BrokerError, OSError):
             found = {}

@@ -55,6 +55,8 @@ class Clinic:
         self._seq = [0] * PARTITIONS
         self._patients = itertools.count(1)
         self.events = 0
+        self.oracle: dict[str, tuple[int, int]] = {}
+        """tenant/account -> (rows, distinct patients)"""
 
     def take(self, accounts: Sequence[str], count: int, **changes: Any) -> None:
         """Each account reads so many patients that nobody has read before."""
@@ -74,6 +76,11 @@ class Clinic:
                 producer.send(Topics(self._stack.config.kafka.prefix).queries, value=value, partition=partition).get(20)
                 self._seq[partition] += 1
                 self.events += 1
+                rows, patients = self.oracle.get(f"{TENANT}/{account}", (0, 0))
+                self.oracle[f"{TENANT}/{account}"] = (rows + count, patients + count)
+
+    def equals(self, totals: dict[str, Any]) -> bool:
+        return {key: value[-1][:2] for key, value in totals.items()} == self.oracle
 
     async def _verdicts(self) -> dict[str, Verdict]:
         config = self._stack.config
@@ -138,6 +145,8 @@ def test_a_sum_over_two_workers_adds_up_and_survives_the_death_of_one(stack: Sta
     found = wait_for(lambda: level("cut"), 30, "a cut for each")
     assert {v.issuer for v in found.values()} == {"detector:1"}
     assert all(600 < v.total < 1.05 * 722 for v in found.values()), "nobody's part was added twice"
+    totals = settled_totals(stack.config, PARTITIONS, clinic.equals, made=True)
+    assert clinic.equals(totals), "nothing was lost with the one that died, nothing was counted twice"
 
 
 def test_a_honeytoken_and_a_slow_theft_are_found_through_kafka_and_faust(stack: Stack) -> None:

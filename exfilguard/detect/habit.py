@@ -101,9 +101,14 @@ def usual_day(profile: Profile, rules: Class, habit: Habit) -> Usual:
     if len(profile.days) < habit.days:
         typical, spread = float(rules.typical), float(rules.spread)
         return Usual(typical, spread, spread, typical, 0)
+    if profile.usual is not None and profile.usual[0] == profile.day:
+        known: Usual = profile.usual[1]
+        return known
     like = profile.days_like(profile.day)
     median, scale, wide = robust(like)
-    return Usual(median, scale, wide, sum(like) / len(like), len(like))
+    usual = Usual(median, scale, wide, sum(like) / len(like), len(like))
+    profile.usual = (profile.day, usual)
+    return usual
 
 
 def close_hour(
@@ -127,7 +132,8 @@ def close_hour(
         profile.day = day
     if day != profile.day:
         _close_day(profile, rules, habit, drift)
-        _rest(profile, day - profile.day - 1, usual_day(profile, rules, habit), drift)
+        if day - profile.day > 1:
+            _rest(profile, day - profile.day - 1, usual_day(profile, rules, habit), drift)
         profile.day, profile.day_patients = day, 0
     before = profile.hours_like(hour) if hour_patients > rules.hour_floor else []
     profile.advance(hour)
@@ -178,8 +184,7 @@ def _close_day(profile: Profile, rules: Class, habit: Habit, drift: Drift) -> No
 
 def _rest(profile: Profile, days: int, usual: Usual, drift: Drift) -> None:
     """Days without work: the sum comes down slowly, for a thief rests too."""
-    if days > 0:
-        _set_drift(profile, max(0.0, profile.drift - min(days, DAYS) * usual.scale * drift.slack / 100))
+    _set_drift(profile, max(0.0, profile.drift - min(days, DAYS) * usual.scale * drift.slack / 100))
 
 
 def _capped(total: float, usual: Usual, rules: Class, drift: Drift) -> float:

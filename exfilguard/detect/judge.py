@@ -21,7 +21,7 @@ from . import notable
 from .habit import Finding, close_hour, enough_of, step_reached, surplus_steps
 from .ladder import Case, Ladder
 from .policy import DAY, HOUR, MONTH, UNITS, WEEK, WINDOW_NAMES, WINDOWS_MS, Class, Limit, Policy
-from .profile import Profile
+from .profile import Profile, Profiles
 
 MAX_CACHED = 200_000
 NEW_SHAPE = 0.9
@@ -45,13 +45,15 @@ class _Crossed:
 
 
 class Judge:
-    """Judges the accounts of one tenant. `issuer` names the detector in its verdicts. Pure but for small bounded memories."""
+    """Judges the accounts of one tenant. `issuer` names the detector in its verdicts; `profiles`: a memory that the tenants of one
+    detector share. Pure but for small bounded memories."""
 
-    def __init__(self, policy: Policy, tenant: str, issuer: str) -> None:
+    def __init__(self, policy: Policy, tenant: str, issuer: str, profiles: Profiles | None = None) -> None:
         self.policy = policy
         self.tenant = tenant
         self.ladder = Ladder(policy, tenant, issuer)
         self.windows_ms = WINDOWS_MS
+        self._profiles = profiles if profiles is not None else Profiles()
         self.tenant_surplus: Finding | None = None
         """Set while the tenant's own rate of distinct patients drifts."""
         self._classes: dict[str, tuple[str, Class]] = {}
@@ -148,9 +150,9 @@ class Judge:
         previous: Verdict | None,
     ) -> tuple[bytes, Verdict | None]:
         """An hour (UTC, ms // 3,600,000) has closed; `totals` are the windows at its end. Returns the new profile."""
-        past = Profile.load(profile)
+        past = self._profiles.load(profile)
         if past.first_hour and hour <= past.last_hour:
-            return profile or past.dump(), None
+            return self._profiles.dump(past), None
         if principal.startswith(TENANT):
             return self._tenant_hour(past, hour, totals), None
         name, rules = self._of(principal)
@@ -185,11 +187,14 @@ class Judge:
                 self._surplus.popitem(last=False)
         cases = [] if allowed else list(self._habit(principal, name, rules, found, hour))
         verdict = self.ladder.decide(principal, cases, now_ms, previous, (hour + 1) * 3_600_000 - 1) if cases else None
-        if verdict is None and not cases and _worst(rules.limits, totals, 1) is None:
+        clears = self.policy.step_down == "clear" and verdict is None and not cases
+        if clears and _worst(rules.limits, totals, 1) is None:
             verdict = self.ladder.cleared(principal, now_ms, previous)
-        return past.dump(), verdict
+        return self._profiles.dump(past), verdict
 
     def _habit(self, principal: str, name: str, rules: Class, found: Finding, hour: int) -> Iterable[Case]:
+        if not (found.surplus > 0 or found.unusual_day or found.unusual_hour):
+            return
         usual, policy = found.usual, self.policy
         source = (
             f"the median of its {usual.days} last such days is {usual.median:,.0f}"
@@ -243,7 +248,7 @@ class Judge:
         )
         self.tenant_surplus = found if raised else None
         self._tenant_hours = past.last_hour - past.first_hour + 1
-        return past.dump()
+        return self._profiles.dump(past)
 
     # -- sums over accounts -----------------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
 WEEKS = 6
 HOURS_OF_WEEK = 168
@@ -25,7 +27,10 @@ MAX_BYTES = 1_400
 MIN_LIKE = 3
 ALIKE = 1.5
 """Weekdays whose medians differ by less than this factor are one kind of day."""
+WINDOW_BITS = 10
+"""zlib's window: the cells fit, and a smaller one is set up in a third of the time."""
 _DAY = struct.Struct("<HB")
+_SINGLE = struct.Struct("<ff")
 _HEAD = struct.Struct("<BBIIIHffIQ")
 # version, days, first hour, last hour, day, day's patients, drift, persistence, drift's first hour, last pardon (ms)
 _MONDAY = 96  # hour 0 of the epoch was a Thursday: 1970-01-05 00:00 was a Monday
@@ -41,8 +46,7 @@ _BACK = (0.0, *(2.0 ** ((q - 1) / 16) for q in range(1, 256)))
 
 def cell_of(hour: int) -> int:
     """Place of an hour (ms // 3,600,000) in the ring."""
-    week, at = divmod(hour - _MONDAY, HOURS_OF_WEEK)
-    return week % WEEKS * HOURS_OF_WEEK + at
+    return (hour - _MONDAY) % CELLS
 
 
 @dataclass(slots=True)
@@ -66,6 +70,10 @@ class Profile:
     days: list[tuple[int, int]] = field(default_factory=list)
     """(distinct patients, weekday from Monday = 0) of days of work."""
     cells: bytearray = field(default_factory=lambda: bytearray(CELLS))
+    usual: tuple[int, Any] | None = field(default=None, compare=False)
+    """habit.py's memory of what days like this one are, and of which: until `days` change."""
+    _packed: bytes | None = field(default=None, compare=False, repr=False)
+    """`days` as they are dumped, until they change."""
 
     @classmethod
     def load(cls, data: bytes | None) -> Profile:
@@ -84,25 +92,36 @@ class Profile:
         return cls(first, last, day, patients, drift, persistence, drift_hour, pardon, days, cells)
 
     def dump(self) -> bytes:
-        """At most MAX_BYTES; about 250 for an account of office hours."""
+        """At most MAX_BYTES; about 250 for an account of office hours. What is read again goes on just as this one does: the
+        figures are rounded here as they are kept."""
+        self.day_patients = min(self.day_patients, 0xFFFF)
+        self.drift, self.persistence = _SINGLE.unpack(_SINGLE.pack(self.drift, self.persistence))
         head = _HEAD.pack(
-            VERSION, len(self.days), self.first_hour, self.last_hour, self.day, min(self.day_patients, 0xFFFF),
+            VERSION, len(self.days), self.first_hour, self.last_hour, self.day, self.day_patients,
             self.drift, self.persistence, self.drift_hour, self.pardon_ms,
         )  # fmt: skip
-        return head + b"".join(_DAY.pack(*day) for day in self.days) + zlib.compress(bytes(self.cells), 1)
+        if self._packed is None:
+            self._packed = b"".join(_DAY.pack(*day) for day in self.days)
+        return head + self._packed + zlib.compress(self.cells, 1, WINDOW_BITS)
 
     def remember_day(self, patients: int) -> None:
         """The day of work `day` is over."""
         self.days.append((min(max(0, patients), 0xFFFF), (self.day + 3) % 7))  # day 0 of the epoch was a Thursday
         del self.days[:-DAYS]
+        self.usual = self._packed = None
 
     def advance(self, hour: int) -> None:
         """Hours between the last closed one and this one saw no work. The first call sets the beginning."""
         if not self.first_hour:
             self.first_hour = self.last_hour = hour
             return
-        for skipped in range(max(self.last_hour + 1, hour - CELLS), hour):
-            self.cells[cell_of(skipped)] = 0
+        skipped = min(hour - self.last_hour - 1, CELLS)
+        if skipped > 0:
+            end = cell_of(hour)  # behind the last of them
+            before = max(0, skipped - end)
+            self.cells[end - skipped + before : end] = bytes(skipped - before)
+            if before:
+                self.cells[CELLS - before :] = bytes(before)
         self.last_hour = hour
 
     def days_like(self, day: int) -> list[int]:
@@ -124,10 +143,12 @@ class Profile:
 
     def share_of_today(self, hour: int) -> float:
         """How much of the last 24 hours' work was done on the day that this hour belongs to."""
-        today = hour % 24
-        sums = [_BACK[self.cells[cell_of(hour - back)]] for back in range(24) if hour - back >= self.first_hour]
-        total = sum(sums)
-        return sum(sums[: today + 1]) / total if total else 1.0
+        count = min(24, hour - self.first_hour + 1)
+        end = cell_of(hour) + 1
+        last = self.cells[end - count : end] if count <= end else self.cells[end - count :] + self.cells[:end]
+        last.reverse()  # the newest first
+        total = sum(map(_BACK.__getitem__, last))
+        return sum(map(_BACK.__getitem__, last[: hour % 24 + 1])) / total if total else 1.0
 
     def hours_like(self, hour: int) -> list[float]:
         """Distinct patients in this hour of the week and its two neighbours, in the weeks before this one, as far as the
@@ -141,3 +162,25 @@ class Profile:
                 if at >= self.first_hour:
                     out.append(_BACK[self.cells[cell_of(at)]])
         return out
+
+
+class Profiles:
+    """The profiles that were dumped last, by their bytes: an account's next hour need not read them again. Bounded; several judges
+    may share one."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._kept: OrderedDict[bytes, Profile] = OrderedDict()
+
+    def load(self, data: bytes | None) -> Profile:
+        """As Profile.load. The caller owns it until it is dumped here."""
+        found = self._kept.pop(data, None) if data else None
+        return Profile.load(data) if found is None else found
+
+    def dump(self, profile: Profile) -> bytes:
+        """As Profile.dump."""
+        data = profile.dump()
+        self._kept[data] = profile
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return data

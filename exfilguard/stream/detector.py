@@ -27,6 +27,7 @@ from faust.types import TP
 from ..config.schema import Config
 from ..detect.judge import Judge
 from ..detect.policy import DAY_MS, HOUR, WINDOW_NAMES, Policy
+from ..detect.profile import Profiles
 from ..errors import BrokerError, CodecError
 from ..events.chain import ChainWriter
 from ..events.codec import decode_verdict, encode_verdict
@@ -104,6 +105,7 @@ class Detector:
         self.reread = 0
         self.snapshot_bytes = 0
         self._judges: dict[str, Judge] = {}
+        self._profiles = Profiles()
         self._producer = Producer(config)
         self._snapshots = Producer(config)  # a verdict must not wait behind a large checkpoint
         self._chain = ChainWriter(f"detector:{worker}", secrets.token_hex(8))
@@ -135,7 +137,7 @@ class Detector:
     def judge_of(self, tenant: str) -> Judge:
         judge = self._judges.get(tenant)
         if judge is None:
-            judge = self._judges[tenant] = Judge(self.policy, tenant, f"detector:{self.worker}")
+            judge = self._judges[tenant] = Judge(self.policy, tenant, f"detector:{self.worker}", self._profiles)
         return judge
 
     def new_engine(self, partition: int) -> Engine:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from exfilguard.detect.habit import SURE, Finding, close_hour, enough_of, robust, step_reached, surplus_steps, usual_day
 from exfilguard.detect.policy import Class, Drift, Habit
-from exfilguard.detect.profile import CELLS, DAYS, HOURS_OF_WEEK, MAX_BYTES, Profile, cell_of, quantised
+from exfilguard.detect.profile import CELLS, DAYS, HOURS_OF_WEEK, MAX_BYTES, Profile, Profiles, cell_of, quantised
 
 RULES = Class((), typical=60, spread=30, surplus=(("alert", 150), ("cut", 300), ("lock", 900)), hour_floor=20)
 HABIT, DRIFT = Habit(), Drift()
@@ -206,3 +206,31 @@ def test_nothing_is_unusual_in_the_first_weeks() -> None:
     profile = Profile()
     found = close_hour(profile, MONDAY + 9, 500, 500, RULES, HABIT, DRIFT, allowed=False)
     assert (found.unusual_hour, found.unusual_day) == (0.0, 0.0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 3_000)), min_size=1, max_size=40), st.integers(1, 3))
+def test_a_profile_that_was_kept_is_the_one_that_is_read_again(hours: list[tuple[int, int]], most: int) -> None:
+    """Every hour from its bytes, and from the memory of the last ones, whose cells are also written one by one."""
+    kept, data, remembered, hour = Profiles(most), {}, {}, MONDAY  # type: ignore[var-annotated]
+    for n, (pause, patients) in enumerate(hours):
+        hour += 1 + pause
+        who = n % 2
+        read, again = Profile.load(data.get(who)), kept.load(remembered.get(who))
+        assert read == again
+        plain = bytearray(read.cells)
+        if read.first_hour:
+            for skipped in range(max(read.last_hour + 1, hour - CELLS), hour):
+                plain[cell_of(skipped)] = 0
+        plain[cell_of(hour)] = quantised(patients)
+        found = [
+            close_hour(profile, hour, patients, patients * 2, RULES, HABIT, DRIFT, allowed=False)
+            for profile in (read, again)
+        ]
+        assert found[0] == found[1]
+        assert read.cells == plain
+        last = [2.0 ** ((plain[cell_of(at)] - 1) / 16) if plain[cell_of(at)] else 0.0
+                for at in range(hour, max(hour - 24, read.first_hour - 1), -1)]  # fmt: skip
+        assert read.share_of_today(hour) == (sum(last[: hour % 24 + 1]) / sum(last) if sum(last) else 1.0)
+        data[who], remembered[who] = read.dump(), kept.dump(again)
+        assert data[who] == remembered[who]
+        assert Profile.load(data[who]) == read

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from ..config.schema import Config
 from ..errors import ExfilGuardError
-from ..events.codec import frame_head
+from ..events.codec import encode_frame, frame_head
 from ..evidence.reader import ArchiveReader
 from ..runtime.kafka import frames_of
-from ..stream.recorded import FileRecording, Framer, Recording
+from ..stream.recorded import Block, FileRecording, Framer, Recording, ends
 
 KAFKA = "kafka"
 QUIET_S = 2.0
 DAY_MS = 86_400_000
 PORTION = 500_000
-ROWS_AT_ONCE = 10_000
+ROWS_AT_ONCE = 4_096
+SEPARATOR = b"\n"
+"""Between events: JSON has none within."""
 
 
 class KafkaRecording:
@@ -40,28 +42,51 @@ class ArchiveRecording:
         self.from_ms = from_ms
         self.to_ms = to_ms
 
-    def streams(self) -> list[tuple[int, Iterator[bytes]]]:
-        return [(partition, self._tenant(tenant)) for partition, tenant in enumerate(self.tenants)]
-
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        for partition, frames in self.streams():
-            yield from ((partition, frame) for frame in frames)
+        for partition, tenant in enumerate(self.tenants):
+            framer = Framer(frame_head(tenant, "archive", "1"))
+            for times, texts in self._batches(tenant):
+                for time_ms, event in zip(times, texts.split(SEPARATOR), strict=True):
+                    if frame := framer.add(time_ms, event):
+                        yield partition, frame
+            if rest := framer.rest():
+                yield partition, rest
 
-    def _tenant(self, tenant: str) -> Iterator[bytes]:
-        framer = Framer(frame_head(tenant, "archive", "1"))
-        for time_ms, event in self._events(tenant):
-            if frame := framer.add(time_ms, event.encode()):
-                yield frame
-        if rest := framer.rest():
-            yield rest
+    def blocks(self) -> Iterator[Block]:
+        for tenant in self.tenants:
+            yield from self._blocks(tenant)
 
-    def _events(self, tenant: str) -> Iterator[tuple[int, str]]:
-        """(time, event as JSON) by time, a portion of the archive at a time."""
+    def _blocks(self, tenant: str) -> Iterator[Block]:
+        """A block ends where a frame does: the events of the last one, which may go on, wait for the next batch."""
+        head = frame_head(tenant, "archive", "1")
+        held_times: list[int] = []
+        held = b""
+        for batch_times, texts in self._batches(tenant):
+            times = held_times + batch_times
+            text = held + SEPARATOR + texts if held else texts
+            last = 0
+            for n, time_ms in enumerate(times):
+                if ends(n - last, time_ms - times[last]):
+                    last = n
+            if not last:
+                held_times, held = times, text
+                continue
+            rest = text.rsplit(SEPARATOR, len(times) - last)
+            yield Block(tenant, encode_frame(head, 0, [rest[0].replace(SEPARATOR, b",")]))
+            held_times, held = times[last:], SEPARATOR.join(rest[1:])
+        if held:
+            yield Block(tenant, encode_frame(head, 0, [held.replace(SEPARATOR, b",")]))
+
+    def _batches(self, tenant: str) -> Iterator[tuple[list[int], bytes]]:
+        """(times, events as JSON between SEPARATORs) by time, a portion of the archive at a time."""
         for start, end in self._portions(tenant):
             connection = self.reader.scan(tenant, start, end)
-            rows = connection.execute(_EVENTS)
-            while batch := rows.fetchmany(ROWS_AT_ONCE):
-                yield from batch
+            for batch in connection.sql(_EVENTS).to_arrow_reader(ROWS_AT_ONCE):
+                # DuckDB puts the texts one behind the other: with their separators they are what a frame is made of.
+                texts = batch.column(1)
+                _, offsets, data = texts.buffers()
+                places = memoryview(offsets).cast("i")[texts.offset : texts.offset + len(texts) + 1]
+                yield batch.column(0).to_pylist(), data[places[0] : places[-1] - 1].to_pybytes()
             connection.close()
             for name, wrong in self.reader.skipped.items():
                 raise ExfilGuardError(
@@ -112,7 +137,7 @@ _EVENTS = " || ".join(
         *map(_count, ("rows", "hidden_rows", "bytes", "patients_estimated")),
         *map(_digests, ("patients", "asked")),
         _member("flags", "to_json(flags)", "len(flags) = 0"),
-        "'}' FROM events ORDER BY time_ms, sidecar, epoch, seq, item",
+        "'}\n' FROM events ORDER BY time_ms, sidecar, epoch, seq, item",
     ]
 )
 """Each row as the JSON of a QueryEvent, made by DuckDB: a million take seconds."""

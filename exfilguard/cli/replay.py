@@ -17,7 +17,7 @@ from ..config.schema import Config
 from ..detect.policy import policy_at
 from ..errors import ConfigError
 from ..events.verdict import LEVELS
-from ..stream.recorded import in_order, last_time, save
+from ..stream.recorded import Block, in_order, last_time, save
 from ..stream.replay import Account, Replay, compare
 from .common import DEFAULT_CONFIG, load
 from .recordings import KAFKA, recording_of
@@ -25,6 +25,7 @@ from .svg import COLOURS, FAINT, INK, Drawing
 
 SHOWN_ACCOUNTS = 30
 END_OF_TIME_MS = 1 << 52
+HOUR_MS = 3_600_000
 PROGRESS_S = 0.5
 MAX_BARS = 400
 
@@ -68,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         recording = recording_of(config, args.save, args.tenant, 0, END_OF_TIME_MS)
     began = time.monotonic()
     results = compare(_with_progress(in_order(recording)), policies, max_patients)
+    if len(results) == 2 and results[0].policy == results[1].policy:
+        results[1].policy += " (second)"
     if not args.json:
         for result in results:
             _tell(result)
@@ -84,15 +87,15 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(r.unread for r in results) else 0
 
 
-def _with_progress(frames: Iterator[bytes]) -> Iterator[bytes]:
+def _with_progress(frames: Iterator[bytes | Block]) -> Iterator[bytes | Block]:
     """On a terminal, how far the recording is read."""
     shown = sys.stderr.isatty()
     said = time.monotonic()
     for n, frame in enumerate(frames):
         yield frame
-        if shown and n % 500 == 0 and time.monotonic() - said > PROGRESS_S:
+        if shown and (n % 500 == 0 or isinstance(frame, Block)) and time.monotonic() - said > PROGRESS_S:
             said = time.monotonic()
-            print(f"\r{n:,} frames, up to {_clock(last_time(frame))}", end="\x1b[K", file=sys.stderr, flush=True)
+            print(f"\rread up to {_clock(last_time(frame))}", end="\x1b[K", file=sys.stderr, flush=True)
     if shown:
         print("\r", end="\x1b[K", file=sys.stderr, flush=True)
 
@@ -153,13 +156,7 @@ def differences(one: Replay, other: Replay) -> list[dict[str, str]]:
         first = one.accounts[key].level if key in one.accounts else "none"
         second = other.accounts[key].level if key in other.accounts else "none"
         if first != second:
-            out.append(
-                {
-                    "account": key,
-                    one.policy: first,
-                    f"{other.policy}" if other.policy != one.policy else f"{other.policy} (second)": second,
-                }
-            )
+            out.append({"account": key, one.policy: first, other.policy: second})
     return out
 
 
@@ -258,7 +255,7 @@ def plot(results: list[Replay]) -> str:
         drawing.text(
             x(ms),
             height - 12,
-            f"{_clock(ms)} UTC" if share == 1 else _clock(ms),
+            _clock(ms)[: -3 if span > HOUR_MS else None],
             anchor=anchor,
             colour="#5b6b78",
             size=11,

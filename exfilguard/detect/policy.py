@@ -92,6 +92,15 @@ class Cross:
     exempt: frozenset[str] = frozenset()
     """Classes that are never judged by such a sum."""
 
+    @property
+    def floors(self) -> tuple[int, ...]:
+        """The lowest step in each window and unit, as (window 0: rows, patients, bytes, queries, window 1: ..); 0: none."""
+        out = [0] * (len(WINDOWS_MS) * len(UNITS))
+        for limit in self.limits:
+            at = limit.window * len(UNITS) + UNITS.index(limit.unit)
+            out[at] = min(out[at] or limit.steps[0][1], limit.steps[0][1]) if limit.steps else out[at]
+        return tuple(out)
+
 
 @dataclass(frozen=True, slots=True)
 class Allowance:

@@ -1,75 +1,76 @@
-"""Sums over accounts where one engine holds everything: a replay. What `sums.py` says across partitions, without records and sketches.
+"""Sums over accounts where one engine holds everything: a replay, a benchmark. What `sums.py` says across partitions, without records
+and sketches.
 
-The detector looks every second. Here a look follows what was counted: an account's sum cannot grow without events, and most of a
-recording's seconds have none. So a step is said after at most LOOK_EVENTS more events, LOOK_PATIENTS more patients or LOOK_MS.
+The detector publishes the parts of a sum that grew, every second. Here a sum is looked at once LOOK_PATIENTS more patients came to it,
+or LOOK_MS after its last look when any did: it cannot grow without. Which are due the core knows; it leaves out what is below
+every limit, or has too many accounts behind it, or too few, to say anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 
 from ..detect.judge import TENANT, Judge
-from ..detect.policy import DAY, HOUR, HOUR_MS
+from ..detect.policy import DAY, HOUR, HOUR_MS, Policy
 from ..events.verdict import Verdict
 from .engine import Engine
 
-LOOK_EVENTS, LOOK_PATIENTS, LOOK_MS = 200, 100, 300_000
+LOOK_PATIENTS, LOOK_MS = 50, 300_000
 LEAST_MS = 1_000
-"""Between two looks, as in the detector."""
+"""Between two looks at one sum, as in the detector."""
 PEOPLE = ("source", "shape")
+DAY_HOURS = 24
 
 
 class Alone:
-    """Looks at one engine's sums, in the recording's time. `standing`: newest verdicts by key, which it adds to."""
+    """Looks at one engine's sums, in the recording's time. `policy`: of all its tenants; `standing`: newest verdicts by key, which it
+    adds to."""
 
     def __init__(
-        self, engine: Engine, judge_of: Callable[[str], Judge], standing: MutableMapping[str, Verdict]
+        self,
+        engine: Engine,
+        policy: Policy,
+        judge_of: Callable[[str], Judge],
+        standing: MutableMapping[str, Verdict],
     ) -> None:
         self._engine = engine
         self._judge_of = judge_of
         self._standing = standing
-        self._looked_ms = self._events = self._patients = self._hour = 0
-        self._crowds: dict[tuple[str, int], int] = {}
-        """Sums of too many accounts to say anything -> the hour in which that was seen: an application server, a screen of everybody's."""
+        self._hour = 0
+        rules = [policy.cross.get(name) for name in PEOPLE]
+        engine.follow_sums(
+            LOOK_PATIENTS,
+            LEAST_MS,
+            LOOK_MS,
+            [(rule.floors, rule.min_accounts, rule.max_accounts) if rule is not None else None for rule in rules],
+        )
+
+    @property
+    def until_ms(self) -> int:
+        """When the hour ends: `moved` is due then, whatever came."""
+        return (self._hour + 1) * HOUR_MS
 
     def moved(self, now_ms: int) -> list[Verdict]:
-        """After each frame: what a look that is due found."""
+        """After each frame: what a look at the sums that are due found."""
+        verdicts = self._found(now_ms, self._engine.due_sums) if self._engine.look(now_ms) else []
         if self._hour < now_ms // HOUR_MS:
-            self._close_hour(now_ms)
-        since = now_ms - self._looked_ms
-        if since < LEAST_MS or self._engine.events == self._events:
-            return []
-        if self._engine.events - self._events < LOOK_EVENTS and since < LOOK_MS:
-            patients = self._tenants_patients()
-            if patients - self._patients < LOOK_PATIENTS:
-                return []
-        return self.look(now_ms)
+            self._close_hours(now_ms)
+        return verdicts
 
     def look(self, now_ms: int) -> list[Verdict]:
-        """At every sum that moved since the last look."""
-        since_ms, self._looked_ms = self._looked_ms, now_ms
-        self._events, self._patients = self._engine.events, self._tenants_patients()
+        """At every sum that patients came to since it was looked at: the end of a recording."""
+        return self._found(now_ms, lambda dimension: self._engine.all_sums(dimension, now_ms))
+
+    def _found(self, now_ms: int, sums: Callable[[str], Iterable[int]]) -> list[Verdict]:
         verdicts: list[Verdict] = []
         for dimension in PEOPLE:
-            store = self._engine.dimensions[dimension]
-            floors = {tenant: self._judge_of(tenant).cross_from(dimension) for tenant in self._tenants()}
-            least = min((floor for floor in floors.values() if floor), default=0)
-            for number in store.beyond(least) if least else ():
-                key = store.key(number)
-                tenant, _, value = key.partition("/")
-                if store.newest_ms(key) < since_ms or not floors.get(tenant):
-                    continue
-                judge = self._judge_of(tenant)
-                crowd = (dimension, number)
-                if self._crowds.get(crowd) == self._hour:
-                    continue
-                totals = store.totals_of(number)
+            for number in sums(dimension):
+                store = self._engine.dimensions[dimension]
+                tenant, _, value = store.key(number).partition("/")
+                judge, totals = self._judge_of(tenant), store.totals_of(number)
                 if not judge.crosses(dimension, totals):
                     continue
                 people = store.contributors(number, self._engine.store)
-                if len(people) > judge.policy.cross[dimension].max_accounts:
-                    self._crowds[crowd] = self._hour
-                    continue
                 whole = sum(count for _, count in people) or 1
                 shares = [(account.partition("/")[2], count / whole) for account, count in people]
                 for verdict in judge.cross(dimension, value, totals, shares, now_ms, self._standing):
@@ -77,22 +78,16 @@ class Alone:
                     verdicts.append(verdict)
         return verdicts
 
-    def _close_hour(self, now_ms: int) -> None:
-        """Each tenant's own sum against its own past."""
-        hour, self._hour = self._hour, now_ms // HOUR_MS
+    def _close_hours(self, now_ms: int) -> None:
+        """Each tenant's own sum against its own past, hour by hour while its last day holds anything."""
+        began, self._hour = self._hour, now_ms // HOUR_MS
         store = self._engine.dimensions["tenant"]
-        for number in store.numbers() if hour else ():
-            totals = store.totals_of(number, (hour + 1) * HOUR_MS - 1)
-            if totals[HOUR].queries or totals[DAY].queries:
-                tenant = store.key(number).partition("/")[0]
-                profile, _ = self._judge_of(tenant).hour(
-                    f"{TENANT}{tenant}", store.profile(number), hour, totals, now_ms, None
-                )
-                store.set_profile(number, profile)
-
-    def _tenants(self) -> list[str]:
-        return [key.partition("/")[0] for key in self._engine.dimensions["tenant"]]
-
-    def _tenants_patients(self) -> int:
-        store = self._engine.dimensions["tenant"]
-        return sum(store.patients(number) for number in store.numbers())
+        for number in store.numbers() if began else ():
+            tenant = store.key(number).partition("/")[0]
+            for hour in range(began, min(self._hour, began + DAY_HOURS + 1)):
+                totals = store.totals_of(number, (hour + 1) * HOUR_MS - 1)
+                if totals[HOUR].queries or totals[DAY].queries:
+                    profile, _ = self._judge_of(tenant).hour(
+                        f"{TENANT}{tenant}", store.profile(number), hour, totals, now_ms, None
+                    )
+                    store.set_profile(number, profile)

@@ -20,7 +20,7 @@ window of its account into the future. A sidecar's clock that is set back by mor
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,16 @@ class Fed:
     duplicate: bool = False
 
 
+@dataclass(slots=True)
+class Step:
+    """What some frames of a block led to: the detector's clock behind the last of them, how many frames and events there were."""
+
+    now_ms: int
+    frames: int
+    events: int
+    verdicts: Sequence[Verdict] = ()
+
+
 _NOTHING = Fed()
 _DUPLICATE = Fed(duplicate=True)
 
@@ -145,6 +155,8 @@ class Engine:
         self.recent: deque[str] = deque(maxlen=2_000)
         """Accounts seen lately: the candidates for the largest."""
         self._evict_at = 0
+        self._at = 0
+        """Of an open block: its next event."""
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
@@ -152,15 +164,10 @@ class Engine:
         """One record of the partition. `skip_gap`: the records before it were asked for, and are no more."""
         if offset > self.next_offset and not skip_gap:
             return Fed(read_first=self.next_offset)
+        if reason := self._read(value):
+            self._passed(offset)
+            return Fed(reason=reason)
         counter = self._counter
-        if not counter.read(value):
-            try:
-                frame = decode_frame(value)
-            except CodecError as error:
-                self._passed(offset)
-                return Fed(reason=str(error))
-            counter.take(frame.tenant, frame.sidecar, frame.epoch, frame.seq, frame.events)
-            self.unusual_frames += 1
         tenant = counter.tenant
         # Before its number is noted: a forged frame must not take the place of the one that is to come.
         if self._refusal is not None and (reason := self._refusal(tenant, counter.sidecar, value, signature)):
@@ -185,6 +192,18 @@ class Engine:
         verdicts = self._count(tenant, source, offset, now_ms, in_order=in_order)
         return Fed(verdicts) if verdicts else _NOTHING
 
+    def _read(self, value: bytes) -> str:
+        """Why it is for the dead letters; empty when it was read."""
+        if self._counter.read(value):
+            return ""
+        try:
+            frame = decode_frame(value)
+        except CodecError as error:
+            return str(error)
+        self._counter.take(frame.tenant, frame.sidecar, frame.epoch, frame.seq, frame.events)
+        self.unusual_frames += 1
+        return ""
+
     def _passed(self, offset: int) -> None:
         self.checkpoints.moved = True
         if offset >= self.next_offset:
@@ -192,11 +211,7 @@ class Engine:
 
     def _count(self, tenant: str, source: Source, offset: int, now_ms: int, *, in_order: bool) -> list[Verdict]:
         counter = self._counter
-        judge = self._judge_of(tenant)
-        if judge.honeytokens != self._tokens:
-            # Tokens of every tenant of this partition: digests of one key, so none is another's patient.
-            self._tokens |= judge.honeytokens
-            counter.set_honeytokens(self._tokens)
+        judge = self._judged(tenant)
         # A frame out of order is old by nature: its times say nothing of the sidecar's clock.
         newest_ms, source.shift_ms, fresh, hours, over, single = counter.count(
             offset, now_ms, source.newest_ms if in_order else 0, source.shift_ms
@@ -211,6 +226,44 @@ class Engine:
         if not (fresh or hours or over or single):
             return []
         return self._surfaced(judge, tenant, now_ms, fresh, hours, over, single)
+
+    def _judged(self, tenant: str) -> Judge:
+        judge = self._judge_of(tenant)
+        if judge.honeytokens != self._tokens:
+            # Tokens of every tenant of this partition: digests of one key, so none is another's patient.
+            self._tokens |= judge.honeytokens
+            self._counter.set_honeytokens(self._tokens)
+        return judge
+
+    # -- recorded events --------------------------------------------------------------------------------------------
+
+    def open_block(self, value: bytes) -> str:
+        """A frame of recorded events, in the order of their times and each there once, which `step` counts as frames of their own.
+        Returns why it cannot be read, or nothing."""
+        reason = self._read(value)
+        self._at = self._counter.events if reason else 0
+        return reason
+
+    def step(self, span_ms: int, most: int, until_ms: int) -> Step | None:
+        """The next frames of the block, of at most `most` events and less than `span_ms` each, where the detector's clock is the time
+        of a frame's last event: up to the one in which something came up, or that reached `until_ms`. None at the block's end."""
+        counter, began = self._counter, self._at
+        if began >= counter.events:
+            return None
+        tenant = counter.tenant
+        judge = self._judged(tenant)
+        source = self.sources.setdefault((tenant, counter.sidecar, counter.epoch), Source())
+        self._at, frames, now_ms, outcome = counter.run(
+            0, began, span_ms, most, until_ms, source.newest_ms, source.shift_ms
+        )
+        newest_ms, source.shift_ms, fresh, hours, over, single = outcome
+        source.newest_ms = max(source.newest_ms, newest_ms)
+        self.frames += frames
+        self.events += self._at - began
+        step = Step(now_ms, frames, self._at - began)
+        if fresh or hours or over or single:
+            step.verdicts = self._surfaced(judge, tenant, now_ms, fresh, hours, over, single)
+        return step
 
     def _surfaced(
         self,
@@ -252,12 +305,31 @@ class Engine:
             account = store.key(number) if number is not None else f"{tenant}/{counter.principal(event)}"
             found = counter.event(event)
             found = orjson.loads(found) if isinstance(found, bytes) else found
-            for why in {name for bit, name in WHY.items() if bits & bit}:
+            for why in dict.fromkeys(name for bit, name in WHY.items() if bits & bit):
                 say(judge.notable(account.partition("/")[2], found, why, now_ms, previous(account)))
         for number, crossed_ms in crossed.items():
             account = store.key(number)
             say(judge.judge(account.partition("/")[2], store.totals_of(number), now_ms, previous(account), crossed_ms))
         return verdicts
+
+    def follow_sums(
+        self, patients: int, least_ms: int, look_ms: int, rules: Sequence[tuple[tuple[int, ...], int, int] | None]
+    ) -> None:
+        """From now on `due_sums` says which sums over accounts are to be looked at, where there is no topic of sums: see
+        `FrameCounter.follow_sums`."""
+        self._counter.follow_sums(patients, least_ms, look_ms, rules)
+
+    def look(self, now_ms: int) -> bool:
+        """After a frame: whether a sum is to be looked at."""
+        return self._counter.look(now_ms)
+
+    def due_sums(self, dimension: str) -> Sequence[int]:
+        """The numbers of those in this dimension, each once."""
+        return self._counter.due(DIMENSIONS.index(dimension))
+
+    def all_sums(self, dimension: str, now_ms: int) -> Sequence[int]:
+        """The same of all that patients came to since their last look."""
+        return self._counter.all_due(DIMENSIONS.index(dimension), now_ms)
 
     def refresh(self) -> None:
         """The policy changed: limits and honeytokens are asked for again."""

@@ -11,6 +11,7 @@ import gzip
 import heapq
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
@@ -32,12 +33,20 @@ class Recording(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Many events of one tenant in the order of their times, as one frame: judged as the frames that `Framer` would make of them."""
+
+    tenant: str
+    frame: bytes
+
+
 @runtime_checkable
 class Ordered(Recording, Protocol):
-    """A recording that can give each partition's frames in the order of their times, so that none has to be kept."""
+    """A recording that knows its tenants and the order of its events, so that nothing has to be kept."""
 
-    def streams(self) -> list[tuple[int, Iterator[bytes]]]:
-        """(partition, its frames). Raises ExfilGuardError."""
+    def blocks(self) -> Iterator[Block]:
+        """One tenant after the other. Raises ExfilGuardError."""
         ...
 
 
@@ -68,6 +77,11 @@ class FileRecording:
             yield 0, rest
 
 
+def ends(count: int, span_ms: int) -> bool:
+    """Whether a frame of so many events takes no further one, which is so much later than its first."""
+    return count == EVENTS_PER_FRAME or not 0 <= span_ms < FRAME_MS
+
+
 class Framer:
     """Events that come one after the other become frames, at most EVENTS_PER_FRAME and FRAME_MS each."""
 
@@ -80,7 +94,7 @@ class Framer:
     def add(self, time_ms: int, event: bytes) -> bytes | None:
         """The frame before this event, if it is finished."""
         full = None
-        if self._events and (len(self._events) == EVENTS_PER_FRAME or not 0 <= time_ms - self._began < FRAME_MS):
+        if self._events and ends(len(self._events), time_ms - self._began):
             full = self.rest()
         if not self._events:
             self._began = time_ms
@@ -100,15 +114,16 @@ def _open(path: str) -> IO[bytes]:
     return gzip.open(path, "rb") if path.endswith(".gz") else Path(path).open("rb")  # type: ignore[return-value]
 
 
-def in_order(recording: Recording) -> Iterator[bytes]:
-    """All frames by the time of their first event, each partition's order kept; sidecars told apart by partition."""
+def in_order(recording: Recording) -> Iterator[bytes | Block]:
+    """All frames by the time of their first event, each partition's order kept, sidecars told apart by partition; or the blocks of a
+    recording that has them."""
     if isinstance(recording, Ordered):
-        streams = [_timed(partition, frames) for partition, frames in recording.streams()]
-    else:
-        by_partition: dict[int, list[bytes]] = {}
-        for partition, frame in recording.frames():
-            by_partition.setdefault(partition, []).append(frame)
-        streams = [_timed(partition, frames) for partition, frames in by_partition.items()]
+        yield from recording.blocks()
+        return
+    by_partition: dict[int, list[bytes]] = {}
+    for partition, frame in recording.frames():
+        by_partition.setdefault(partition, []).append(frame)
+    streams = [_timed(partition, frames) for partition, frames in by_partition.items()]
     if len(streams) == 1:
         yield from (frame for _, frame in streams[0])
     else:
@@ -131,8 +146,9 @@ def _first_time(frame: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def last_time(frame: bytes) -> int:
+def last_time(frame: bytes | Block) -> int:
     """The newest event's time of a frame; 0 when it has none or cannot be read."""
+    frame = frame.frame if isinstance(frame, Block) else frame
     at = frame.rfind(b'"time_ms":')
     found = _TIME.match(frame, at) if at >= 0 else None
     return int(found[1]) if found else 0

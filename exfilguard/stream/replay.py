@@ -9,10 +9,11 @@ from typing import Any
 
 from ..detect.judge import Judge
 from ..detect.policy import Policy
+from ..detect.profile import Profiles
 from ..events.verdict import LEVELS, Verdict, severity
 from .alone import Alone
 from .engine import Engine
-from .recorded import last_time
+from .recorded import EVENTS_PER_FRAME, FRAME_MS, Block, last_time
 
 MAX_VERDICTS = 100_000
 MAX_BINS = 4_096
@@ -25,6 +26,10 @@ class Rate:
     step_ms: int = 100
     bins: dict[int, int] = field(default_factory=dict)
     """time // step_ms -> events."""
+
+    def until_ms(self, time_ms: int) -> int:
+        """End of the bin that holds this time."""
+        return (time_ms // self.step_ms + 1) * self.step_ms
 
     def add(self, time_ms: int, count: int) -> None:
         at = time_ms // self.step_ms
@@ -94,36 +99,58 @@ class Replay:
         }  # fmt: skip
 
 
-def replay(frames: Iterable[bytes], policy: Policy, max_patients: int) -> Replay:
+def replay(frames: Iterable[bytes | Block], policy: Policy, max_patients: int) -> Replay:
     """Feed all frames, in order, to a new engine under this policy. Nothing is stopped: the recorded traffic goes on after a cut."""
     return compare(frames, [policy], max_patients)[0]
 
 
-def compare(frames: Iterable[bytes], policies: Sequence[Policy], max_patients: int) -> list[Replay]:
+def compare(frames: Iterable[bytes | Block], policies: Sequence[Policy], max_patients: int) -> list[Replay]:
     """The same for several policies, each with an engine of its own; the frames are read once and none is kept."""
     players = [_Player(policy, max_patients) for policy in policies]
     for offset, frame in enumerate(frames):
-        now = last_time(frame)
-        for player in players:
-            player.feed(offset, frame, now)
+        if isinstance(frame, Block):
+            for player in players:
+                player.feed_block(frame)
+        else:
+            now = last_time(frame)
+            for player in players:
+                player.feed(offset, frame, now)
     return [player.end() for player in players]
 
 
+@dataclass(slots=True)
+class _Seat:
+    """An engine and the sums beside it, and the time of its last frame."""
+
+    engine: Engine
+    sums: Alone
+    now_ms: int = 0
+
+
 class _Player:
-    """One policy's detector, in the recording's time."""
+    """One policy's detector, in the recording's time. Blocks come one tenant after the other: each tenant has an engine of its own."""
 
     def __init__(self, policy: Policy, max_patients: int) -> None:
         self.policy = policy
+        self.max_patients = max_patients
         self.out = Replay(policy.version)
         self.standing: dict[str, Verdict] = {}
         self.judges: dict[str, Judge] = {}
-        self.engine = Engine(self.judge_of, self.standing, max_patients)
-        self.sums = Alone(self.engine, self.judge_of, self.standing)
+        self.profiles = Profiles()
+        self.seats: dict[str, _Seat] = {}
 
     def judge_of(self, tenant: str) -> Judge:
         found = self.judges.get(tenant)
         if found is None:
-            found = self.judges[tenant] = Judge(self.policy, tenant, "replay")
+            found = self.judges[tenant] = Judge(self.policy, tenant, "replay", self.profiles)
+        return found
+
+    def seat(self, tenant: str = "") -> _Seat:
+        """Of the blocks of one tenant; or of all frames."""
+        found = self.seats.get(tenant)
+        if found is None:
+            engine = Engine(self.judge_of, self.standing, self.max_patients)
+            found = self.seats[tenant] = _Seat(engine, Alone(engine, self.policy, self.judge_of, self.standing))
         return found
 
     def take(self, verdicts: Iterable[Verdict]) -> None:
@@ -133,24 +160,51 @@ class _Player:
 
     def feed(self, offset: int, frame: bytes, now: int) -> None:
         """`now`: the newest event's time; 0: there is none."""
-        out, engine = self.out, self.engine
-        before = engine.events
-        fed = engine.feed(offset, frame, now)
-        out.frames += 1
+        seat = self.seat()
+        before = seat.engine.events
+        fed = seat.engine.feed(offset, frame, now)
+        self.out.frames += 1
         if fed.reason:
-            out.unread += 1
+            self.out.unread += 1
             return
         if now:
-            out.first_ms = out.first_ms or now
-            out.last_ms = max(out.last_ms, now)
-            out.rate.add(now, engine.events - before)
-        if fed.verdicts:
-            self.take(fed.verdicts)
-        self.take(self.sums.moved(now))
+            self.passed(seat, now, seat.engine.events - before)
+        self.take(fed.verdicts)
+        self.take(seat.sums.moved(now))
+
+    def feed_block(self, block: Block) -> None:
+        """Its frames, up to the end of an hour or of a bin of the plot at once."""
+        seat = self.seat(block.tenant)
+        if seat.engine.open_block(block.frame):
+            self.out.unread += 1
+            return
+        now = 0
+        while True:
+            until_ms = min(seat.sums.until_ms, self.out.rate.until_ms(now)) if now else 0
+            step = seat.engine.step(FRAME_MS, EVENTS_PER_FRAME, until_ms)
+            if step is None:
+                return
+            now = step.now_ms
+            self.out.frames += step.frames
+            self.passed(seat, now, step.events)
+            if step.verdicts:
+                self.take(step.verdicts)
+            if found := seat.sums.moved(now):
+                self.take(found)
+
+    def passed(self, seat: _Seat, now: int, events: int) -> None:
+        """So many events were counted up to now."""
+        out, seat.now_ms = self.out, now
+        out.first_ms = min(out.first_ms or now, now)
+        out.last_ms = max(out.last_ms, now)
+        out.rate.add(now, events)
 
     def end(self) -> Replay:
-        self.take(self.sums.look(self.out.last_ms))
-        self.out.events = self.engine.events
+        """What is left, and all that was said in the order of time."""
+        for tenant, seat in self.seats.items():
+            self.take(seat.sums.look(seat.now_ms if tenant else self.out.last_ms))
+            self.out.events += seat.engine.events
+        self.out.verdicts.sort(key=lambda verdict: verdict.issued_ms)
         return self.out
 
 

@@ -88,6 +88,15 @@ class WindowStore:
 
 def estimate(registers: Sequence[bytes]) -> int: ...
 
+Outcome = tuple[
+    int,
+    int,
+    Sequence[int],
+    Sequence[tuple[int, int, list[Totals]]],
+    Sequence[tuple[int, int]],
+    Sequence[tuple[int | None, int, int]],
+]
+
 class FrameCounter:
     accounts: WindowStore
     dimensions: tuple[WindowStore | None, ...]
@@ -117,19 +126,30 @@ class FrameCounter:
     @property
     def events(self) -> int: ...
     def set_honeytokens(self, digests: Collection[str]) -> None: ...
+    def follow_sums(
+        self,
+        patients: int,
+        least_ms: int,
+        look_ms: int,
+        rules: Sequence[tuple[tuple[int, ...], int, int] | None],
+    ) -> None: ...
+    def look(self, now_ms: int) -> bool: ...
+    def due(self, dimension: int) -> list[int]: ...
+    def all_due(self, dimension: int, now_ms: int) -> list[int]: ...
     def read(self, value: bytes) -> bool: ...
     def take(self, tenant: str, sidecar: str, epoch: str, seq: int, events: list[dict[str, Any]]) -> None: ...
     def event(self, n: int) -> bytes | dict[str, Any]: ...
     def principal(self, n: int) -> str: ...
     def time_ms(self, n: int) -> int: ...
     def summary(self) -> list[tuple[Any, ...]]: ...
-    def count(
-        self, offset: int, now_ms: int, newest_ms: int = ..., shift_ms: int = ...
-    ) -> tuple[
-        int,
-        int,
-        Sequence[int],
-        Sequence[tuple[int, int, list[Totals]]],
-        Sequence[tuple[int, int]],
-        Sequence[tuple[int | None, int, int]],
-    ]: ...
+    def count(self, offset: int, now_ms: int, newest_ms: int = ..., shift_ms: int = ...) -> Outcome: ...
+    def run(
+        self,
+        offset: int,
+        start: int,
+        span_ms: int,
+        most: int,
+        until_ms: int,
+        newest_ms: int = ...,
+        shift_ms: int = ...,
+    ) -> tuple[int, int, int, Outcome]: ...

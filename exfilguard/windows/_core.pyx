@@ -27,7 +27,7 @@ cdef extern from "_distinct.h" nogil:
     int64_t seen_at(uint32_t low, int64_t newest)
 
 cdef extern from "_store.h" nogil:
-    enum: MAX_WINDOWS, UNITS, CONTRIBUTORS, USED, DIRTY, OVER
+    enum: MAX_WINDOWS, UNITS, CONTRIBUTORS, USED, DIRTY, OVER, MOVED
     ctypedef struct Contributors:
         uint32_t *account
         uint32_t *hash
@@ -42,7 +42,7 @@ cdef extern from "_store.h" nogil:
         Sliding *sliding
         Contributors *contributors
         uint8_t *profile
-        uint32_t profile_length, segment, generation
+        uint32_t profile_length, segment, generation, pending, spare
         uint8_t flags
     ctypedef struct Limits:
         uint32_t uses
@@ -115,6 +115,15 @@ cdef extern from "_frame.h" nogil:
     ctypedef struct KeyBuffer:
         char *at
         size_t capacity
+    ctypedef struct Followed:
+        uint32_t *numbers
+        uint32_t *due
+        uint32_t count, due_count
+        int fewest, most
+        int64_t *floors
+    ctypedef struct Run:
+        uint32_t start "from", to, frames
+        int64_t now
     ctypedef struct Counter:
         Store *accounts
         Store *sources
@@ -127,8 +136,14 @@ cdef extern from "_frame.h" nogil:
         Outcome out
         uint8_t *scratch
         int64_t ahead_ms, back_ms
+        uint32_t look_patients
+        int64_t least_ms, look_ms
+        Followed followed[2]
     int read_frame(Frame *f, const char *data, size_t length)
     int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, SourceClock *clock)
+    int count_run(Counter *c, Frame *f, uint32_t start, int64_t span_ms, uint32_t most, int64_t until, int64_t offset, SourceClock *clock, Run *run)
+    void look(Counter *c, Store *s, Followed *f, int64_t now, uint8_t *scratch)
+    int looked(const Counter *c, Store *s, const Followed *f, Account *a, int64_t now, uint8_t *scratch)
     int room_for_digest(Frame *f)
     Event *next_event(Frame *f)
     uint64_t mix64(uint64_t x)
@@ -443,6 +458,8 @@ cdef class WindowStore:
         while free_ids:
             id = free_ids.pop()
             if self.s.limits[id].values == NULL:
+                # Whoever had it before must be given another one.
+                self._interned = {t: n for t, n in self._interned.items() if n != id}
                 break
         else:
             id = self.s.limits_count
@@ -729,6 +746,9 @@ cdef class FrameCounter:
         free(self.c.tokens.digests)
         free(self.c.hashes)
         free(self.c.guesses)
+        for k in range(2):
+            free(self.c.followed[k].numbers)
+            free(self.c.followed[k].due)
         free(self.c.out.reports)
         free(self.c.out.single)
         free(self.c.out.fresh)
@@ -768,6 +788,56 @@ cdef class FrameCounter:
                 at = (at + 1) & (capacity - 1)
             self.c.tokens.digests[at] = digest
         self.c.tokens.mask = capacity - 1 if tokens else 0
+
+    def follow_sums(self, uint32_t patients, int64_t least_ms, int64_t look_ms, rules):
+        """From now on `due` says which sources and shapes are to be looked at. `rules`: for each of the two (floors, fewest, most),
+        or None. A look is due after so many patients more, or after `look_ms` when there were any, but not within `least_ms`.
+
+        Left out are sums that can say nothing: those beyond none of `floors`, a total per window and unit (0: none), or with fewer
+        accounts behind them than `fewest`, or with more than `most`. Raises ValueError."""
+        cdef int k, n
+        for k in range(2):
+            floors, fewest, most = rules[k] or ((0,) * (self.accounts.s.windows * UNITS), 0, 0)
+            if len(floors) != self.accounts.s.windows * UNITS:
+                raise ValueError("floors are four units per window")
+            for n in range(self.accounts.s.windows * UNITS):
+                self.c.followed[k].floors[n] = floors[n]
+            self.c.followed[k].fewest = fewest
+            self.c.followed[k].most = most
+        self.c.least_ms = least_ms
+        self.c.look_ms = look_ms
+        self.c.look_patients = patients
+
+    def look(self, int64_t now_ms):
+        """After a frame: look at the sums that are due, of those that patients came to since the last call. True when `due` has any."""
+        cdef int k
+        cdef WindowStore store
+        for k in range(2):
+            if self.c.followed[k].count:
+                store = self.dimensions[k]
+                look(&self.c, &store.s, self.c.followed + k, now_ms, store.scratch)
+        return self.c.followed[0].due_count + self.c.followed[1].due_count > 0
+
+    def due(self, int dimension):
+        """Numbers of the sources (0) or shapes (1) that the last `look` or `run` found. A look that was due is done with it, whether
+        it can say something or not."""
+        cdef Followed *followed = self.c.followed + dimension
+        cdef uint32_t n
+        out = [followed.due[n] for n in range(followed.due_count)]
+        followed.due_count = 0
+        return out
+
+    def all_due(self, int dimension, int64_t now_ms):
+        """The same of all that patients came to since their last look, however few, however lately."""
+        cdef WindowStore store = self.dimensions[dimension]
+        cdef Account *a
+        cdef uint32_t i
+        found = []
+        for i in range(store.s.next):
+            a = account_at(&store.s, i)
+            if a.flags & USED and a.pending and looked(&self.c, &store.s, self.c.followed + dimension, a, now_ms, store.scratch):
+                found.append(i)
+        return found
 
     def read(self, bytes value):
         """Read one frame. False when it is not of the plain form: decode it with events/codec.py, then `take` it."""
@@ -891,8 +961,6 @@ cdef class FrameCounter:
         Returns (newest_ms, shift_ms, accounts whose limits must be set, closed hours [(account, hour, [Totals])],
         accounts over a limit [(account, event)], single events [(account or None, event, why bits)])."""
         cdef SourceClock clock
-        cdef Outcome *o = &self.c.out
-        cdef uint32_t i
         cdef int failed
         clock.newest_ms = newest_ms
         clock.shift_ms = shift_ms
@@ -900,6 +968,29 @@ cdef class FrameCounter:
             failed = count_frame(&self.c, &self.f, offset, now_ms, &clock)
         if failed:
             raise MemoryError("the windows ran out of memory: give the detector more, or share the partitions")
+        return self.outcome(&clock, 0)
+
+    def run(self, int64_t offset, uint32_t start, int64_t span_ms, uint32_t most, int64_t until_ms, int64_t newest_ms=0, int64_t shift_ms=0):
+        """Count events of what was read, from number `start` on, as frames of their own: of at most `most` events and less than
+        `span_ms` each, where now is the time of the last one. Stops behind the frame in which something came up, that reached
+        `until_ms`, or moved a sum that is to be looked at (`due`).
+
+        Returns (the number to go on from, frames, now of the last one, what `count` returns of it)."""
+        cdef SourceClock clock
+        cdef Run run
+        cdef int failed
+        clock.newest_ms = newest_ms
+        clock.shift_ms = shift_ms
+        with nogil:
+            failed = count_run(&self.c, &self.f, start, span_ms, most, until_ms, offset, &clock, &run)
+        if failed:
+            raise MemoryError("the windows ran out of memory: give the detector more, or share the partitions")
+        return run.to, run.frames, run.now, self.outcome(&clock, run.start)
+
+    cdef tuple outcome(self, SourceClock *clock, uint32_t first):
+        """What came up; events are numbered from `first` on."""
+        cdef Outcome *o = &self.c.out
+        cdef uint32_t i
         if not (o.fresh_count or o.hour_count or o.report_count or o.single_count):
             return clock.newest_ms, clock.shift_ms, (), (), (), ()
         return (
@@ -910,6 +1001,6 @@ cdef class FrameCounter:
                 (o.hours[i].account, o.hours[i].hour, totals_at(o.hours[i].totals, self.c.accounts.windows))
                 for i in range(o.hour_count)
             ],
-            [(o.reports[i].account, o.reports[i].event) for i in range(o.report_count)],
-            [(None if o.single[i].account == NOBODY else o.single[i].account, o.single[i].event, o.single[i].why) for i in range(o.single_count)],
+            [(o.reports[i].account, first + o.reports[i].event) for i in range(o.report_count)],
+            [(None if o.single[i].account == NOBODY else o.single[i].account, first + o.single[i].event, o.single[i].why) for i in range(o.single_count)],
         )

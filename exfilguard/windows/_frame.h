@@ -425,6 +425,13 @@ typedef struct {
 #define PENDING 64
 
 typedef struct {
+    uint32_t *numbers, *due; /* the sums that patients came to since the last look, each once; those to be looked at, of the same room */
+    uint32_t count, due_count, capacity;
+    int fewest, most;        /* accounts behind a sum */
+    int64_t floors[MAX_WINDOWS * UNITS];
+} Followed;
+
+typedef struct {
     Store *accounts, *sources, *shapes, *tenants; /* the last three may be NULL */
     KeyBuffer key;
     uint64_t *hashes;  /* of the frame's principals */
@@ -434,6 +441,9 @@ typedef struct {
     uint8_t *scratch; /* 2^precision */
     int64_t ahead_ms, back_ms;
     uint32_t room; /* of hashes and guesses */
+    uint32_t look_patients; /* a look at a sum is due after so many, or after look_ms, but not within least_ms; 0: sums are not followed */
+    int64_t least_ms, look_ms;
+    Followed followed[2]; /* of sources, of shapes */
     Pending pending[3][PENDING];
 } Counter;
 
@@ -443,7 +453,26 @@ static void settle(Store *s, Pending *p) {
     p->hash = 0;
 }
 
-static void count_sum(Counter *c, Store *s, Pending *pending, const Text *tenant, const Text *value, uint64_t hash, uint32_t account, int64_t offset, const Event *e, const uint64_t *seen, int contributors) {
+static void follow(Store *s, Followed *f, Account *a, uint32_t number, int64_t patients) {
+    a->pending = patients < UINT32_MAX - a->pending ? a->pending + (uint32_t)patients : UINT32_MAX;
+    if (a->flags & MOVED) return;
+    if (f->count == f->capacity) {
+        uint32_t capacity = f->capacity ? f->capacity * 2 : 256;
+        uint32_t *grown = realloc(f->numbers, capacity * sizeof *grown), *due;
+        if (grown) f->numbers = grown;
+        if (!grown || !(due = realloc(f->due, capacity * sizeof *due))) {
+            s->failed = 1;
+            return;
+        }
+        f->due = due;
+        f->capacity = capacity;
+    }
+    a->flags |= MOVED;
+    f->numbers[f->count++] = number;
+}
+
+/* `dimension`: 0 sources, 1 shapes, whose accounts are remembered; 2 tenants. */
+static void count_sum(Counter *c, Store *s, Pending *pending, const Text *tenant, const Text *value, uint64_t hash, uint32_t account, int64_t offset, const Event *e, const uint64_t *seen, int dimension) {
     Pending *p = pending + (hash >> 8) % PENDING;
     const int64_t t = e->time_ms;
     if (p->hash != (hash | 1) || t < p->from || t >= p->until) {
@@ -474,8 +503,9 @@ static void count_sum(Counter *c, Store *s, Pending *pending, const Text *tenant
         if (s->number[s->longest] >= heads(a)[s->longest] - s->slices)
             for (uint32_t k = 0; k < e->patient_count; k++) see_patient(s, a, seen[k], t);
     }
-    if (contributors) {
+    if (dimension < 2) {
         int64_t patients = e->delta[PATIENTS] + e->patient_count;
+        if (c->look_patients && patients) follow(s, c->followed + dimension, a, p->account, patients);
         contributed(s, a, account, (uint32_t)(account_at(c->accounts, account)->hash >> 32), patients > 0xFFFF ? 0xFFFF : (uint32_t)patients);
     }
 }
@@ -519,7 +549,7 @@ static ALWAYS void fetch_near(Counter *c, const Frame *f, uint32_t n) {
 }
 
 /* The sums of one dimension over a frame whose events were counted; c->guesses holds their accounts. */
-static void count_sums(Counter *c, Store *s, Pending *pending, const Frame *f, size_t value, int64_t offset, int contributors) {
+static void count_sums(Counter *c, Store *s, Pending *pending, const Frame *f, size_t value, int64_t offset, int dimension) {
     static const Text none = {"", 0};
     Account *last = NULL;
     for (uint32_t n = 0; n < f->count + SUM_NEAR; n++) {
@@ -543,7 +573,7 @@ static void count_sums(Counter *c, Store *s, Pending *pending, const Frame *f, s
         if (n < SUM_NEAR || c->guesses[n - SUM_NEAR] == UINT32_MAX) continue;
         const Event *e = f->events + n - SUM_NEAR;
         const Text *v = value ? (const Text *)((const char *)e + value) : &none;
-        if (!value || v->length) count_sum(c, s, pending, &f->tenant, v, c->hashes[n - SUM_NEAR], c->guesses[n - SUM_NEAR], offset, e, f->digests + e->patients, contributors);
+        if (!value || v->length) count_sum(c, s, pending, &f->tenant, v, c->hashes[n - SUM_NEAR], c->guesses[n - SUM_NEAR], offset, e, f->digests + e->patients, dimension);
     }
     for (int p = 0; p < PENDING; p++) settle(s, pending + p);
 }
@@ -618,11 +648,77 @@ static int count_frame(Counter *c, Frame *f, int64_t offset, int64_t now, Source
     const size_t values[3] = {offsetof(Event, source), offsetof(Event, fingerprint), 0};
     for (int k = 0; k < 3; k++) {
         if (!sums[k]) continue;
-        count_sums(c, sums[k], c->pending[k], f, values[k], offset, k < 2);
+        count_sums(c, sums[k], c->pending[k], f, values[k], offset, k);
         failed |= sums[k]->failed;
     }
     for (uint32_t r = 0; r < o->report_count; r++) account_at(s, o->reports[r].account)->flags &= (uint8_t)~REPORTED;
     return failed ? -1 : 0;
+}
+
+/* -- sums that are followed, and frames that are many -------------------------------------------------------------------- */
+
+/* How many accounts are remembered behind a sum. */
+static int behind(const Store *accounts, const Account *a) {
+    int found = 0;
+    for (int n = 0; a->contributors && n < CONTRIBUTORS; n++) {
+        if (!a->contributors->count[n] || a->contributors->account[n] >= accounts->next) continue;
+        const Account *who = account_at(accounts, a->contributors->account[n]);
+        found += (who->flags & USED) && (uint32_t)(who->hash >> 32) == a->contributors->hash[n];
+    }
+    return found;
+}
+
+/* 1 when the sum can say something. It counts as looked at. */
+static int looked(const Counter *c, Store *s, const Followed *f, Account *a, int64_t now, uint8_t *scratch) {
+    int people = behind(c->accounts, a), says = 0;
+    if (f->fewest <= people && people <= f->most) says = beyond_floors(s, a, f->floors, scratch);
+    else a->spare = 0; /* nobody has looked: when it can say something again, it is read anew */
+    a->pending = 0;
+    a->recheck_ms = now;
+    return says;
+}
+
+/* Of the sums that moved: those that a look is due and that can say something into f->due. */
+static void look(Counter *c, Store *s, Followed *f, int64_t now, uint8_t *scratch) {
+    f->due_count = 0;
+    for (uint32_t n = 0; n < f->count; n++) {
+        Account *a = account_at(s, f->numbers[n]);
+        if (!(a->flags & USED)) continue;
+        a->flags &= (uint8_t)~MOVED;
+        int64_t since = now - a->recheck_ms;
+        if (since < c->least_ms || (a->pending < c->look_patients && since < c->look_ms)) continue;
+        if (looked(c, s, f, a, now, scratch)) f->due[f->due_count++] = f->numbers[n];
+    }
+    f->count = 0;
+}
+
+typedef struct { uint32_t from, to, frames; int64_t now; } Run; /* the last frame's events, and how many frames there were */
+
+/* Counts the events from `start` on as frames of their own, each with at most `most` events and less than `span_ms`, where `now` is the
+   time of its last event. Stops behind the frame in which something came up, a sum is to be looked at, or `until` was reached. */
+static int count_run(Counter *c, Frame *f, uint32_t start, int64_t span_ms, uint32_t most, int64_t until, int64_t offset, SourceClock *clock, Run *run) {
+    Store *const sums[2] = {c->sources, c->shapes};
+    *run = (Run){start, start, 0, 0};
+    while (run->to < f->count) {
+        uint32_t a = run->to, b = a + 1;
+        while (b < f->count && b - a < most && f->events[b].time_ms >= f->events[a].time_ms && f->events[b].time_ms - f->events[a].time_ms < span_ms) b++;
+        Frame part = *f;
+        part.events += a;
+        part.count = b - a;
+        run->from = a;
+        run->to = b;
+        run->frames++;
+        run->now = f->events[b - 1].time_ms;
+        if (count_frame(c, &part, offset, run->now, clock)) return -1;
+        int stop = run->now >= until || c->out.fresh_count || c->out.hour_count || c->out.report_count || c->out.single_count;
+        for (int k = 0; c->look_patients && k < 2; k++) {
+            if (!sums[k]) continue;
+            look(c, sums[k], c->followed + k, run->now, c->scratch);
+            stop |= c->followed[k].due_count > 0;
+        }
+        if (stop) break;
+    }
+    return 0;
 }
 
 #endif

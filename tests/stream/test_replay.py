@@ -18,7 +18,7 @@ from exfilguard.detect.policy import load_policy
 from exfilguard.errors import ExfilGuardError
 from exfilguard.events.codec import decode_frame, encode_frame, frame_head
 from exfilguard.evidence.archive import ArchiveWriter
-from exfilguard.stream.recorded import FRAME_MS, FileRecording, in_order, last_time, save
+from exfilguard.stream.recorded import FRAME_MS, Block, FileRecording, in_order, last_time, save
 from exfilguard.stream.replay import MAX_BINS, Rate, Replay, compare, replay
 
 NOW = 1_767_600_000_000
@@ -195,13 +195,14 @@ def test_an_archive_gives_back_what_a_detector_looks_at(
 ) -> None:
     monkeypatch.setattr(recordings, "PORTION", portion)
     root, events = archived(tmp_path)
-    read = list(in_order(ArchiveRecording(root, "", 0, 1 << 52)))
-    found = [e for frame in read for e in orjson.loads(frame)["events"]]
+    blocks = in_order(ArchiveRecording(root, "", 0, 1 << 52))
+    found = [e for block in blocks if isinstance(block, Block) for e in orjson.loads(block.frame)["events"]]
     plain = [{key: value for key in SEEN if (value := e.get(key)) not in (None, "", 0, [])} for e in events]
     assert found == plain
-    span = list(in_order(ArchiveRecording(root, "clinic", NOW + 400_000, NOW + 800_000)))
-    assert [e["time_ms"] for frame in span for e in orjson.loads(frame)["events"]] == [NOW + 400_000]
-    assert list(ArchiveRecording(root, "clinic", 0, 1 << 52).frames())
+    framed = ArchiveRecording(root, "clinic", 0, 1 << 52).frames()
+    assert [e for _, frame in framed for e in orjson.loads(frame)["events"]] == plain
+    span = list(ArchiveRecording(root, "clinic", NOW + 400_000, NOW + 800_000).frames())
+    assert [e["time_ms"] for _, frame in span for e in orjson.loads(frame)["events"]] == [NOW + 400_000]
 
 
 def test_an_archive_and_the_frames_it_was_made_of_are_judged_alike(tmp_path: Path) -> None:
@@ -211,14 +212,14 @@ def test_an_archive_and_the_frames_it_was_made_of_are_judged_alike(tmp_path: Pat
     policy = load_policy(STRICT.replace('"1h"', '"7d"'), "p")
     one = replay(in_order(ArchiveRecording(root, "", 0, 1 << 52)), policy, 1_000)
     other = replay(in_order(FileRecording(str(path), "clinic")), policy, 1_000)
-    assert (one.events, one.unread, one.levels) == (other.events, other.unread, other.levels)
+    assert (one.events, one.frames, one.unread, one.levels) == (other.events, other.frames, other.unread, other.levels)
     assert {key: a.level for key, a in one.accounts.items()} == {key: a.level for key, a in other.accounts.items()}
     assert one.accounts["clinic/thief"].level == "cut"
 
 
 def test_a_frame_of_an_archive_is_no_longer_than_seconds(tmp_path: Path) -> None:
     root, _ = archived(tmp_path)
-    for frame in in_order(ArchiveRecording(root, "", 0, 1 << 52)):
+    for _, frame in ArchiveRecording(root, "", 0, 1 << 52).frames():
         times = [e["time_ms"] for e in orjson.loads(frame)["events"]]
         assert max(times) - min(times) < FRAME_MS
 

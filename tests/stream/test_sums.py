@@ -169,7 +169,7 @@ def test_one_engine_alone_is_judged_as_its_published_parts(work: list[tuple[int,
     engines = [Engine(lambda tenant, j=judge: j, {}, 65_536) for judge in judges]  # type: ignore[misc]
     standing: dict[str, Verdict] = {}
     published: dict[str, Verdict] = {}
-    alone = Alone(engines[0], lambda tenant: judges[0], standing)
+    alone = Alone(engines[0], POLICY, lambda tenant: judges[0], standing)
     publisher, sums = Publisher(0), Sums()
     for n, (who, source, count) in enumerate(work):
         now = NOW + n * 61_000  # so that every part is due to be published again
@@ -188,35 +188,3 @@ def test_one_engine_alone_is_judged_as_its_published_parts(work: list[tuple[int,
         for verdict in sums.judge(lambda tenant: judges[1], lambda tenant, principal: True, published, now):
             published[verdict.key] = verdict
         assert {k: v.level for k, v in standing.items()} == {k: v.level for k, v in published.items()}
-
-
-def test_a_look_is_due_after_patients_events_or_minutes_never_without_any() -> None:
-    made = Installation()
-    alone = Alone(made.engines[0], lambda tenant: made.judge, {})
-    looks: list[int] = []
-    alone.look = lambda now_ms: (looks.append(now_ms), Alone.look(alone, now_ms))[1]  # type: ignore[method-assign]
-    engine = made.engines[0]
-
-    def take(seq: int, at: int, patients: int) -> None:
-        event = {
-            "time_ms": at,
-            "kind": "query",
-            "listener": "l",
-            "session": "x",
-            "principal": "a",
-            "rows": 1,
-            "source": "s",
-        }
-        event["patients"] = [f"{mixed(seq * 1_000 + p):016x}" for p in range(patients)]
-        frame = {"v": 1, "tenant": "t", "sidecar": "s", "epoch": "e", "seq": seq, "events": [event]}
-        assert not engine.feed(seq, orjson.dumps(frame), at).reason
-        alone.moved(at)
-
-    take(0, NOW, 1)  # the first
-    take(1, NOW + 2_000, 1)
-    take(2, NOW + 4_000, 160)  # many patients
-    take(3, NOW + 4_500, 160)  # less than a second after
-    take(4, NOW + 6_000, 1)
-    take(5, NOW + 400_000, 1)  # minutes
-    alone.moved(NOW + 900_000)  # nothing was counted since
-    assert looks == [NOW, NOW + 4_000, NOW + 6_000, NOW + 400_000]

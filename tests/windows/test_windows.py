@@ -248,3 +248,17 @@ def test_without_a_compiler_counting_is_refused_with_the_remedy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "install a C compiler" in done.stderr
+
+
+def test_limits_that_come_back_are_those_that_they_were() -> None:
+    """A policy that is changed and changed back: the place of what nobody uses any more goes to another ladder."""
+    store = WindowStore((1_000,), 4)
+    number = store.number("t/a")
+    store.add("t/a", 1_000, 50, 0, 1)
+
+    def over(rows: int) -> bool:
+        return store.set_limits(number, (((rows,), (), (), ()),), 1_000)
+
+    assert [over(rows) for rows in (10_001, 2, 10_003, 10_004, 10_005)] == [False, True, False, False, False]
+    assert over(2)
+    assert [over(rows) for rows in (*range(40, 60), *range(40, 60))] == 2 * [*(10 * [True]), *(10 * [False])]

@@ -142,8 +142,8 @@ def test_what_is_left_out_would_have_said_nothing(
 
 
 def days() -> Iterator[dict[str, Any]]:
-    """Twelve days of a small clinic; thieves on the seventh: one account, and six that share an address."""
-    clinic = Clinic(7, 12, SMALL)
+    """Nine days of a small clinic; thieves on the eighth: one account, and six that share an address."""
+    clinic = Clinic(7, 9, SMALL)
     names = [person.login for person in clinic.people if person.login.startswith("dr.")][:6]
     thieves = [
         event
@@ -151,7 +151,7 @@ def days() -> Iterator[dict[str, Any]]:
         for at, _, event, _ in steps(attack, MONDAY_MS + 7 * DAY_MS + 10 * HOUR_MS, 1)
         if at < MONDAY_MS + 8 * DAY_MS
     ]
-    for day in range(12):
+    for day in range(9):
         today = clinic.day(day)
         if day == 7:
             today = sorted([*today, *thieves], key=lambda event: event["time_ms"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,15 +109,29 @@ def replay(frames: Iterable[bytes | Block], policy: Policy, max_patients: int) -
 def compare(frames: Iterable[bytes | Block], policies: Sequence[Policy], max_patients: int) -> list[Replay]:
     """The same for several policies, each with an engine of its own; the frames are read once and none is kept."""
     players = [_Player(policy, max_patients) for policy in policies]
-    for offset, frame in enumerate(frames):
-        if isinstance(frame, Block):
-            for player in players:
-                player.feed_block(frame)
-        else:
-            now = last_time(frame)
-            for player in players:
-                player.feed(offset, frame, now)
-    return [player.end() for player in players]
+    with _uncollected():
+        for offset, frame in enumerate(frames):
+            if isinstance(frame, Block):
+                for player in players:
+                    player.feed_block(frame)
+            else:
+                now = last_time(frame)
+                for player in players:
+                    player.feed(offset, frame, now)
+        return [player.end() for player in players]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles: nothing here makes any, and it would look at every profile again and
+    again, for a fifth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @dataclass(slots=True)

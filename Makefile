@@ -11,7 +11,7 @@ LDAP   := $(if $(wildcard /usr/include/ldap.h),$(comma)ldap)
 # So are two of MySQL's drivers, for the tests only.
 MYSQL  := $(if $(wildcard /usr/include/mariadb/mysql.h),$(comma)drivers)
 
-.PHONY: bench-console bench-scrape site sbom audit bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-sessions bench-stream bench-hooks bench-archive bench-exposure chaos clean
+.PHONY: program test-machine bench-console bench-scrape site sbom audit bench test-gnuhealth dashboards demo demo-cluster up test drivers transcripts fuzz fuzz-atheris lint typecheck docs bench-attack bench-detect bench-replay bench-relay bench-sessions bench-stream bench-hooks bench-archive bench-exposure chaos clean
 
 # What setup.py compiles: built anew when it changes.
 COMPILED := $(wildcard $(shell sed -n -e 's/^    "\(exfilguard[a-z0-9_.]*\)",$$/\1/p' -e 's/^    "\(exfilguard[a-z0-9_.]*\)": .*/\1/p' setup.py | tr . / | sed 's/$$/.py/'))
@@ -20,6 +20,14 @@ $(STAMP): pyproject.toml setup.py $(COMPILED) $(wildcard exfilguard/*/*.pxd exfi
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev$(LDAP)$(MYSQL)]'
+	@touch $@
+
+# The program alone, without what tests and benches need: a third of the time.
+program: $(VENV)/.program
+$(VENV)/.program: pyproject.toml setup.py $(COMPILED)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "error: $(PYTHON) cannot create a virtual environment; on Debian/Ubuntu: apt install python3-venv" >&2; exit 2; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hooks]'
 	@touch $@
 
 $(EXTRA)-%: pyproject.toml | $(STAMP)
@@ -56,6 +64,11 @@ test-gnuhealth: $(STAMP)
 	@test -x $(GNUHEALTH_VENV)/bin/trytond || { $(PYTHON) -m venv $(GNUHEALTH_VENV) && $(GNUHEALTH_VENV)/bin/pip install --quiet \
 	  --disable-pip-version-check 'gnuhealth>=5.0,<5.1' gnuhealth-lab gnuhealth-inpatient gnuhealth-icd10 gnuhealth-history psycopg2-binary; }
 	@GNUHEALTH_VENV=$(GNUHEALTH_VENV) $(BIN)/pytest tests/ehr/gnuhealth.py --timeout 500 $(ARGS)
+
+# The clinic's installation on two machines with a real systemd, in containers: as root, with debootstrap and systemd-container.
+test-machine: $(STAMP)
+	@rm -rf build/machine/dist && $(BIN)/pip wheel --quiet --no-deps --wheel-dir build/machine/dist .
+	@$(BIN)/pytest tests/deploy/machine.py --timeout 900 $(ARGS)
 
 # Measurements; QUICK=1 for a short run. Each prints a line a bar, writes bench/results/, and exits 1 where one is short.
 bench-attack: $(STAMP)

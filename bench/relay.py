@@ -70,7 +70,7 @@ def main() -> int:
     if given.engine != "mysql":
         status = _postgres(given.seconds)
     if given.engine != "postgres" and status != STOPPED:
-        status |= relay_mysql.measure(PARTS, page="page" in ONLY)
+        status |= relay_mysql.measure(PARTS, page="page" in ONLY, seconds=given.seconds)
     return status
 
 

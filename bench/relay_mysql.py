@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
 
 from .relay_page import write_page
-from .relay_parts import tell_queries
+from .relay_parts import STOPPED, Parts, Sample, tell_queries
 from .relay_paths import DATABASE, PASSWORD, USER, Way, Ways, config, program, published, sidecar
-from .report import QUICK, Report
+from .report import QUICK, RESULTS, Report
 
 WAYS = ("direct", "haproxy", "sidecar")
 PROTOCOLS = ("simple", "prepared")
+STATEMENTS = ("select text", "select binary")
 PS_MODE = {"simple": "disable", "prepared": "auto"}
 CLIENTS = (1, 16) if QUICK else (1, 16, 64)
 ROUNDS = int(os.environ.get("ROUNDS", "1" if QUICK else "5"))
@@ -72,26 +74,41 @@ class MysqlWorld(Ways):
         return self.server.connect(USER, PASSWORD, database=DATABASE, port=self.ways[way].port)
 
 
-def measure(parts: set[str], *, page: bool) -> int:
-    """`parts`: some of `queries`, `bulk`; all when empty. `page`: write it in a short run too. The exit status."""
+def measure(chosen: set[str], *, page: bool, seconds: float = 0) -> int:
+    """`chosen`: some of `queries`, `bulk`; all when empty. `page`: write it in a short run too. `seconds`: stop after this time with
+    the exit status STOPPED; the next run goes on. The exit status."""
     report = Report("relay-mysql")
     report.facts["cores"] = os.cpu_count()
+    key = [QUICK, ROUNDS, SECONDS, BULK_ROUNDS, list(CLIENTS), sorted(chosen)]
+    parts = Parts(RESULTS / "relay-mysql-parts.json", key, seconds)
     with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
         with MysqlWorld(directory) as world:
             _load(world)
             world.start_sidecar(["sbtest1.id", "bulk.patient_id"])
-            if not parts or "queries" in parts:
-                _queries(world, report)
-            if not parts or "bulk" in parts:
-                _bulk(world, report)
+            if not chosen or "queries" in chosen:
+                for way in WAYS:
+                    for mode in PS_MODE.values():
+                        sysbench(world, way, "--threads=4", "--time=0", "--events=1000", f"--db-ps-mode={mode}", "run")
+                for turn in range(ROUNDS):
+                    for protocol in PROTOCOLS:
+                        parts.run(f"queries {turn} {protocol}", partial(_queries, world, turn, protocol))
+            if not chosen or "bulk" in chosen:
+                for statement in STATEMENTS:
+                    parts.run(f"bulk {statement}", partial(_bulk, world, statement))
+    if parts.stopped:
+        print(f"stopped with {len(parts.samples)} parts measured: run again to go on", file=sys.stderr)
+        return STOPPED
+    tell_queries(parts.of("queries"), report, WAYS, "haproxy")
+    _tell_bulk(parts.of("bulk"), report)
     status = report.finish()
     if not QUICK or page:
         write_page(
             report, "relay-mysql", "What the sidecar costs, on MariaDB",
             "`make bench-relay ARGS='--engine mysql'`", "sysbench `oltp_point_select`",
         )  # fmt: skip
+    parts.finished()
     return status
 
 
@@ -130,18 +147,12 @@ def _shuffled(turn: int) -> list[str]:
 # -- many small queries -----------------------------------------------------------------------------------------------
 
 
-def _queries(world: MysqlWorld, report: Report) -> None:
-    for way in WAYS:
-        for mode in PS_MODE.values():
-            sysbench(world, way, "--threads=4", "--time=0", "--events=1000", f"--db-ps-mode={mode}", "run")
-    samples = [
+def _queries(world: MysqlWorld, turn: int, protocol: str) -> list[Sample]:
+    return [
         {"protocol": protocol, "clients": clients, "way": way, **_one_load(world, way, protocol, clients)}
-        for turn in range(ROUNDS)
-        for protocol in PROTOCOLS
         for clients in CLIENTS
         for way in _shuffled(turn)
     ]
-    tell_queries(samples, report, WAYS, "haproxy")
 
 
 def _one_load(world: MysqlWorld, way: str, protocol: str, clients: int) -> dict[str, float]:
@@ -179,34 +190,42 @@ def _percentile(buckets: list[tuple[float, int]], count: int, share: float) -> f
 # -- large results ----------------------------------------------------------------------------------------------------
 
 
-def _bulk(world: MysqlWorld, report: Report) -> None:
+def _bulk(world: MysqlWorld, statement: str) -> list[Sample]:
+    out, sizes = [], set()
+    for turn in range(BULK_ROUNDS + 1):
+        for way in _shuffled(turn):
+            before = world.ways[way].cpu_s()
+            took, size = _read_all(world, way, binary=statement == "select binary")
+            sizes.add(size)
+            if way == "sidecar":
+                world.settled()
+            if turn:  # the first one only warms
+                used = world.ways[way].cpu_s() - before
+                out.append({"statement": statement, "way": way, "seconds": took, "cpu_s": used})
+    if len(sizes) != 1:
+        raise SystemExit(f"error: the ways gave results of different lengths: {sizes}")
+    return out
+
+
+def _tell_bulk(samples: list[Sample], report: Report) -> None:
     seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
     cpu: dict[tuple[str, str], list[float]] = defaultdict(list)
-    statements = ("select text", "select binary")
-    for statement in statements:
-        sizes = set()
-        for turn in range(BULK_ROUNDS + 1):
-            for way in _shuffled(turn):
-                before = world.ways[way].cpu_s()
-                took, size = _read_all(world, way, binary=statement == "select binary")
-                sizes.add(size)
-                if way == "sidecar":
-                    world.settled()
-                if turn:  # the first one only warms
-                    seconds[statement, way].append(took)
-                    cpu[statement, way].append(world.ways[way].cpu_s() - before)
-        if len(sizes) != 1:
-            raise SystemExit(f"error: the ways gave results of different lengths: {sizes}")
+    for sample in samples:
+        seconds[sample["statement"], sample["way"]].append(sample["seconds"])
+        cpu[sample["statement"], sample["way"]].append(sample["cpu_s"])
     report.facts["bulk"] = [
         {"statement": s, "way": w, "seconds": statistics.median(seconds[s, w]), "cpu_s": statistics.median(cpu[s, w])}
-        for s in statements
+        for s in STATEMENTS
         for w in WAYS
+        if seconds[s, w]
     ]
     for row in report.facts["bulk"]:
         print(
             f"  {row['statement']:14} {row['way']:9} {row['seconds']:.3f} s, cpu {row['cpu_s']:.3f} s", file=sys.stderr
         )
-    for s in statements:
+    for s in STATEMENTS:
+        if not seconds[s, "sidecar"]:
+            continue
         for against, limit in (("haproxy", 1.0), ("direct", 0.95)):
             ratios = [b / a for a, b in zip(seconds[s, "sidecar"], seconds[s, against], strict=True)]
             name = f"bulk_{s.replace(' ', '_')}_speed_vs_{against}"

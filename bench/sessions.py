@@ -1,16 +1,20 @@
-"""`make bench-sessions`: thousands of real sessions of a real PostgreSQL through one relay, most of them idle.
+"""`make bench-sessions`: thousands of real sessions of a real PostgreSQL, or MariaDB, through one relay, most of them idle.
 
 Every session is a login that the server answered with a backend of its own, and asks one question afterwards, which has to come back
 with its own answer. Then most are silent while some hundred ask on; one client more than `max_sessions` is refused in
-PostgreSQL's words. Beside it the same direct, for the rate of set-ups. Memory is the relay's resident memory for each session.
+the engine's words. Beside it the same direct, for the rate of set-ups. Memory is the relay's resident memory for each session.
 
     make bench-sessions                  5,000 sessions; QUICK=1: 1,000
-    make bench-sessions SESSIONS=2000    as many as the machine has memory for: a backend takes about 2 MB
+    make bench-sessions SESSIONS=2000    as many as the machine has memory for: a backend of PostgreSQL takes about 2 MB
+    make bench-sessions ARGS=mysql       MariaDB
+
+docs/benchmarks/sessions.md tells of the last full run of each engine.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import struct
 import sys
@@ -23,12 +27,14 @@ from pathlib import Path
 import psycopg
 
 from exfilguard.embedded.child import free_port
+from exfilguard.embedded.mariadb import EmbeddedMariadb
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.runtime.stats import total
 from exfilguard.sidecar.descriptors import descriptor_limit
 
+from .relay_page import DOCS
 from .relay_paths import config, sidecar, wait_for
-from .report import QUICK, Report, percentile
+from .report import QUICK, RESULTS, Report, percentile
 
 SESSIONS = int(os.environ.get("SESSIONS", "1_000" if QUICK else "5_000"))
 BUSY = 200
@@ -47,6 +53,10 @@ BARE = {
 _BODY = b"user\0crowd\0database\0postgres\0\0"
 _HELLO = struct.pack("!II", len(_BODY) + 8, 196608) + _BODY
 _READY = b"Z\0\0\0\5I"
+# CLIENT_PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH; an account without a password
+_RESPONSE = struct.pack("<IIB23x", 0x88201, 1 << 24, 45) + b"crowd\0\0mysql_native_password\0"
+_EOF = b"\5\0\0\5\xfe\0\0\2\0"
+"""The last packet of a result of one column and one row."""
 
 
 class Refused(Exception):
@@ -66,8 +76,12 @@ class Member(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard += data
-        if self.heard.endswith(_READY):
+        if self.complete():
             self._answer()
+
+    def complete(self) -> bool:
+        """The server has said all it will say to what it was last told."""
+        return self.heard.endswith(_READY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._answer()
@@ -78,15 +92,25 @@ class Member(asyncio.Protocol):
             waiting.set_result(bytes(self.heard))
 
     async def say(self, data: bytes) -> bytes:
-        """What the server answers, up to ReadyForQuery. Raises Refused."""
+        """What the server answers, all of it. Raises Refused."""
         self.heard.clear()
-        self._waiting = asyncio.get_running_loop().create_future()
         assert self.transport is not None
         self.transport.write(data)
+        return await self.listen()
+
+    async def listen(self) -> bytes:
+        self._waiting = asyncio.get_running_loop().create_future()
+        if self.complete() or self.transport is None or self.transport.is_closing():
+            self._answer()
+            return bytes(self.heard)
         answer = await self._waiting
-        if not answer.endswith(_READY):
+        if not self.complete():
             raise Refused(answer.decode("utf-8", "replace"))
         return answer
+
+    async def log_in(self) -> None:
+        """Raises Refused."""
+        await self.say(_HELLO)
 
     async def ask(self, number: int) -> None:
         """Raises AssertionError when the answer is another's."""
@@ -94,6 +118,33 @@ class Member(asyncio.Protocol):
         answer = await self.say(b"Q" + struct.pack("!I", len(text) + 5) + text + b"\0")
         own = b"%d" % (number * 2)
         assert struct.pack("!HI", 1, len(own)) + own in answer, f"session {number} got another answer"
+
+
+class MysqlMember(Member):
+    """The same of MariaDB."""
+
+    def complete(self) -> bool:
+        if len(self.heard) < 5 or self.heard[4] == 0xFF:
+            return False
+        if self.heard[3] == 1 and self.heard[4]:  # a result
+            return self.heard.endswith(_EOF)
+        return len(self.heard) >= 4 + int.from_bytes(self.heard[:3], "little")
+
+    async def log_in(self) -> None:
+        await self.listen()  # the greeting
+        answer = await self.say(len(_RESPONSE).to_bytes(3, "little") + b"\1" + _RESPONSE)
+        if answer[4]:
+            raise Refused(answer.decode("utf-8", "replace"))
+
+    async def ask(self, number: int) -> None:
+        text = b"\3SELECT %d * 2" % number
+        answer = await self.say(len(text).to_bytes(3, "little") + b"\0" + text)
+        own = b"%d" % (number * 2)
+        row = bytes((len(own) + 1, 0, 0, 4, len(own))) + own
+        assert row in answer, f"session {number} got another answer"
+
+
+MEMBERS: dict[str, type[Member]] = {"postgres": Member, "mysql": MysqlMember}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +162,10 @@ class Measured:
     """What one more than `max_sessions` was told; empty when none was tried."""
 
 
-async def _join(port: int) -> Member:
-    _, member = await asyncio.get_running_loop().create_connection(Member, "127.0.0.1", port)
+async def _join(port: int, engine: str) -> Member:
+    _, member = await asyncio.get_running_loop().create_connection(MEMBERS[engine], "127.0.0.1", port)
     try:
-        await member.say(_HELLO)
+        await member.log_in()
     except Refused:
         if member.transport is not None:
             member.transport.close()
@@ -122,13 +173,15 @@ async def _join(port: int) -> Member:
     return member
 
 
-async def _crowd(port: int, sessions: int, relay_pid: int, data_dir: str, busy: int, busy_s: float) -> Measured:
+async def _crowd(
+    port: int, sessions: int, relay_pid: int, data_dir: str, busy: int, busy_s: float, engine: str = "postgres"
+) -> Measured:
     members: list[Member] = []
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def join() -> None:
         async with limit:
-            members.append(await _join(port))
+            members.append(await _join(port, engine))
 
     await asyncio.gather(*(join() for _ in range(WARM)))
     before_kib = _rss_kib(relay_pid)
@@ -140,7 +193,7 @@ async def _crowd(port: int, sessions: int, relay_pid: int, data_dir: str, busy: 
     if relay_pid:
         assert await asyncio.to_thread(total, data_dir, "sessions") == sessions
         try:
-            await _join(port)
+            await _join(port, engine)
         except Refused as error:
             refused = str(error)
     for start in range(0, sessions, 500):
@@ -210,32 +263,103 @@ def measure(
     return out
 
 
+def measure_mysql(directory: Path, sessions: int, busy: int, busy_s: float) -> dict[str, Measured]:
+    """The same on MariaDB."""
+    descriptor_limit()
+    settings = {"max-connections": str(sessions + 50), "back-log": "1000", "performance-schema": "OFF"}
+    settings |= {"table-open-cache": "64", "open-files-limit": "19000", "thread-stack": "256K"}
+    out: dict[str, Measured] = {}
+    with (
+        EmbeddedMariadb(directory / "server", settings=settings) as server,
+        server.connect() as admin,
+        admin.cursor() as cursor,
+    ):
+        cursor.execute("CREATE USER crowd@'127.0.0.1' IDENTIFIED BY ''")
+
+        def connected() -> int:
+            cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'crowd'")
+            return int(cursor.fetchone()[0])
+
+        out["direct"] = asyncio.run(_crowd(server.port, sessions, 0, "", busy, busy_s, "mysql"))
+        wait_for(lambda: not connected(), "the direct sessions to end", 60.0)
+        port = free_port()
+        guard = config(
+            directory / "guard", "127.0.0.1:9", port, f"127.0.0.1:{server.port}", ["patient.id"],
+            max_sessions=sessions, engine="mariadb",
+        )  # fmt: skip
+        with sidecar(guard) as pids:
+            out["sidecar"] = asyncio.run(_crowd(port, sessions, pids[0], guard.data_dir, busy, busy_s, "mysql"))
+            wait_for(lambda: total(guard.data_dir, "sessions") == 0, "all sessions to end", 60.0)
+            wait_for(lambda: not connected(), "all of the server's to end", 60.0)
+    return out
+
+
 def _backends(admin: psycopg.Connection) -> int:
     row = admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'crowd'").fetchone()
     return int(row[0]) if row is not None else 0
 
 
+REFUSED = {"postgres": "C53300", "mysql": "#08004"}
+
+
 def main() -> int:
-    report = Report("sessions")
+    engine = "mysql" if "mysql" in sys.argv[1:] else "postgres"
+    report = Report(f"sessions-{engine}" if engine == "mysql" else "sessions")
     with tempfile.TemporaryDirectory(prefix="exfilguard-sessions-") as name:
         Path(name).chmod(0o711)
-        found = measure(Path(name), SESSIONS, BUSY, BUSY_S)
+        found = (measure_mysql if engine == "mysql" else measure)(Path(name), SESSIONS, BUSY, BUSY_S)
     direct, through = found["direct"], found["sidecar"]
     report.facts["sessions"] = SESSIONS
     report.facts["ways"] = {
         way: {key: getattr(one, key) for key in Measured.__slots__ if key != "refused"} for way, one in found.items()
     }
-    report.facts["refused"] = "C53300" in through.refused
+    code = REFUSED[engine]
+    report.facts["refused"] = code in through.refused
     report.bar("sessions_at_once", through.sessions, SESSIONS, at_most=False)
     report.bar("idle_session_kib", round(through.kib_per_session, 1), 20)
-    report.bar("one_more_is_told_53300", int("C53300" in through.refused), 1, at_most=False)
+    report.bar(f"one_more_is_told_{code[1:]}", int(code in through.refused), 1, at_most=False)
     report.bar("set_up_ratio_of_direct", round(through.set_up_per_s / direct.set_up_per_s, 2), 0.5, at_most=False)
     print(
         f"set-ups a second: direct {direct.set_up_per_s:,.0f}, through {through.set_up_per_s:,.0f}; {BUSY} busy among {SESSIONS}: "
         f"p50 {through.latency_p50_ms:.1f} ms (direct {direct.latency_p50_ms:.1f}), p99 {through.latency_p99_ms:.1f} ms "
         f"(direct {direct.latency_p99_ms:.1f}); {through.answers:,} answers, all right"
     )
-    return report.finish()
+    status = report.finish()
+    if not QUICK:
+        write_page()
+    return status
+
+
+def write_page() -> None:
+    """docs/benchmarks/sessions.md, of the last run of each engine that is not a quick one."""
+    lines = [
+        "# Sessions at once",
+        "",
+        "Generated by `make bench-sessions` (PostgreSQL) and `make bench-sessions ARGS=mysql` (MariaDB); not edited. Every session is a login of",
+        f"its own and asks one question, which must come back with its own answer; then {BUSY} of them ask without a pause for {BUSY_S:.0f} s and the",
+        "others are silent. Memory is the relay's resident memory for each session. `set_up_ratio_of_direct` is how fast sessions are set up",
+        "through the sidecar, to direct.",
+        "",
+        "| engine | way | sessions | set-ups/s | KiB a session | answers | p50, ms | p99, ms |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    bars = ["", "| engine | bar | value | limit | | when |", "|---|---|--:|--:|---|---|"]
+    for engine, name in (("PostgreSQL", "sessions"), ("MariaDB", "sessions-mysql")):
+        path = RESULTS / f"{name}.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if found.get("quick", True):
+            continue
+        for way, one in found["ways"].items():
+            kib = f"{one['kib_per_session']:.1f}" if way == "sidecar" else ""
+            lines.append(
+                f"| {engine} | {way} | {one['sessions']:,} | {one['set_up_per_s']:,.0f} | {kib} | {one['answers']:,} | "
+                f"{one['latency_p50_ms']:.1f} | {one['latency_p99_ms']:.1f} |"
+            )
+        bars += [
+            f"| {engine} | {bar['name']} | {bar['value']:g} | {bar['bar']:g} | {'ok' if bar['ok'] else '**short**'} | {found['when'][:10]} |"
+            for bar in found["bars"]
+        ]
+    (DOCS / "sessions.md").write_text("\n".join([*lines, *bars]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

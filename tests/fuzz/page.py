@@ -31,15 +31,15 @@ def text(found: dict[str, dict[str, Any]], today: str) -> str:
         "compiled parsers and observers. Those guided by coverage run through the same sources as Python, and their corpus then through what",
         "is compiled (`make fuzz-atheris ARGS=--replay`). Input N again: `make fuzz ARGS='--target mysql --replay N'`.",
         "",
-        "| what | inputs | seconds | inputs/s | failures | memory grew by, KiB | peak, MiB |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| what | inputs | seconds | inputs/s | failures | found and mended | memory grew by, KiB | peak, MiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name in WHAT:
         if (state := found.get(name)) is None:
             continue
         rate = state["next"] / state["seconds"] if state["seconds"] else 0
         lines.append(
-            f"| {WHAT[name]} | {state['next']:,} | {state['seconds']:,.0f} | {rate:,.0f} | {len(state['failures'])} | "
+            f"| {WHAT[name]} | {state['next']:,} | {state['seconds']:,.0f} | {rate:,.0f} | {len(state['failures'])} | {len(state.get('mended', ()))} | "
             f"{state.get('growth_kib', 0):,} | {state.get('peak_kib', 0) // 1024:,} |"
         )
     inputs = sum(state["next"] for name, state in found.items() if name in ("postgres", "mysql"))

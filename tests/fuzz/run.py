@@ -53,6 +53,8 @@ class Campaign:
         self.next = 0
         self.seconds = 0.0
         self.failures: list[dict[str, Any]] = []
+        self.mended: list[dict[str, Any]] = []
+        """Failures of earlier runs that are none any more."""
         self.growth_kib = 0
         self.peak_kib = 0
         self._warm_kib = 0
@@ -61,6 +63,18 @@ class Campaign:
             saved = json.loads(state.read_text(encoding="utf-8"))
             self.next, self.seconds, self.failures = saved["next"], saved["seconds"], saved["failures"]
             self.growth_kib, self.peak_kib = saved.get("growth_kib", 0), saved.get("peak_kib", 0)
+            self.mended = saved.get("mended", [])
+            self._recheck()
+
+    def _recheck(self) -> None:
+        failures, self.failures = self.failures, []
+        for failure in failures:
+            try:
+                self.target.run(self.target.make(rng_of(failure["number"])))
+            except (Exception, RecursionError):
+                self.failures.append(failure)
+            else:
+                self.mended.append(failure)
 
     def batch(self, count: int) -> None:
         """The next `count` inputs."""
@@ -100,7 +114,7 @@ class Campaign:
             self.state.parent.mkdir(parents=True, exist_ok=True)
             found = {
                 "next": self.next, "seconds": round(self.seconds, 1), "failures": self.failures,
-                "growth_kib": self.growth_kib, "peak_kib": self.peak_kib,
+                "mended": self.mended, "growth_kib": self.growth_kib, "peak_kib": self.peak_kib,
             }  # fmt: skip
             self.state.write_text(json.dumps(found, indent=1), encoding="utf-8")
 

@@ -42,9 +42,21 @@ def test_a_crash_and_a_hang_are_found_and_a_run_is_resumed(tmp_path: Path, monke
     campaign.run(10, 60)
     assert [(f["number"], f["error"]) for f in campaign.failures] == [(3, "KeyError"), (5, "Hang")]
     assert campaign.failed
-    again = run.Campaign(Brittle(), state)
-    assert (again.next, len(again.failures)) == (10, 2)
     assert json.loads(state.read_text(encoding="utf-8"))["next"] == 10
+    monkeypatch.setattr(Brittle, "run", lambda self, given: None)
+    again = run.Campaign(Brittle(), state)
+    assert (again.next, again.failures, [f["number"] for f in again.mended]) == (10, [], [3, 5])
+
+
+def test_a_failure_that_is_not_mended_stays(tmp_path: Path) -> None:
+    class Worse(Brittle):
+        def run(self, given: Input) -> None:
+            raise KeyError("a bug")
+
+    state = tmp_path / "state.json"
+    run.Campaign(Worse(), state).run(3, 60)
+    again = run.Campaign(Worse(), state)
+    assert ([f["number"] for f in again.failures], again.mended) == ([0, 1, 2], [])
 
 
 def test_an_input_is_made_from_its_number_alone() -> None:
@@ -55,5 +67,5 @@ def test_an_input_is_made_from_its_number_alone() -> None:
 def test_the_page_tells_what_the_runs_have_left() -> None:
     one = {"next": 3_000_000, "seconds": 300.0, "failures": [], "growth_kib": 12, "peak_kib": 90 << 10}
     told = page.text({"postgres": one, "mysql": {**one, "failures": [{"number": 7}]}, "edges": one}, "2026-01-02")
-    assert "| 3,000,000 | 300 | 10,000 | 0 | 12 | 90 |" in told
+    assert "| 3,000,000 | 300 | 10,000 | 0 | 0 | 12 | 90 |" in told
     assert "6,000,000 mutated inputs of the two engines, 9,000,000 in all, 1 failures; last run 2026-01-02." in told

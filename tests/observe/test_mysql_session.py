@@ -150,6 +150,25 @@ def test_several_statements_several_results_and_a_procedure() -> None:
     assert not any("Dupont" in str(e) for e in events)
 
 
+def test_out_parameters_as_oracles_server_sends_them() -> None:
+    """That an OK follows is told by the EOF before their row, not by the one behind it."""
+    outs = b.numbered(b"\1", b.column("total", "deux"), b.eof(0x100A), b.binary(b"\x0a\0\0\0"), b.eof(), first=6)
+    call = b"\0" + (5).to_bytes(4, "little") + b"\0\0" + b"\0\0" + b"\0\0\0"
+    steps = [
+        (">", b.command(0x16, b"CALL deux(5, @x)")),
+        ("<", b.numbered(call)),
+        (">", b.command(0x17, (5).to_bytes(4, "little") + b"\0" * 10)),
+        ("<", b.result([ID], [b.binary(b"\7\0\0\0")], status=0x0A)),
+        ("<", outs),
+        ("<", b.numbered(b.ok(), first=11)),
+        (">", b.query("SELECT id FROM patient")),
+        ("<", b.result([ID], [b.row("9")])),
+    ]
+    events = everyhow(steps)
+    assert [(e.kind, e.rows) for e in events] == [("query", 1), ("query", 1), ("query", 0), ("query", 1)]
+    assert events[-1].patients == digests("9")
+
+
 def test_pipelined_commands_and_the_statement_prepared_last() -> None:
     prepared = b"\0" + (1).to_bytes(4, "little") + (1).to_bytes(2, "little") + b"\0\0\0\0\0"
     last = (0xFFFFFFFF).to_bytes(4, "little")

@@ -91,6 +91,10 @@ def seen(client: bytes, server: bytes) -> Seen:
     return out
 
 
+KNOWN_ALREADY = b"\x01\x03"
+"""What caching_sha2_password says where it asks for nothing more."""
+
+
 class _Reader:
     def __init__(self, out: Seen, flags: int, client: list[tuple[int, bytes]], server: list[tuple[int, bytes]]) -> None:
         self.out, self.flags, self.client, self.server = out, flags, client, server
@@ -131,7 +135,7 @@ class _Reader:
                     pass
             elif kind == 0x11:
                 while (p := self.next()) is not None and p[0] not in (0x00, 0xFF):
-                    i += 1  # the client's answer
+                    i += p != KNOWN_ALREADY  # the client's answer
             else:
                 self.next()
 
@@ -157,12 +161,15 @@ class _Reader:
             if not (self.flags & CACHE_METADATA and p[-1] == 0):
                 for _ in range(columns):
                     self.next()
+            outs = False
             if not self.flags & DEPRECATE_EOF:
                 end = self.next() or b""
-                if int.from_bytes(end[3:5], "little") & 0x40:
+                status = int.from_bytes(end[3:5], "little")
+                if status & 0x40:
                     self.out.results += 1
                     return i
-            more = self.rows()
+                outs = status & 0x1008 == 0x1008  # OUT parameters: the EOF after them says nothing
+            more = self.rows() or outs
         return i
 
     def rows(self) -> bool:

@@ -41,6 +41,9 @@ def test_the_next_answer_is_kept_whole(step: int) -> None:
             assert found.done
             assert rest == NEXT
             assert found.stands == stands
+    outs = b.numbered(b"\1", b.column("total"), b.eof(0x100A), b.binary(b"\x0a\0\0\0"), b.eof(), b.ok())
+    found, rest = fed(ROWS + b.numbered(b.eof(more)) + outs + NEXT, step)
+    assert (found.done, rest) == (True, NEXT), "the OK behind OUT parameters is told before their row only"
     found, _ = fed(ROWS + b.numbered(b.eof()), step, only_reads=False)
     assert found.stands, "what was cut had changed something"
 

@@ -9,7 +9,7 @@ cdef class Answers(Commands):
     cdef public list _definitions
     cdef public Py_ssize_t wants_column
     cdef public bytes sizes
-    cdef public int _result_columns
+    cdef public int _result_columns, _announced
 
     @cython.locals(binary=bint, found=list)
     cdef tuple _row_patients(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole)

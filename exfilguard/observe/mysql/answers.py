@@ -69,6 +69,8 @@ class Answers(Commands):
         self._left = 0
         self._definitions: list[bytes] = []
         self._result_columns = 0
+        self._announced = 0
+        """Status bits of the result that is read, told before its rows (wire/mysql/messages.py, announced)."""
         self.in_rows = False
         self.wants_rows = False
         self.wants_column = -1
@@ -205,6 +207,7 @@ class Answers(Commands):
             self._on_error(payload)
             return
         status = self._eof_status(payload)
+        self._announced = messages.announced(status)
         if status & messages.SERVER_STATUS_CURSOR_EXISTS and self._head().kind in BINARY:
             self._end_result(status)  # the rows are for COM_STMT_FETCH
         else:
@@ -279,7 +282,8 @@ class Answers(Commands):
             self.report("query", hidden)
         self._forget_rows()
         self._completed(status)
-        if status & messages.SERVER_MORE_RESULTS_EXISTS:
+        more, self._announced = (status | self._announced) & messages.SERVER_MORE_RESULTS_EXISTS, 0
+        if more:
             self._phase = FIRST
         else:
             self._done()

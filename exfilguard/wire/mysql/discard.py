@@ -26,6 +26,7 @@ class Discard(Sink):
         self._wrote = not only_reads
         self._phase = ROWS
         self._left = 0
+        self._announced = 0
         self._reader = BackendReader(self)
 
     @property
@@ -76,6 +77,7 @@ class Discard(Sink):
             if self._left <= 0:
                 self._columns_over(deprecate)
         else:
+            self._announced = messages.announced(messages.eof(payload).status)
             self._phase, self.in_rows = ROWS, True
 
     def _columns_over(self, deprecate: bool) -> None:
@@ -84,7 +86,8 @@ class Discard(Sink):
 
     def _over(self, found: messages.Ok) -> None:
         self.in_rows = False
-        if found.status & SERVER_MORE_RESULTS_EXISTS:
+        more, self._announced = (found.status | self._announced) & SERVER_MORE_RESULTS_EXISTS, 0
+        if more:
             self._phase = FIRST
         else:
             self._end()

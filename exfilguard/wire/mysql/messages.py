@@ -36,6 +36,7 @@ SERVER_STATUS_IN_TRANS = 0x0001
 SERVER_MORE_RESULTS_EXISTS = 0x0008
 SERVER_STATUS_CURSOR_EXISTS = 0x0040
 SERVER_STATUS_NO_BACKSLASH_ESCAPES = 0x0200
+SERVER_PS_OUT_PARAMS = 0x1000
 
 COM_SLEEP, COM_QUIT, COM_INIT_DB, COM_QUERY, COM_FIELD_LIST = 0x00, 0x01, 0x02, 0x03, 0x04
 COM_STATISTICS, COM_PROCESS_INFO, COM_PROCESS_KILL = 0x09, 0x0A, 0x0C
@@ -171,6 +172,15 @@ def ok(payload: bytes) -> Ok:
 def eof(payload: bytes) -> Ok:
     """An EOF packet of the old form: 0xFE, warnings, status."""
     return Ok(0, int.from_bytes(payload[3:5], "little"))
+
+
+def announced(status: int) -> int:
+    """Of the EOF between columns and rows: that another result follows, where only this EOF says so.
+
+    That is the case with a procedure's OUT parameters, as Oracle's server sends them; the EOF after their row does not say it.
+    https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_com_stmt_execute_response.html
+    """
+    return status & SERVER_MORE_RESULTS_EXISTS if status & SERVER_PS_OUT_PARAMS else 0
 
 
 def column(payload: bytes, extended: bool) -> Column:

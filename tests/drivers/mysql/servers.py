@@ -96,6 +96,9 @@ class Server:
             for statement in statements:
                 if statement.strip():
                     cursor.execute(statement)
+        if self.version == ORACLE:  # clients that do not ask for its RSA key log in only once it knows their account
+            for user in (USER, OTHER):
+                self.database.connect(user, PASSWORD).close()
 
     def left_behind(self) -> dict[str, Any]:
         """A checksum of each table."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ from tests.wire.transcript import FOLDER, save
 
 MAX_TRANSCRIPT_BYTES = 60_000
 
+
+LEFT = re.compile(rb".\0\0.\xff..#08S01Got an error reading communication packets$", re.DOTALL)
 
 COUNTED_FIRST = ("pymysql", "mysqlclient", "mariadb-python", "connector-j", "php", "mariadb-dump-compressed")
 """Run in `enforce` too by default: between them they use all of the protocol."""
@@ -38,7 +41,8 @@ def matrix() -> list[tuple[str, str, str]]:
 
 
 def told(conversations: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """As the guard passes it on: Oracle's greeting without the one capability that docs/ARCHITECTURE.md says it leaves out."""
+    """As the guard passes it on: Oracle's greeting without the one capability that docs/ARCHITECTURE.md says it leaves out. And
+    without what the server says to a client that has left in the middle of its login: it may arrive, or not."""
     out = []
     for client, server in conversations:
         greeting = bytearray(server)
@@ -47,7 +51,7 @@ def told(conversations: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         capabilities = int.from_bytes(greeting[upper : upper + 2], "little") << 16
         capabilities &= ~CLIENT_OPTIONAL_RESULTSET_METADATA
         greeting[upper : upper + 2] = (capabilities >> 16).to_bytes(2, "little")
-        out.append((client, bytes(greeting)))
+        out.append((client, LEFT.sub(b"", bytes(greeting))))
     return sorted(out)
 
 
@@ -77,7 +81,7 @@ def test_a_driver_cannot_tell_the_difference(
     said = settled(outer)
     assert said, "the scenario went through the guard"
     if mode == "observe":
-        wait_for(lambda: told(settled(inner)) == said, 20.0, "bytes out equal bytes in")
+        wait_for(lambda: told(settled(inner)) == told(said), 20.0, "bytes out equal bytes in")
     if RECORD and mode == "observe" and version == "10.11":
         record(outer, name)
     found = [mysql_oracle.seen(client, answers) for client, answers in said]

@@ -38,7 +38,7 @@ from .report import QUICK, Report, percentile
 INCIDENTS = 10_000
 OPEN = 300
 STEPS = 100
-ROUNDS = 20 if QUICK else 200
+ROUNDS = 20 if QUICK else 100
 BAR_MS = 200.0
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "console.md"
 

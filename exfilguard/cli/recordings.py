@@ -11,7 +11,7 @@ from ..errors import ExfilGuardError
 from ..events.codec import encode_frame, frame_head
 from ..evidence.reader import ArchiveReader
 from ..runtime.kafka import frames_of
-from ..stream.recorded import Block, FileRecording, Framer, Recording, ends
+from ..stream.recorded import EVENTS_PER_FRAME, FRAME_MS, Block, FileRecording, Framer, Recording
 
 KAFKA = "kafka"
 QUIET_S = 2.0
@@ -64,10 +64,10 @@ class ArchiveRecording:
         for batch_times, texts in self._batches(tenant):
             times = held_times + batch_times
             text = held + SEPARATOR + texts if held else texts
-            last = 0
+            last = began_ms = 0
             for n, time_ms in enumerate(times):
-                if ends(n - last, time_ms - times[last]):
-                    last = n
+                if not 0 <= time_ms - began_ms < FRAME_MS or n - last == EVENTS_PER_FRAME:
+                    last, began_ms = n, time_ms
             if not last:
                 held_times, held = times, text
                 continue

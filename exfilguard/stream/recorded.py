@@ -77,11 +77,6 @@ class FileRecording:
             yield 0, rest
 
 
-def ends(count: int, span_ms: int) -> bool:
-    """Whether a frame of so many events takes no further one, which is so much later than its first."""
-    return count == EVENTS_PER_FRAME or not 0 <= span_ms < FRAME_MS
-
-
 class Framer:
     """Events that come one after the other become frames, at most EVENTS_PER_FRAME and FRAME_MS each."""
 
@@ -94,7 +89,7 @@ class Framer:
     def add(self, time_ms: int, event: bytes) -> bytes | None:
         """The frame before this event, if it is finished."""
         full = None
-        if self._events and ends(len(self._events), time_ms - self._began):
+        if self._events and (len(self._events) == EVENTS_PER_FRAME or not 0 <= time_ms - self._began < FRAME_MS):
             full = self.rest()
         if not self._events:
             self._began = time_ms

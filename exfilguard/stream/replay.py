@@ -194,19 +194,24 @@ class _Player:
         if seat.engine.open_block(block.frame):
             self.out.unread += 1
             return
-        now = 0
-        while True:
-            until_ms = min(seat.sums.until_ms, self.out.rate.until_ms(now)) if now else 0
-            step = seat.engine.step(FRAME_MS, EVENTS_PER_FRAME, until_ms)
-            if step is None:
-                return
+        engine, sums, out = seat.engine, seat.sums, self.out
+        now = before = until_ms = events = 0
+        while (step := engine.step(FRAME_MS, EVENTS_PER_FRAME, until_ms)) is not None:
             now = step.now_ms
-            self.out.frames += step.frames
-            self.passed(seat, now, step.events)
+            out.frames += step.frames
+            if now >= until_ms and before:
+                self.passed(seat, before, events)
+                events = 0
+            events += step.events
+            before = now
             if step.verdicts:
                 self.take(step.verdicts)
-            if found := seat.sums.moved(now):
+            if found := sums.moved(now):
                 self.take(found)
+            if now >= until_ms:
+                until_ms = min(sums.until_ms, out.rate.until_ms(now))
+        if now:
+            self.passed(seat, now, events)
 
     def passed(self, seat: _Seat, now: int, events: int) -> None:
         """So many events were counted up to now."""

@@ -263,7 +263,9 @@ def measure(
     return out
 
 
-def measure_mysql(directory: Path, sessions: int, busy: int, busy_s: float) -> dict[str, Measured]:
+def measure_mysql(
+    directory: Path, sessions: int, busy: int, busy_s: float, ways: Sequence[str] = ("direct", "sidecar")
+) -> dict[str, Measured]:
     """The same on MariaDB."""
     descriptor_limit()
     settings = {"max-connections": str(sessions + 50), "back-log": "1000", "performance-schema": "OFF"}
@@ -280,8 +282,9 @@ def measure_mysql(directory: Path, sessions: int, busy: int, busy_s: float) -> d
             cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'crowd'")
             return int(cursor.fetchone()[0])
 
-        out["direct"] = asyncio.run(_crowd(server.port, sessions, 0, "", busy, busy_s, "mysql"))
-        wait_for(lambda: not connected(), "the direct sessions to end", 60.0)
+        if "direct" in ways:
+            out["direct"] = asyncio.run(_crowd(server.port, sessions, 0, "", busy, busy_s, "mysql"))
+            wait_for(lambda: not connected(), "the direct sessions to end", 60.0)
         port = free_port()
         guard = config(
             directory / "guard", "127.0.0.1:9", port, f"127.0.0.1:{server.port}", ["patient.id"],

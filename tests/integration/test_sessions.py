@@ -13,9 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from bench.sessions import measure
+from bench.sessions import measure, measure_mysql
 from exfilguard.cli.check_config import warnings
 from exfilguard.config.schema import Config, KafkaConfig
+from exfilguard.embedded.mariadb import missing_programs
 from exfilguard.sidecar.descriptors import RESERVED_DESCRIPTORS, descriptor_limit, descriptor_problem
 
 from .conftest import Hospital, enterable_directory
@@ -31,6 +32,18 @@ def test_five_hundred_sessions_are_served_each_with_its_own_answers() -> None:
     assert found.answers > 600
     assert found.kib_per_session < 20
     assert "C53300" in found.refused
+    assert "max_sessions" in found.refused
+
+
+def test_hundreds_of_sessions_of_mariadb() -> None:
+    if missing := missing_programs():
+        pytest.skip(f"MariaDB needs {missing}")
+    with enterable_directory() as directory:
+        found = measure_mysql(directory, 250, 50, 0.5, ways=("sidecar",))["sidecar"]
+    assert found.sessions == 250
+    assert found.answers > 300
+    assert found.kib_per_session < 20
+    assert "#08004" in found.refused
     assert "max_sessions" in found.refused
 
 

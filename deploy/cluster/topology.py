@@ -8,6 +8,7 @@ import io
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -319,6 +320,8 @@ class Topology:
         """What still holds events first, the brokers last."""
         for child in self.monitors:
             child.stop()
+        for part in ("exporter-", "console", "responder", "detector-"):  # together: each takes seconds
+            self.supervisor.signal(part, signal.SIGTERM)
         self.supervisor.stop(grace_s=25.0)
         self.kafka.stop()
         self.mariadb.stop()

@@ -34,6 +34,7 @@ from ..runtime.clock import now_ms
 from ..runtime.frame_keys import KeyFiles
 from ..runtime.kafka import WATCH_RETRY_S, WATCH_S, RepeatedError, TopicWatch, client_settings
 from ..runtime.process import die_with_parent, stop_on_signals
+from ..runtime.standstill import Standstill
 from ..runtime.stats import Snapshot, StatsServer, run_dir
 from .siem import SiemSender, sender_of
 
@@ -98,6 +99,7 @@ class Archiver:
                 if not self._connected():
                     stop.wait(WATCH_RETRY_S)
                     continue
+                self._standstill.check()
                 batches = self._consumer.poll(timeout_ms=POLL_MS, max_records=2_000)
                 self._kafka.worked()
             except (KafkaError, OSError) as error:
@@ -175,6 +177,7 @@ class Archiver:
         for at in assigned:
             offsets = self.writer.offsets.get(at.partition, 0) if at.topic == self.topics.queries else 0
             self._consumer.seek(at, offsets or self._read.get((at.topic, at.partition), 0))
+        self._standstill = Standstill(self._consumer)
         return True
 
     def _disconnect(self) -> None:

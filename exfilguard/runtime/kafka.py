@@ -27,6 +27,7 @@ from ..events.topics import Topics
 from ..events.verdict import Verdict
 from .frame_keys import KeyFiles
 from .kafka_trouble import why
+from .standstill import Standstill
 
 log = logging.getLogger(__name__)
 
@@ -384,8 +385,10 @@ def follow(
     try:
         consumer.assign(assigned)
         consumer.seek_to_beginning(*assigned)
+        standstill = Standstill(consumer)
         while not stop.is_set() and generation == watch.generation:
             polled = consumer.poll(timeout_ms=200)
+            standstill.check()
             yield [(at.topic, r.value) for at, records in polled.items() for r in records if r.value is not None]
     finally:
         consumer.close()

@@ -22,7 +22,9 @@ statements or connections (only where the sidecar or the database itself ends); 
 refused during and after. **Recovery**: from the end of the fault (or the kill) until every part works and nothing waits. **Longest**: the slowest statement that was
 answered. The archive's files must equal the topic as well. **Told**: the alerts that arrived at the receiver of a real Alertmanager, each with
 the seconds since the fault began, by the rules and routes that ship; a fault that should tell is held until it has, so a number is how
-long one that lasts goes unnoticed. *Silent* says why nobody is told. Alerts in brackets are not of this fault's list: a consequence of
+long one that lasts goes unnoticed. *Silent* says why nobody is told: the guard mended it by itself within the seconds under recovery, and
+there is nothing to do. The same fault that lasts is a line of its own: a process that does not start (`ProcessDown`, `GuardUnreachable`), one that
+ends again and again (`ProcessRestarting`), a database that stays away (`DatabaseUnreachable`). Alerts in brackets are not of this fault's list: a consequence of
 it, or of the one before.
 
 | fault | held | lost | double | windows | broken | refused | lock | recovery | longest | told |
@@ -45,6 +47,13 @@ TAIL = """
 - **The database itself**: its failover is the database's; the sidecar follows the address it was given. A new one takes `exfilguard
   restart` (above: "the sidecar given the new address"), or a name or a virtual address that moves with the primary.
 
+## What the runs have found, and is mended
+
+- Once in three runs the archive no longer read one partition after broker 3 came back from a full disk: its Kafka client had lost it without
+  an error, until a restart. Every such client that reads for ever (archive; verdicts at sidecars and console) now asks every 10 s whether the brokers hold more
+  than it reads, and is replaced when a partition stands still (`tests/stream/test_standstill.py`). The runs since have not met it again.
+- Nobody was told of a database that was away, a broker that was away, a full disk that the spool coped with, or a process that ended again and again.
+
 ## What was not tried
 
 - `tc netem` (not in the kernel of the machine the table is from): the slow and the lossy link are a TCP proxy in user space (bench/chaos_proxy.py)
@@ -52,6 +61,9 @@ TAIL = """
 - A whole machine losing power, damaged memory, a failing disk that lies, and weeks of running: see the soak of the hooks and the 200 kills
   (`make chaos ARGS='--kills 200'`).
 """
+
+
+SILENT = {scenario.name: scenario.silent for scenario in SCENARIOS}
 
 
 def write_page(known: dict[str, Any]) -> None:
@@ -65,7 +77,7 @@ def _row(found: dict[str, Any]) -> str:
         return f"| {found['what']} | left out: {found['skipped']} | | | | | | | | | |"
     told = [f"{n} after {after:.0f} s" if n in found["tells"] else f"({n})" for n, after in found["told"].items()]
     told += [f"**{n} did not come**" for n in found["tells"] if n not in found["told"]]
-    said = told if found["tells"] else [f"silent: {found['silent']}", *told]
+    said = told if found["tells"] else [f"silent: {SILENT[found['name']]}", *told]
     lost = str(found["lost"]) + (f" ({found['may_lose']})" if found["lost"] and found["may_lose"] else "")
     recovery = f"{found['recovery_s']} s" if found["recovery_s"] >= 0 else "not within 60 s"
     return (

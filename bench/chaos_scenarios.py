@@ -313,8 +313,8 @@ def _everything(bed: Bed) -> None:
 RELAY = ("sidecar-east", "relay")
 IN_FLIGHT = "observe forwards first: what the relay had forwarded in its last milliseconds is not on disk"
 DECLARED = "forwarded uncounted; how much is counted and told"
-HEALED = "started again at once; what does not come back is told of (ProcessDown), what does so often too (ProcessRestarting)"
-BACK = "back before an alert is due; one that stays away is told of (DatabaseUnreachable)"
+HEALED = "started again at once"
+BACK = "back before an alert is due"
 CARRIED = "nothing waited for 30 s: there is nothing to do"
 SLOW = Weather(delay_s=0.1, jitter_s=0.1, bytes_per_s=256e3)
 LOSSY = Weather(delay_s=0.02, jitter_s=0.5, cut_after_s=3.0)

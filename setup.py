@@ -21,6 +21,7 @@ SOURCES = {
     "exfilguard.wire.mysql.frontend": "exfilguard/wire/mysql/frontend.py",
     "exfilguard.observe.mysql._hot": "exfilguard/observe/mysql/_hot.pyx",
     "exfilguard.observe.mysql._rows": "exfilguard/observe/mysql/_rows.pyx",
+    "exfilguard.sidecar._frames": "exfilguard/sidecar/_frames.pyx",
     "exfilguard.runtime._clock": "exfilguard/runtime/_clock.pyx",
     "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",
     "exfilguard.sidecar._pump": "exfilguard/sidecar/_pump.pyx",

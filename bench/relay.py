@@ -30,7 +30,7 @@ from typing import Any
 
 import psycopg
 
-from . import relay_mysql
+from . import relay_mysql, relay_stages
 from .relay_idle import idle_kib
 from .relay_page import write_page
 from .relay_parts import STOPPED, Parts, Sample, tell_queries
@@ -103,6 +103,7 @@ def _postgres(seconds: float) -> int:
     tell_queries(parts.of("queries"), report, WAYS, "pgbouncer")
     _tell_bulk(parts.of("bulk"), report)
     _tell_memory(parts.of("memory"), report)
+    report.facts["stages"] = relay_stages.measure()
     status = report.finish()
     if not QUICK or "page" in ONLY:
         write_page(report)
@@ -155,14 +156,20 @@ def _queries(world: World, protocol: str) -> list[Sample]:
 def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=world.directory) as name:
         logs = Path(name)
-        before_cpu, before = world.ways[way].cpu_s(), published(world.data_dir)
+        found = world.ways[way]
+        before_cpu, before = [found.cpu_parts_s(pid) for pid in found.pids], published(world.data_dir)
         pgbench(
             world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(SECONDS), "--log",
             "--log-prefix", str(logs / "log"), cwd=logs,
         )  # fmt: skip
         if way == "sidecar":
             world.settled()
-        cpu_s = world.ways[way].cpu_s() - before_cpu
+        used = [
+            (user - user_before, system - system_before)
+            for (user, system), (user_before, system_before) in zip(
+                map(found.cpu_parts_s, found.pids), before_cpu, strict=True
+            )
+        ]
         latencies = [int(line.split(" ", 3)[2]) for log in logs.iterdir() for line in log.read_text().splitlines()]
     if way == "sidecar":
         told = published(world.data_dir) - before
@@ -170,12 +177,16 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
             raise SystemExit(f"error: {len(latencies)} queries, but only {told} events published")
     latencies.sort()
     count = len(latencies)
-    return {
+    figures = {
         "p50_us": latencies[count // 2],
         "p99_us": latencies[count * 99 // 100],
         "tps": count / SECONDS,
-        "cpu_us": cpu_s * 1e6 / count,
+        "cpu_us": sum(map(sum, used)) * 1e6 / count,
     }
+    if used:  # of its first process, and of the others together: what the time goes into
+        figures["user_us"], figures["system_us"] = (part * 1e6 / count for part in used[0])
+        figures["others_us"] = sum(map(sum, used[1:])) * 1e6 / count
+    return figures
 
 
 # -- large results ----------------------------------------------------------------------------------------------------

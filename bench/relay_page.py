@@ -61,10 +61,38 @@ def write_page(
     lines += [
         f"| {b['name']} | {b['value']:g} | {b['bar']:g} | {'ok' if b['ok'] else '**short**'} |" for b in report.bars
     ]
+    if stages := facts.get("stages"):
+        lines += _where(facts.get("queries", []), stages)
     notes = DOCS / f"{page}-notes.md"
     if notes.is_file():
         lines += ["", notes.read_text(encoding="utf-8").strip()]
     (DOCS / f"{page}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _where(queries: list[dict[str, Any]], stages: list[tuple[str, str, float]]) -> list[str]:
+    """What the time goes into: the processes' shares in the run, and the relay's own work stage by stage (relay_stages.py)."""
+    lines = ["", "## What the time goes into", ""]
+    lines += [
+        "| protocol | clients | way | own code, us | kernel, us | other processes, us |",
+        "|---|--:|---|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {r['protocol']} | {r['clients']} | {r['way']} | {r['user_us']:.1f} | {r['system_us']:.1f} | {r['others_us']:.1f} |"
+        for r in queries
+        if "user_us" in r
+    ]
+    lines += [
+        "",
+        "Own code and kernel are the user and system time of the way's first process (the sidecar's: the relay), a query; the other",
+        "process is the shipper. The kernel's part is two reads, two writes and a share of a wait for each query, as for any proxy.",
+        "",
+        "The sidecar's own work, stage by stage, without sockets (`python -m bench.relay_stages`). *General path* is what the same",
+        "query costs where the compiled shortcut (`observe/_quick.pyx`) does not apply.",
+        "",
+        "| protocol | stage | ns a query |",
+        "|---|---|--:|",
+    ]
+    return lines + [f"| {protocol} | {stage} | {ns:.0f} |" for protocol, stage, ns in stages]
 
 
 def _plot(path: Path, title: str, rows: list[dict[str, Any]], value: str) -> None:

@@ -38,13 +38,15 @@ class Way:
     pids: list[int] = field(default_factory=list)
 
     def cpu_s(self) -> float:
-        """Seconds of CPU its processes have used, user and system, all threads (/proc/PID/stat)."""
-        used = 0
-        for pid in self.pids:
-            after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2]
-            values = after_name.split()
-            used += int(values[11]) + int(values[12])
-        return used * _TICK_S
+        """Seconds of CPU its processes have used, user and system, all threads."""
+        return sum(sum(self.cpu_parts_s(pid)) for pid in self.pids)
+
+    @staticmethod
+    def cpu_parts_s(pid: int) -> tuple[float, float]:
+        """(user, system) seconds of one process (/proc/PID/stat)."""
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2]
+        values = after_name.split()
+        return int(values[11]) * _TICK_S, int(values[12]) * _TICK_S
 
     def rss_kib(self) -> int:
         """Resident memory of its first process."""

@@ -1,4 +1,7 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef uint32_t crc32(const uint8_t *p, Py_ssize_t n, uint32_t crc) noexcept nogil
 
 
 cdef class Segment:

@@ -9,8 +9,30 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .plan import Batch, Head, OutFrame, PlanWriter, make_frames, plan_path, plans, read_plan
-from .spool import Position, RawRecord, SpoolReader, delete_segment, done_path, pending_bytes, segment_path, segments
+from .plan import (
+    FRAME_BYTES,
+    Batch,
+    Head,
+    OutFrame,
+    PlanWriter,
+    make_frames,
+    number_frames,
+    plan_path,
+    plans,
+    read_plan,
+)
+from .spool import (
+    COMPILED_FRAMES,
+    Joined,
+    Position,
+    RawRecord,
+    SpoolReader,
+    delete_segment,
+    done_path,
+    pending_bytes,
+    segment_path,
+    segments,
+)
 
 log = logging.getLogger(__name__)
 
@@ -131,11 +153,18 @@ class Lane:
             return self._unsent
         before = self._reader.position
         self._peeked = 0
-        records = self._reader.take(BATCH_RECORDS, BATCH_BYTES)
-        if not records:
+        joined: list[Joined] = []
+        records: list[RawRecord] = []
+        if COMPILED_FRAMES:
+            self.oldest_ms, joined = self._reader.take_frames(
+                BATCH_RECORDS, BATCH_BYTES, self._partitions, self.frame_events, FRAME_BYTES
+            )
+        else:
+            records = self._reader.take(BATCH_RECORDS, BATCH_BYTES)
+            self.oldest_ms = records[0][1] if records else 0
+        if not records and not joined:
             self.oldest_ms = 0
             return []
-        self.oldest_ms = records[0][1]
         segment, end = self._reader.position
         start = before.offset if before.segment == segment else 0
         try:
@@ -143,7 +172,10 @@ class Lane:
         except OSError:
             self._write_plan_somehow(segment, start, end)
         head = self._plan.head
-        self._unsent = make_frames(records, self.tenant, self.sidecar, head, head.seqs)
+        if joined:
+            self._unsent = number_frames(joined, self.tenant, self.sidecar, head, head.seqs)
+        else:
+            self._unsent = make_frames(records, self.tenant, self.sidecar, head, head.seqs)
         return self._unsent
 
     def urgent(self) -> bool:

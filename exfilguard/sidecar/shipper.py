@@ -52,6 +52,8 @@ from .verdict_table import VerdictTable
 log = logging.getLogger(__name__)
 
 POLL_S = 0.004
+PAUSE_POLL_S = 0.008
+"""While a batch fills, it is looked this often whether something urgent lies in it."""
 POLL_IDLE_S = 0.01
 IDLE_AFTER_S = 1.0
 PAUSE_PER_CPU = 40
@@ -252,7 +254,7 @@ class Shipper:
     def _pause(self, used_s: float) -> None:
         until = time.monotonic() + min(self.config.kafka.linger_ms / 1000, used_s * PAUSE_PER_CPU)
         while time.monotonic() < until and not self.stop.is_set() and not any(lane.urgent() for lane in self.lanes):
-            time.sleep(POLL_S)
+            time.sleep(PAUSE_POLL_S)
 
     def _wait(self, seconds: float) -> None:
         if self.stop.is_set():

@@ -21,12 +21,17 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SpoolFull
 from . import _records
 
+try:
+    from . import _frames
+except ImportError:
+    _frames = None  # type: ignore[assignment]
 try:
     from . import _segment
 except ImportError:  # no C compiler at installation
@@ -50,6 +55,8 @@ class Position(NamedTuple):
 
 
 RawRecord = tuple[int, int, bytes]
+Joined = tuple[int, int, bytes]
+"""A frame's partition, events, and their bytes with a comma between them."""
 
 
 class Record(NamedTuple):
@@ -227,6 +234,10 @@ class SpoolWriter:
         self._seal_current()
 
 
+COMPILED_FRAMES = _frames is not None
+"""`take_frames` can be used."""
+
+
 class SpoolReader:
     """The shipper's end: reads from a position, and goes from segment to segment."""
 
@@ -251,15 +262,42 @@ class SpoolReader:
     def take(self, max_records: int, max_bytes: int, until: int | None = None) -> list[RawRecord]:
         """`read` for those who read many: plain tuples."""
         out: list[RawRecord] = []
+
+        def work(source: mmap.mmap, at: int, limit: int) -> tuple[int, int, bool, bool]:
+            end, damaged, more = _records.take(source, at, limit, max_records, max_bytes, out)
+            return end, damaged, more, bool(out)
+
+        self._walk(until, work)
+        return out
+
+    def take_frames(
+        self, max_records: int, max_bytes: int, partitions: int, frame_events: int, frame_bytes: int
+    ) -> tuple[int, list[Joined]]:
+        """`take`, and the records as the frames that _records.group makes of them: (time of the first one, frames). Where compiled."""
+        oldest, out = 0, list[Joined]()
+
+        def work(source: mmap.mmap, at: int, limit: int) -> tuple[int, int, bool, bool]:
+            nonlocal oldest, out
+            end, damaged, more, oldest, out = _frames.frames(
+                source, at, limit, max_records, max_bytes, partitions, frame_events, frame_bytes
+            )
+            return end, damaged, more, bool(out)
+
+        self._walk(None, work)
+        return oldest, out
+
+    def _walk(self, until: int | None, work: Callable[[mmap.mmap, int, int], tuple[int, int, bool, bool]]) -> None:
+        """From segment to segment until `work` has found something: (its end, damaged records, more behind it, found)."""
+        found = False
         while until is None or self.position.offset < until:
             source = self._open(self.position.segment)
             if source is None:
                 break
             segment, at = self.position  # the segment may be gone: then this is the next one's beginning
-            end, damaged, more = _records.take(source, at, until or len(source), max_records, max_bytes, out)
+            end, damaged, more, found = work(source, at, until or len(source))
             self.position = Position(segment, end)
             self.damaged += damaged
-            if out or more:
+            if found or more:
                 break
             length = _LENGTH.unpack_from(source, end)[0] if end + _LENGTH.size <= len(source) else _SEALED
             self._quiet += 1
@@ -267,9 +305,8 @@ class SpoolReader:
                 break
             if not self._sealed(segment, end, length):
                 break
-        if out:
+        if found:
             self._quiet = 0
-        return out
 
     def peek(self, offset: int) -> tuple[int, int]:
         """What lies behind `offset` of the current segment: (offset of its end so far, length of the longest record)."""

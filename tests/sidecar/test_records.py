@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-import types
-from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exfilguard.sidecar import _records
+from exfilguard.sidecar import _records, spool
 from exfilguard.sidecar.spool import HEADER, _checksum
+from tests.wire.interpreted import interpreted
 
-SOURCE = Path(_records.__file__).with_name("_records.py")
-
-
-def interpreted() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("plain_records", SOURCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plain_records"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-PLAIN = interpreted()
+PLAIN = interpreted(_records)
 records = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 2**53), st.binary(max_size=40)), max_size=12)
 
 
@@ -87,3 +72,29 @@ def test_group_parity_and_bounds(
     for _, events in frames:
         assert 1 <= len(events) <= most
         assert len(events) == 1 or sum(map(len, events)) <= most_bytes
+
+
+@pytest.mark.skipif(spool._frames is None, reason="no C compiler at installation")
+@given(
+    records, st.integers(0, 12), st.integers(1, 200), st.integers(0, 900), st.integers(0, 12), st.binary(max_size=30),
+    st.integers(1, 9), st.integers(1, 5), st.integers(1, 90), st.none() | st.tuples(st.integers(0, 400), st.integers(0, 255)),
+)  # fmt: skip
+def test_taken_as_frames(
+    items: list[tuple[int, int, bytes]], most: int, most_bytes: int, until: int, at_record: int, tail: bytes,
+    partitions: int, frame_events: int, frame_bytes: int, broken: tuple[int, int] | None,
+) -> None:  # fmt: skip
+    data = bytearray(laid_out(items) + tail)
+    if broken is not None and data:
+        data[broken[0] % len(data)] = broken[1]
+    at = len(laid_out(items[:at_record]))
+    out: list[tuple[int, int, bytes]] = []
+    end = PLAIN.take(bytes(data), at, until, most, most_bytes, out)
+    expected = [
+        (p, len(events), b",".join(events)) for p, events in PLAIN.group(out, partitions, frame_events, frame_bytes)
+    ]
+    found = spool._frames.frames(bytes(data), at, until, most, most_bytes, partitions, frame_events, frame_bytes)
+    assert found == (*end, out[0][1] if out else 0, expected)
+
+
+def test_the_compiled_frames_are_loaded() -> None:
+    assert spool.COMPILED_FRAMES or os.environ.get("EXFILGUARD_REQUIRE_COMPILED") != "1"

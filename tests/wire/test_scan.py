@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import exfilguard.wire.postgres
 from exfilguard.wire.postgres import _scan
 from tests.wire import build as b
+from tests.wire.interpreted import interpreted
 
-
-def interpreted() -> ModuleType:
-    path = Path(exfilguard.wire.postgres.__file__).with_name("_scan.py")
-    spec = importlib.util.spec_from_file_location("_scan_interpreted", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-PLAIN = interpreted()
+PLAIN = interpreted(_scan)
 BOTH = pytest.mark.parametrize("scan", [_scan, PLAIN], ids=["installed", "interpreted"])
 
 

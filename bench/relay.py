@@ -77,6 +77,9 @@ def main() -> int:
 def _postgres(seconds: float) -> int:
     report = Report("relay")
     report.facts["cores"] = os.cpu_count()
+    report.facts["size"] = (
+        f"{'a short run' if QUICK else 'a full run'}: {ROUNDS} rounds of {SECONDS} s a load, {BULK_ROUNDS} of each large result"
+    )
     key = [QUICK, ROUNDS, SECONDS, BULK_ROUNDS, sorted(ONLY - {"page"})]
     parts = Parts(RESULTS / "relay-parts.json", key, seconds)
     with tempfile.TemporaryDirectory(prefix="exfilguard-bench-") as name:

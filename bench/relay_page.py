@@ -30,7 +30,8 @@ def write_page(
         "medians over the rounds, bars are medians of the ratios within a round. `cpu` counts all processes of a way: relay and",
         "shipper for the sidecar, which observes, finds patients by origin, digests them and publishes to an embedded broker.",
         "",
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {facts.get('cores', '?')} cores, Python {platform.python_version()}.",
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {facts.get('cores', '?')} cores, Python {platform.python_version()}"
+        + (f"; {facts['size']}." if "size" in facts else "."),
         "",
     ]
     if queries := facts.get("queries"):

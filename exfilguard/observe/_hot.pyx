@@ -13,22 +13,10 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from ._chars cimport DIGIT, KINDS, SPACE, START, WORD, plain_identifier
+
 
 # -- statements -------------------------------------------------------------------------------------------------------
-
-cdef uint8_t SPACE = 1, DIGIT = 2, WORD = 4, START = 8  # START: the first character of a word
-cdef uint8_t KINDS[256]
-cdef int _c
-for _c in range(256):
-    KINDS[_c] = 0
-for _c in (9, 10, 11, 12, 13, 28, 29, 30, 31, 32):
-    KINDS[_c] = SPACE
-for _c in range(48, 58):
-    KINDS[_c] = DIGIT | WORD
-for _c in range(65, 91):
-    KINDS[_c] = KINDS[_c + 32] = WORD | START
-KINDS[95] = WORD | START
-
 
 cdef inline Py_ssize_t quoted_end(const uint8_t *s, Py_ssize_t pos, Py_ssize_t n, uint8_t quote) noexcept nogil:
     """Behind the string whose opening quote is before `pos`; a doubled quote is part of it."""
@@ -73,16 +61,6 @@ cdef inline Py_ssize_t comment_end(const uint8_t *s, Py_ssize_t pos, Py_ssize_t 
         else:
             pos += 1
     return n
-
-
-cdef bint plain_identifier(const uint8_t *s, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    cdef Py_ssize_t i
-    if end - start < 3 or end - start > 65 or s[start] != 34 or s[end - 1] != 34 or not KINDS[s[start + 1]] & START:
-        return False
-    for i in range(start + 2, end - 1):
-        if not KINDS[s[i]] & WORD and s[i] != 36:
-            return False
-    return True
 
 
 def shape(bytes sql not None):
@@ -153,7 +131,7 @@ def shape(bytes sql not None):
                 continue
             elif c == 34:
                 pos = quoted_end(s, pos + 1, n, 34)
-                if plain_identifier(s, start, pos):
+                if plain_identifier(s, start, pos, 34, 63):
                     memcpy(out + at, s + start, pos - start)
                     at += pos - start
                 else:

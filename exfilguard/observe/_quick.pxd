@@ -2,7 +2,8 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from ._rows cimport Known
 from .patients cimport Reading
-from .session cimport SessionObserver, _Portal, _Statement
+from .pending cimport Portal, Statement
+from .session cimport SessionObserver
 from .templates cimport Template
 
 cdef enum:
@@ -23,7 +24,7 @@ cdef class Answer:
     cdef str fingerprint, text, by
     cdef tuple names
     cdef bytes flags
-    cdef _Portal portal
+    cdef Portal portal
     cdef Answer following
 
 
@@ -41,7 +42,7 @@ cdef class QuickObserver(SessionObserver):
     cdef long long held_ms
     cdef Shape shape
     cdef Template template
-    cdef _Statement statement
+    cdef Statement statement
     cdef bint described, eager
     cdef int format
     cdef Known asked[MOST_ASKED]

@@ -27,7 +27,8 @@ from libc.string cimport memchr, memcmp, memcpy
 from ..errors import ProtocolError
 from ..wire.postgres.messages import row_description
 from .outlet import flags_part, text_part
-from .session import MAX_STATEMENTS, SELECTS, plain_names
+from .completed import SELECTS, plain_names
+from .session import MAX_STATEMENTS
 
 from ..events._encode cimport MOST_FIXED, write_query
 from ._digests cimport Hmac, write_hex
@@ -67,7 +68,7 @@ cdef Shape _shape_of_template(Template template):
     return shape
 
 
-cdef Shape _shape_of_statement(_Statement statement):
+cdef Shape _shape_of_statement(Statement statement):
     cdef Shape shape = Shape()
     cdef object plan = statement.plan
     shape.usable = True
@@ -249,7 +250,7 @@ cdef class QuickObserver(SessionObserver):
         cdef int parameters, count, i, j, which, literal = 0, format_
         cdef Py_ssize_t n
         cdef bytes known
-        cdef _Statement statement
+        cdef Statement statement
         cdef Shape shape
         length = be32(at + 1)
         if length < 10 or <Py_ssize_t>length > stop - at - 1 or at[5]:
@@ -259,7 +260,7 @@ cdef class QuickObserver(SessionObserver):
         zero = <const uint8_t *>memchr(name, 0, end - name)
         if zero == NULL:
             return False
-        statement = <_Statement>self._statements.get(PyBytes_FromStringAndSize(<char *>name, zero - name))
+        statement = <Statement>self._statements.get(PyBytes_FromStringAndSize(<char *>name, zero - name))
         if statement is None or statement.script is not None or not statement.sql:
             return False
         if b"" not in self._portals and len(self._portals) >= MAX_STATEMENTS:
@@ -474,12 +475,12 @@ cdef class QuickObserver(SessionObserver):
     cdef Answer learn(self, bytes described):
         """Ask the general path how such results are read."""
         cdef Answer known = Answer(), last
-        cdef _Statement statement = self.statement
+        cdef Statement statement = self.statement
         cdef Reading reading
         cdef list fields = None
         cdef int kept = 1
         if statement is None:
-            statement = _Statement(self.held[5:].rstrip(b"\0"))
+            statement = Statement(self.held[5:].rstrip(b"\0"))
             statement.template = self.template
         try:
             if described is not None:
@@ -492,7 +493,7 @@ cdef class QuickObserver(SessionObserver):
         known.generation = self._columns.generation
         known.backslashes = self._backslashes
         if self.statement is not None:
-            known.portal = _Portal(statement, (self.format,) if self.format else ())
+            known.portal = Portal(statement, (self.format,) if self.format else ())
             if described is not None:
                 known.portal.fields = fields
                 known.portal.formats = self._columns.reading(fields).formats

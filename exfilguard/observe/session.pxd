@@ -6,32 +6,7 @@ from ._digests cimport DigestSet
 from .identity cimport Identity
 from .outlet cimport Outlet
 from .patients cimport Digester, PatientColumns, Reading
-
-
-cdef class _Statement:
-    cdef public bytes sql
-    cdef public list fields, numbers
-    cdef public object script, plan, template, answers
-    cdef public tuple types
-
-
-cdef class _Portal:
-    cdef public _Statement statement
-    cdef public tuple formats
-    cdef public list fields
-    cdef public object script
-    cdef public list parameters, asked
-
-
-cdef class _Pending:
-    cdef public str kind
-    cdef public long long asked_ms
-    cdef public _Statement statement
-    cdef public _Portal portal
-    cdef public object script
-    cdef public long done
-    cdef public str refusal
-    cdef public tuple undo
+from .pending cimport Pending, Portal, Statement
 
 
 cdef class SessionObserver(Sink):
@@ -80,17 +55,17 @@ cdef class SessionObserver(Sink):
     cpdef _on_command_complete(self, bytes body)
     cpdef _on_description(self, bytes body)
     cpdef _on_answered(self, str kinds)
-    cdef _Pending _head(self, str kinds)
-    cdef _begin_columns(self, list fields, tuple formats, _Statement statement)
+    cdef Pending _head(self, str kinds)
+    cdef _begin_columns(self, list fields, tuple formats, Statement statement)
     cdef _charge(self, script)
-    cdef _completed(self, _Pending head, str tag)
-    cdef _Statement _read(self, bytes sql, bint whole, bint simple)
-    cdef list _take_asked(self, _Pending head)
+    cdef _completed(self, Pending head, str tag)
+    cdef Statement _read(self, bytes sql, bint whole, bint simple)
+    cdef list _take_asked(self, Pending head)
     cdef _estimate(self, long long count)
     @cython.locals(statement=cython.longlong, duration_us=cython.longlong, final=bint)
-    cdef _report(self, str kind, _Pending head=*, long long hidden_rows=*, str error=*)
+    cdef _report(self, str kind, Pending head=*, long long hidden_rows=*, str error=*)
     cdef bytes _constant_now(self)
-    cdef tuple _shape(self, _Statement statement)
-    cdef _end_statement(self, _Pending head, long long hidden_rows=*, str error=*, str tag=*)
+    cdef tuple _shape(self, Statement statement)
+    cdef _end_statement(self, Pending head, long long hidden_rows=*, str error=*, str tag=*)
     cdef _next_head(self)
     cdef _forget_columns(self)

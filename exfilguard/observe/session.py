@@ -16,11 +16,9 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Container
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ProtocolError
@@ -34,15 +32,18 @@ from ..wire.postgres.startup import error_response
 from . import digests
 from .asked import AskedColumns, Plan
 from .classify import Classifier
+from .completed import hidden_rows, no_tuple, plain_names
 from .contexts import Contexts
 from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
 from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part, text_part
 from .patients import Digester, PatientColumns, Reading, canonical
+from .pending import Pending, Portal, Statement
+from .portion import QUERY_CANCELED, Result
 from .screening import SQLSTATE, Judge, Screener
 from .statement import normalise_bytes
-from .templates import Template, Templates
+from .templates import Templates
 
 try:
     from ._rows import column, estimated
@@ -52,91 +53,8 @@ except ImportError:  # no C compiler at installation
 MAX_PENDING = 100_000
 MAX_STATEMENTS = 10_000
 
-QUERY_CANCELED = "57014"
-"""SQLSTATE given to a statement whose session ended before its result did."""
-
 _DATA_ROW, _READY_FOR_QUERY, _COMMAND_COMPLETE, _ROW_DESCRIPTION, _BIND_COMPLETE = b"DZCT2"
 _KEEPALIVE = b"k"
-_BINARY_COPY_TRAILER = b"\xff\xff"
-_BINARY_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
-"""Signature; 4 bytes of flags and the length of an extension follow. It comes in front of the first tuple or of the trailer."""
-
-
-@dataclass(slots=True)
-class Result:
-    """What one portion of the server's bytes held."""
-
-    events: list[QueryEvent] = field(default_factory=list)
-    rows: int = 0
-    new_patients: tuple[str, ...] = ()
-    """Digests seen in this portion."""
-    estimated: int = 0
-    """Further patients in this portion, by estimate (see estimate.py)."""
-    cut_at: int | None = None
-    """Forward only the bytes before this offset: what follows is over the allowance."""
-    hold_at: int | None = None
-    """Keep the bytes from this offset back, and show them again with what comes next."""
-    tail: bytes = b""
-    """Forward this behind the cut: the part of what was cut there that may still pass."""
-    stop_at: int | None = None
-    """What follows this offset is charged to somebody else: show it again, with that principal's allowance."""
-    patches: list[tuple[int, int, bytes]] = field(default_factory=list)
-    """(from, to, bytes to forward instead), in order: the guard's own error in place of the server's."""
-
-
-class _Statement:
-    """A prepared statement, or the text of a simple Query."""
-
-    __slots__ = ("answers", "fields", "numbers", "plan", "script", "sql", "template", "types")
-
-    def __init__(self, sql: bytes) -> None:
-        self.sql = sql
-        self.template: Template | None = None
-        """What it has in common with texts that differ in their numbers only, and its own numbers; None: read by itself."""
-        self.numbers: list[bytes] = []
-        self.fields: list[Field] | None = None
-        """From Describe; None when nobody asked."""
-        self.script: Script | None = None
-        """What the text says of who is charged; None for most."""
-        self.plan: Plan | None = None
-        """What it asks for (asked.py); None for most."""
-        self.types: tuple[int, ...] = ()
-        """Type OIDs of its parameters, where they are known; kept only with a plan."""
-        self.answers: object = None
-        """What _quick.pyx knows of its results."""
-
-
-class _Portal:
-    __slots__ = ("asked", "fields", "formats", "parameters", "script", "statement")
-
-    def __init__(self, statement: _Statement, formats: tuple[int, ...] | None) -> None:
-        self.statement = statement
-        self.formats = formats
-        self.fields: list[Field] | None = None
-        self.script: Script | None = None
-        self.parameters: list[str | None] | None = None
-        """Kept only where the identity depends on them."""
-        self.asked: list[str] | None = None
-        """Digests of the patients that were asked for, until an event has told them."""
-
-
-class _Pending:
-    """One request that awaits its answer. `kind` is the frontend type byte; `*` is the start-up."""
-
-    __slots__ = ("asked_ms", "done", "kind", "portal", "refusal", "script", "statement", "undo")
-
-    def __init__(self, kind: str, asked_ms: int = 0) -> None:
-        self.kind = kind
-        self.asked_ms = asked_ms
-        self.statement: _Statement | None = None
-        self.portal: _Portal | None = None
-        self.script: Script | None = None
-        self.done = 0
-        """Statements of a Query that have completed."""
-        self.refusal = ""
-        """The words of the guard's error: this request never reached the server (see screening.py)."""
-        self.undo: tuple[dict[bytes, Any], bytes, Any] | None = None
-        """(table, name, what stood there before): a Parse, Bind or Close that the server refuses did not happen."""
 
 
 class SessionObserver(Sink):
@@ -201,10 +119,10 @@ class SessionObserver(Sink):
         self._lost = False  # the stream itself can no longer be cut into messages
         self._frontend = FrontendReader(self)
         self._backend = BackendReader(self)
-        self._pending: deque[_Pending] = deque([_Pending("*")])
+        self._pending: deque[Pending] = deque([Pending("*")])
         self._skip_to_sync = False
-        self._statements: dict[bytes, _Statement] = {}
-        self._portals: dict[bytes, _Portal] = {}
+        self._statements: dict[bytes, Statement] = {}
+        self._portals: dict[bytes, Portal] = {}
         self._copy = ""  # "in" or "out" while COPY data flows
         self._copied_in = False
         # the result that is flowing now
@@ -410,7 +328,7 @@ class SessionObserver(Sink):
             self._skip_to_sync = False
         if len(self._pending) >= MAX_PENDING:
             raise ProtocolError("too many requests without an answer")
-        pending = _Pending(kind, self._now)
+        pending = Pending(kind, self._now)
         if kind == "Q":
             pending.statement = self._read(body.rstrip(b"\0"), whole, True)
             pending.script = pending.statement.script
@@ -425,9 +343,9 @@ class SessionObserver(Sink):
         elif kind == "B":
             portal, pos = messages.cstring(body, 0)
             name, pos = messages.cstring(body, pos)
-            statement = self._statements.get(name) or _Statement(b"")
+            statement = self._statements.get(name) or Statement(b"")
             formats = messages.bind_result_formats(body, pos) if whole else None
-            made = _Portal(statement, formats)
+            made = Portal(statement, formats)
             if statement.plan is not None and whole:
                 self._bind_asked(made, statement.plan, body, pos)
             if statement.script is not None:
@@ -443,7 +361,7 @@ class SessionObserver(Sink):
         elif kind == "E":
             name, _ = messages.cstring(body, 0)
             pending.portal = self._portals.get(name)
-            pending.statement = pending.portal.statement if pending.portal is not None else _Statement(b"")
+            pending.statement = pending.portal.statement if pending.portal is not None else Statement(b"")
             pending.script = pending.portal.script if pending.portal is not None else None
         elif kind == "C":
             name, _ = messages.cstring(body, 1)
@@ -458,7 +376,7 @@ class SessionObserver(Sink):
         screener lets pass is read once more, as the retry that it then is."""
         if not self._pending:
             self._identity.settled()
-        statement: _Statement | None = None
+        statement: Statement | None = None
         parameters = None
         script: Script | None = None
         if kind == "Q":
@@ -493,7 +411,7 @@ class SessionObserver(Sink):
             raise ProtocolError("too many requests without an answer")
         if self._skip_to_sync:
             return
-        pending = _Pending(kind, self._now)
+        pending = Pending(kind, self._now)
         pending.refusal = refusal
         self._pending.append(pending)
         self.refusals += 1
@@ -501,9 +419,9 @@ class SessionObserver(Sink):
         if len(self._pending) == 1:
             self._next_head()
 
-    def _read(self, sql: bytes, whole: bool, simple: bool) -> _Statement:
+    def _read(self, sql: bytes, whole: bool, simple: bool) -> Statement:
         """A text the client sent, and what it says of who is charged."""
-        statement = _Statement(sql)
+        statement = Statement(sql)
         if whole:
             known = self._templates.find(sql)
             if known is not None and (simple or not known[0].asked):  # else what is asked for is told by each Bind
@@ -520,7 +438,7 @@ class SessionObserver(Sink):
                 self._tell_finding(statement)
         return statement
 
-    def _bind_asked(self, portal: _Portal, plan: Plan, body: bytes, pos: int) -> None:
+    def _bind_asked(self, portal: Portal, plan: Plan, body: bytes, pos: int) -> None:
         values = messages.bind_values(body, pos)
         types = portal.statement.types
         if values is None:
@@ -533,7 +451,7 @@ class SessionObserver(Sink):
 
         portal.asked = [self._digester.digest(value) for value in plan.resolve(parameter)]
 
-    def _take_asked(self, head: _Pending) -> list[str]:
+    def _take_asked(self, head: Pending) -> list[str]:
         """Digests of what the statement asked for; once for each execution."""
         portal, statement = head.portal, head.statement
         if portal is not None:
@@ -550,7 +468,7 @@ class SessionObserver(Sink):
         if head is not None and head.kind == "D" and head.statement is not None and head.statement.plan is not None:
             head.statement.types = messages.parameter_types(body)
 
-    def _bind_script(self, portal: _Portal, script: Script, body: bytes, pos: int) -> None:
+    def _bind_script(self, portal: Portal, script: Script, body: bytes, pos: int) -> None:
         portal.script = again = self._identity.again(script, self._now)
         if again is not script:
             portal.statement.script = again
@@ -558,7 +476,7 @@ class SessionObserver(Sink):
         if again.effects:
             portal.parameters = messages.bind_texts(body, pos)
 
-    def _tell_finding(self, statement: _Statement) -> None:
+    def _tell_finding(self, statement: Statement) -> None:
         """A context that does not hold: told of the login, which is charged."""
         detail = self._identity.finding(statement.script, self._now)
         if detail:
@@ -567,7 +485,7 @@ class SessionObserver(Sink):
             self._events.append(replace(found, principal=self._login, evidence="login"))
 
     @staticmethod
-    def _remember(pending: _Pending, table: dict[bytes, Any], name: bytes, what: _Statement | _Portal) -> None:
+    def _remember(pending: Pending, table: dict[bytes, Any], name: bytes, what: Statement | Portal) -> None:
         if name not in table and len(table) >= MAX_STATEMENTS:
             # The oldest is forgotten: its rows are still counted, only without its text and columns.
             del table[next(iter(table))]
@@ -596,7 +514,7 @@ class SessionObserver(Sink):
         self._portion_estimated += count
 
     def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
-        if (self._copy == "out" and whole and _no_tuple(data, start, end)) or (
+        if (self._copy == "out" and whole and no_tuple(data, start, end)) or (
             self._copy == "both" and data[start : start + 1] == _KEEPALIVE
         ):
             # Not a tuple, or a keepalive of replication: taken back here, counted by `rows` next.
@@ -694,7 +612,7 @@ class SessionObserver(Sink):
         if handler is not None:
             handler(self, body)
 
-    def _head(self, kinds: str) -> _Pending | None:
+    def _head(self, kinds: str) -> Pending | None:
         """The request this reply belongs to; None, and `desynced`, when it belongs to none."""
         if self._pending and self._pending[0].kind in kinds:
             return self._pending[0]
@@ -733,9 +651,7 @@ class SessionObserver(Sink):
         self._pending.popleft()
         self._next_head()
 
-    def _begin_columns(
-        self, fields: list[Field], formats: tuple[int, ...] | None, statement: _Statement | None
-    ) -> None:
+    def _begin_columns(self, fields: list[Field], formats: tuple[int, ...] | None, statement: Statement | None) -> None:
         """`formats`: None for those of the description."""
         self._reading = reading = self._columns.reading(fields)
         self._fields = fields
@@ -757,7 +673,7 @@ class SessionObserver(Sink):
         self.wants_rows = bool(self._patients_by)
         self.wants_column = self._positions[0] if len(self._positions) == 1 else -1
 
-    def _show_portal(self, head: _Pending) -> None:
+    def _show_portal(self, head: Pending) -> None:
         """An Execute became the head: its columns decide whether its rows are looked into."""
         portal = head.portal
         fields = None
@@ -807,7 +723,7 @@ class SessionObserver(Sink):
         """The session's settings have changed."""
         self._charge(self._pending[0].script if self._pending else None)
 
-    def _completed(self, head: _Pending, tag: str) -> None:
+    def _completed(self, head: Pending, tag: str) -> None:
         if head.script is not None:
             portal = head.portal
             values = portal.parameters if portal is not None else None
@@ -828,7 +744,7 @@ class SessionObserver(Sink):
         tag = messages.command_tag(body)
         hidden = 0
         if head is not None and head.statement is not None and not self._delivered and not self._copied_in:
-            hidden = _hidden_rows(tag, head.statement.sql)
+            hidden = hidden_rows(tag, head.statement.sql)
             if hidden and self._columns.mentioned_in(head.statement.sql):
                 self._patients_by = "estimate"
                 self._estimate(hidden)
@@ -839,7 +755,7 @@ class SessionObserver(Sink):
         self._end_statement(self._head("QE"))
 
     def _end_statement(
-        self, head: _Pending | None, hidden_rows: int = 0, error: str = "", tag: str | None = None
+        self, head: Pending | None, hidden_rows: int = 0, error: str = "", tag: str | None = None
     ) -> None:
         """`tag`: of CommandComplete, when the statement ended with one."""
         self._copy = ""
@@ -889,7 +805,7 @@ class SessionObserver(Sink):
         self._skip_to_sync = not self._pending
         self._forget_columns()
 
-    def _answer_refusal(self, head: _Pending) -> None:
+    def _answer_refusal(self, head: Pending) -> None:
         """The server refused what was sent in place of the request: the client reads why the guard did."""
         at = self._backend.message_at
         if at >= 0:
@@ -949,7 +865,7 @@ class SessionObserver(Sink):
 
     # -- events -----------------------------------------------------------------------------------------------------
 
-    def _report(self, kind: Kind, head: _Pending | None = None, hidden_rows: int = 0, error: str = "") -> None:
+    def _report(self, kind: Kind, head: Pending | None = None, hidden_rows: int = 0, error: str = "") -> None:
         """Tell all that was not reported yet: to the outlet, or as an event."""
         if head is None and self._pending and self._pending[0].kind in "QE":
             head = self._pending[0]
@@ -1025,7 +941,7 @@ class SessionObserver(Sink):
             self._constant = constant_part(self._event("query", flags=()))
         return self._constant
 
-    def _shape(self, statement: _Statement) -> tuple[str, str]:
+    def _shape(self, statement: Statement) -> tuple[str, str]:
         """Fingerprint and normalised text, without a final comment: it differs each time."""
         if statement.template is not None:
             return statement.template.shape
@@ -1069,44 +985,10 @@ class SessionObserver(Sink):
         self._lost = True
 
 
-MAX_COLUMNS = 100
-_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
-
-
-@lru_cache(maxsize=4_096)
-def plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The first MAX_COLUMNS names of a result's columns; what is no plain identifier may hold somebody's data: `?`."""
-    return tuple(name if _PLAIN_NAME.fullmatch(name) else "?" for name in names[:MAX_COLUMNS])
-
-
-def _no_tuple(data: bytes, start: int, end: int) -> bool:
-    """True for the CopyData that ends a binary COPY: the trailer, with the header in front of it when there was no tuple."""
-    if data[end - 2 : end] != _BINARY_COPY_TRAILER:
-        return False
-    if data.startswith(_BINARY_COPY_HEADER, start):
-        start += 19 + int.from_bytes(data[start + 15 : start + 19], "big")
-    return start == end - 2
-
-
 def _lookup(values: list[str | None] | None) -> Parameters | None:
     if values is None:
         return None
     return lambda number: values[number - 1] if 0 < number <= len(values) else None
-
-
-SELECTS = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
-_COPY_FROM = re.compile(rb"\s*copy\b[^']*?\bfrom\b(?![^']*\bto\b)", re.IGNORECASE)
-
-
-def _hidden_rows(tag: str, sql: bytes) -> int:
-    """Rows a statement moved without showing one: CREATE TABLE AS, SELECT INTO, INSERT .. SELECT, COPY TO a file."""
-    verb = tag.partition(" ")[0]
-    moved = (
-        verb == "SELECT"
-        or (verb == "INSERT" and SELECTS.search(sql) is not None)
-        or (verb == "COPY" and _COPY_FROM.match(sql) is None)
-    )
-    return messages.tag_rows(tag) if moved else 0
 
 
 _HANDLERS = {  # of the messages that `message` does not know by itself

@@ -12,8 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..events.query import Evidence, QueryEvent
+from ..observe.portion import Result
 from ..observe.screening import Judge
-from ..observe.session import Result
 
 if TYPE_CHECKING:
     from .in_step import Discard

@@ -14,7 +14,7 @@ from ..errors import ProtocolError
 from ..wire import proxy
 
 if TYPE_CHECKING:
-    from .relay import ClientSide
+    from .sides import ClientSide
 
 log = logging.getLogger(__name__)
 

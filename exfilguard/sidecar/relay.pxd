@@ -2,14 +2,14 @@ cimport cython
 
 from ..observe._quick cimport QuickObserver
 from ..runtime.clock cimport elapsed_s, now_ms
-from ._pump cimport PumpTransport
 from .gate cimport Gate
+from .sides cimport Side, Talk
 
 
-cdef class Session:
+cdef class Session(Talk):
     cdef public object guard, listener, front, observer, budget, throttle, envelopes, ending, in_step, journal
     cdef public object client, server  # sides; in tests also what looks like one
-    cdef public _Side downstream, upstream
+    cdef public Side downstream, upstream
     cdef public Gate gate
     cdef public QuickObserver quick
     cdef public str source, id, principal, login, application
@@ -17,32 +17,10 @@ cdef class Session:
     cdef public bint closed, started, enforces, screened, refuses_when_full, passed
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
-    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=QuickObserver, upstream=_Side, forward_first=bint)
+    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=QuickObserver, upstream=Side, forward_first=bint)
     cpdef _from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
-    @cython.locals(began=double, now=cython.longlong, quick=QuickObserver, downstream=_Side)
+    @cython.locals(began=double, now=cython.longlong, quick=QuickObserver, downstream=Side)
     cpdef _from_server(self, bytes data, bint opened)
     cdef _counted(self, list events, long long rows, str principal, long long now)
     cpdef _account(self, long long rows, long long now)
-
-
-cdef class _Side:
-    cdef public object transport, divert
-    cdef public set paused_by
-    cdef public PumpTransport direct
-    cpdef write(self, data)
-
-
-cdef class ClientSide(_Side):
-    cdef public object guard, timer, addresses
-    cdef public Session session
-    cdef public bint lingers, crowded
-    cpdef data_received(self, bytes data)
-
-
-cdef class ServerSide(_Side):
-    cdef public object session, lost, throttle_timer
-    cdef public Session plain
-    cdef public bytes rest
-    cdef public Py_ssize_t rest_at
-    cpdef data_received(self, bytes data)

@@ -55,7 +55,8 @@ from .journal import Counters, Journal, ListenerOutlet
 from .listening import BACKLOG, open_sockets
 from .mysql.front import MysqlFront
 from .postgres.front import PostgresFront
-from .relay import ClientSide, ServerSide, Session
+from .relay import Session
+from .sides import ClientSide, ServerSide
 from .throttle import Throttle
 from .tls import Certificates
 from .verdict_table import VerdictTable
@@ -138,6 +139,10 @@ class Guard:
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
             found = found.ipv4_mapped
         return any(found in network for network in self._load_balancers)
+
+    def make_session(self, client: ClientSide) -> Session:
+        """For a client that was accepted."""
+        return Session(self, client, client.addresses.source or "unix")
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 

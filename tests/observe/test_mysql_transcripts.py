@@ -10,8 +10,9 @@ import pytest
 
 from exfilguard.events.query import QueryEvent
 from exfilguard.observe.mysql.patients import OriginColumns
-from exfilguard.observe.mysql.session import QUERY_CANCELED, MysqlObserver
+from exfilguard.observe.mysql.session import MysqlObserver
 from exfilguard.observe.patients import Digester
+from exfilguard.observe.portion import QUERY_CANCELED
 from exfilguard.observe.tally import Setting
 from exfilguard.wire.mysql import messages, startup
 from exfilguard.wire.mysql.compression import Algorithm

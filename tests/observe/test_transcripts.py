@@ -10,7 +10,8 @@ import pytest
 
 from exfilguard.events.query import QueryEvent
 from exfilguard.observe.patients import Digester, PatientColumns
-from exfilguard.observe.session import QUERY_CANCELED, SessionObserver
+from exfilguard.observe.portion import QUERY_CANCELED
+from exfilguard.observe.session import SessionObserver
 from exfilguard.wire.postgres import startup
 from tests.observe.test_session import merged
 from tests.wire import oracle, transcript

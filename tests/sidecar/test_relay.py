@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from exfilguard.sidecar.relay import TURN_BYTES, ServerSide
+from exfilguard.sidecar.sides import TURN_BYTES, ServerSide
 
 
 class Transport:

@@ -12,23 +12,11 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from .._chars cimport DIGIT, DOLLAR, HEX, KINDS, SPACE, START, WORD, plain_identifier
+
 # -- statements -------------------------------------------------------------------------------------------------------
 
-cdef uint8_t SPACE = 1, DIGIT = 2, WORD = 4, LETTER = 8, HEX = 16  # WORD: [A-Za-z0-9_$], LETTER: [A-Za-z_]
-cdef uint8_t KINDS[256]
-cdef int _c
-for _c in range(256):
-    KINDS[_c] = 0
-for _c in (9, 10, 11, 12, 13, 28, 29, 30, 31, 32):
-    KINDS[_c] = SPACE
-for _c in range(48, 58):
-    KINDS[_c] = DIGIT | WORD | HEX
-for _c in range(65, 91):
-    KINDS[_c] = KINDS[_c + 32] = WORD | LETTER
-for _c in range(65, 71):
-    KINDS[_c] = KINDS[_c + 32] = WORD | LETTER | HEX
-KINDS[95] = WORD | LETTER
-KINDS[36] = WORD
+cdef int NAME = WORD | DOLLAR
 
 
 cdef inline Py_ssize_t string_end(const uint8_t *s, Py_ssize_t pos, Py_ssize_t n, uint8_t quote) noexcept nogil:
@@ -55,7 +43,7 @@ cdef inline Py_ssize_t string_at(const uint8_t *s, Py_ssize_t pos, Py_ssize_t n)
         return pos + 1
     if c == 95:
         pos += 1
-        while pos < n and KINDS[s[pos]] & WORD and s[pos] != 95 and s[pos] != 36:
+        while pos < n and KINDS[s[pos]] & NAME and s[pos] != 95 and s[pos] != 36:
             pos += 1
         if s[pos - 1] == 95:
             return -1
@@ -79,17 +67,7 @@ cdef inline Py_ssize_t number_end(const uint8_t *s, Py_ssize_t pos, Py_ssize_t n
     else:
         while pos < n and (KINDS[s[pos]] & DIGIT or s[pos] == 46):
             pos += 1
-    return -1 if pos < n and KINDS[s[pos]] & WORD else pos
-
-
-cdef inline bint plain_identifier(const uint8_t *s, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    cdef Py_ssize_t i
-    if end - start < 3 or end - start > 66 or s[end - 1] != 96 or not KINDS[s[start + 1]] & LETTER:
-        return False
-    for i in range(start + 2, end - 1):
-        if not KINDS[s[i]] & WORD:
-            return False
-    return True
+    return -1 if pos < n and KINDS[s[pos]] & NAME else pos
 
 
 def shape(bytes sql not None):
@@ -156,7 +134,7 @@ def shape(bytes sql not None):
                         pos += 1
                         break
                     pos += 1
-                if plain_identifier(s, start, pos):
+                if plain_identifier(s, start, pos, 96, 64):
                     memcpy(out + at, s + start, pos - start)
                     at += pos - start
                 else:
@@ -165,15 +143,15 @@ def shape(bytes sql not None):
                 out[at] = 32
                 at += 1
                 continue
-            elif kind & WORD or (
+            elif kind & NAME or (
                 c == 64
-                and (KINDS[following] & WORD or (following == 64 and pos + 2 < n and KINDS[s[pos + 2]] & WORD))
+                and (KINDS[following] & NAME or (following == 64 and pos + 2 < n and KINDS[s[pos + 2]] & NAME))
             ):
                 while pos < n and s[pos] == 64 and pos < start + 2:
                     out[at] = 64
                     at += 1
                     pos += 1
-                while pos < n and KINDS[s[pos]] & WORD:
+                while pos < n and KINDS[s[pos]] & NAME:
                     c = s[pos]
                     out[at] = c + 32 if 65 <= c <= 90 else c
                     at += 1

@@ -19,11 +19,11 @@ from ...wire.mysql.frontend import FrontendReader
 from ...wire.mysql.startup import Login, change_user
 from ..asked import MAX_ASKED, AskedColumns, Parameter, Parameters, Plan
 from ..classify import Classifier
+from ..completed import plain_names
 from ..contexts import Contexts
 from ..effects import returns_nothing
 from ..identity import APPLICATION, Identity, Rules, Script
 from ..screening import Judge
-from ..session import plain_names
 from ..tally import Setting, Tally
 from ..templates import Template, Templates
 from .patients import UUID_BYTES, OriginColumns, Reading

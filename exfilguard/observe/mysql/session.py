@@ -17,8 +17,8 @@ from ...wire.mysql import messages
 from ...wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
 from ...wire.mysql.startup import Login
 from ..estimate import PATIENT_BYTES
+from ..portion import QUERY_CANCELED, Result
 from ..screening import Judge
-from ..session import QUERY_CANCELED, Result
 from .answers import Answers
 from .commands import MAX_PENDING, MAX_STATEMENTS
 from .screening import Screener

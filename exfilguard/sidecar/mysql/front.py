@@ -28,7 +28,8 @@ from ...wire.mysql.compression import Algorithm, Envelopes, envelope
 from ...wire.mysql.discard import Discard
 from ...wire.mysql.messages import packet
 from ..engine import Refusal
-from ..relay import CONNECT_TIMEOUT_S, TOO_MANY, ServerSide, Session
+from ..relay import CONNECT_TIMEOUT_S, Session
+from ..sides import TOO_MANY, ServerSide
 from . import passwords
 from .kill import kill
 

@@ -17,7 +17,8 @@ from ...runtime.tasks import spawn
 from ...wire.postgres import startup
 from ...wire.postgres.discard import Discard
 from ..engine import Refusal
-from ..relay import ServerSide, Session, ignore
+from ..relay import Session
+from ..sides import ServerSide, ignore
 from ..tls import common_name
 from .cancel import send_cancel
 

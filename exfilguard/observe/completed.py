@@ -1,0 +1,46 @@
+"""What PostgreSQL's own words tell of a result: rows that it moved without showing them, the names of its columns, the end of a COPY."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ..wire.postgres import messages
+
+_BINARY_COPY_TRAILER = b"\xff\xff"
+_BINARY_COPY_HEADER = b"PGCOPY\n\xff\r\n\0"
+"""Signature; 4 bytes of flags and the length of an extension follow. It comes in front of the first tuple or of the trailer."""
+
+
+MAX_COLUMNS = 100
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+
+
+@lru_cache(maxsize=4_096)
+def plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The first MAX_COLUMNS names of a result's columns; what is no plain identifier may hold somebody's data: `?`."""
+    return tuple(name if _PLAIN_NAME.fullmatch(name) else "?" for name in names[:MAX_COLUMNS])
+
+
+def no_tuple(data: bytes, start: int, end: int) -> bool:
+    """True for the CopyData that ends a binary COPY: the trailer, with the header in front of it when there was no tuple."""
+    if data[end - 2 : end] != _BINARY_COPY_TRAILER:
+        return False
+    if data.startswith(_BINARY_COPY_HEADER, start):
+        start += 19 + int.from_bytes(data[start + 15 : start + 19], "big")
+    return start == end - 2
+
+
+SELECTS = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
+_COPY_FROM = re.compile(rb"\s*copy\b[^']*?\bfrom\b(?![^']*\bto\b)", re.IGNORECASE)
+
+
+def hidden_rows(tag: str, sql: bytes) -> int:
+    """Rows a statement moved without showing one: CREATE TABLE AS, SELECT INTO, INSERT .. SELECT, COPY TO a file."""
+    verb = tag.partition(" ")[0]
+    moved = (
+        verb == "SELECT"
+        or (verb == "INSERT" and SELECTS.search(sql) is not None)
+        or (verb == "COPY" and _COPY_FROM.match(sql) is None)
+    )
+    return messages.tag_rows(tag) if moved else 0

@@ -1,0 +1,24 @@
+cdef class Statement:
+    cdef public bytes sql
+    cdef public list fields, numbers
+    cdef public object script, plan, template, answers
+    cdef public tuple types
+
+
+cdef class Portal:
+    cdef public Statement statement
+    cdef public tuple formats
+    cdef public list fields
+    cdef public object script
+    cdef public list parameters, asked
+
+
+cdef class Pending:
+    cdef public str kind
+    cdef public long long asked_ms
+    cdef public Statement statement
+    cdef public Portal portal
+    cdef public object script
+    cdef public long done
+    cdef public str refusal
+    cdef public tuple undo

@@ -1,0 +1,65 @@
+"""What a client has asked for, as long as it matters: statements, portals, requests without an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..wire.postgres.messages import Field
+from .asked import Plan
+from .identity import Script
+from .templates import Template
+
+
+class Statement:
+    """A prepared statement, or the text of a simple Query."""
+
+    __slots__ = ("answers", "fields", "numbers", "plan", "script", "sql", "template", "types")
+
+    def __init__(self, sql: bytes) -> None:
+        self.sql = sql
+        self.template: Template | None = None
+        """What it has in common with texts that differ in their numbers only, and its own numbers; None: read by itself."""
+        self.numbers: list[bytes] = []
+        self.fields: list[Field] | None = None
+        """From Describe; None when nobody asked."""
+        self.script: Script | None = None
+        """What the text says of who is charged; None for most."""
+        self.plan: Plan | None = None
+        """What it asks for (asked.py); None for most."""
+        self.types: tuple[int, ...] = ()
+        """Type OIDs of its parameters, where they are known; kept only with a plan."""
+        self.answers: object = None
+        """What _quick.pyx knows of its results."""
+
+
+class Portal:
+    __slots__ = ("asked", "fields", "formats", "parameters", "script", "statement")
+
+    def __init__(self, statement: Statement, formats: tuple[int, ...] | None) -> None:
+        self.statement = statement
+        self.formats = formats
+        self.fields: list[Field] | None = None
+        self.script: Script | None = None
+        self.parameters: list[str | None] | None = None
+        """Kept only where the identity depends on them."""
+        self.asked: list[str] | None = None
+        """Digests of the patients that were asked for, until an event has told them."""
+
+
+class Pending:
+    """One request that awaits its answer. `kind` is the frontend type byte; `*` is the start-up."""
+
+    __slots__ = ("asked_ms", "done", "kind", "portal", "refusal", "script", "statement", "undo")
+
+    def __init__(self, kind: str, asked_ms: int = 0) -> None:
+        self.kind = kind
+        self.asked_ms = asked_ms
+        self.statement: Statement | None = None
+        self.portal: Portal | None = None
+        self.script: Script | None = None
+        self.done = 0
+        """Statements of a Query that have completed."""
+        self.refusal = ""
+        """The words of the guard's error: this request never reached the server (see screening.py)."""
+        self.undo: tuple[dict[bytes, Any], bytes, Any] | None = None
+        """(table, name, what stood there before): a Parse, Bind or Close that the server refuses did not happen."""

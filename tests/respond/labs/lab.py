@@ -57,7 +57,7 @@ class Lab(Protocol):
         """A fresh login; None when it is refused."""
 
 
-def patiently(start: Callable[[], None], seconds: float = 20.0) -> None:
+def patiently(start: Callable[[], None], seconds: float) -> None:
     """What a killed server left behind (a lock, a port) goes away in a moment."""
     deadline = time.monotonic() + seconds
     while True:
@@ -68,6 +68,29 @@ def patiently(start: Callable[[], None], seconds: float = 20.0) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+class ServerLab:
+    """What laboratories have in common whose server is one of exfilguard/embedded."""
+
+    server: Any
+    again_s = 20.0
+    """For what a killed server left behind."""
+
+    def stop(self) -> None:
+        self.server.stop()
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def again(self) -> None:
+        patiently(self.server.start, self.again_s)
+
+    def hook(self, **settings: Any) -> SuspendHook[Any]:
+        return self.at(self.server.port, **settings)
+
+    def at(self, port: int, **settings: Any) -> SuspendHook[Any]:
+        raise NotImplementedError
 
 
 class Sql:

@@ -19,7 +19,7 @@ from exfilguard.embedded.mysql import EmbeddedMysql
 from exfilguard.respond.hook import Settings, SuspendHook
 from exfilguard.respond.mysql import MySQLHook
 
-from .lab import DEPLOY, HOOK_PASSWORD, PASSWORD, OldSession, Sql, patiently
+from .lab import DEPLOY, HOOK_PASSWORD, PASSWORD, OldSession, ServerLab, Sql
 
 
 def mariadb_script(server: EmbeddedMariadb, script: str) -> None:
@@ -45,7 +45,7 @@ def mariadb_script(server: EmbeddedMariadb, script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-class MariadbLab:
+class MariadbLab(ServerLab):
     name = "mysql"
     sessions = True
     max_name_bytes = 80
@@ -61,18 +61,6 @@ class MariadbLab:
         mariadb_script(self.server, (DEPLOY / "mysql" / "hook.sql").read_text(encoding="utf-8"))
         with self.server.connect() as admin, admin.cursor() as cursor:
             cursor.execute("ALTER USER exfilguard_hook@'%%' IDENTIFIED BY %s", (HOOK_PASSWORD,))
-
-    def stop(self) -> None:
-        self.server.stop()
-
-    def kill(self) -> None:
-        self.server.kill()
-
-    def again(self) -> None:
-        patiently(self.server.start)
-
-    def hook(self, **settings: Any) -> SuspendHook[Any]:
-        return self.at(self.server.port, **settings)
 
     def at(self, port: int, **settings: Any) -> SuspendHook[Any]:
         config = MySQLHookConfig(address=f"127.0.0.1:{port}", password=settings.pop("password", HOOK_PASSWORD))

@@ -17,10 +17,10 @@ from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.respond.hook import Settings, SuspendHook
 from exfilguard.respond.postgres import PostgresHook
 
-from .lab import DEPLOY, HOOK_PASSWORD, PASSWORD, OldSession, Sql, patiently
+from .lab import DEPLOY, HOOK_PASSWORD, PASSWORD, OldSession, ServerLab, Sql
 
 
-class PostgresLab:
+class PostgresLab(ServerLab):
     name = "postgres"
     sessions = True
     max_name_bytes = 63
@@ -51,18 +51,6 @@ class PostgresLab:
         ]
         done = subprocess.run(command, capture_output=True, text=True, env=_clean(), check=False)
         assert done.returncode == 0, done.stderr
-
-    def stop(self) -> None:
-        self.server.stop()
-
-    def kill(self) -> None:
-        self.server.kill()
-
-    def again(self) -> None:
-        patiently(self.server.start)
-
-    def hook(self, **settings: Any) -> SuspendHook[Any]:
-        return self.at(self.server.port, **settings)
 
     def at(self, port: int, **settings: Any) -> SuspendHook[Any]:
         dsn = self.server.dsn("exfilguard_hook", settings.pop("password", HOOK_PASSWORD), port=port)

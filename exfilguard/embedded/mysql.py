@@ -81,7 +81,7 @@ def _unzip(archive: Path, directory: Path) -> None:
 
 
 def _from_debian() -> Path:
-    """Needs Debian's or Ubuntu's apt with Debian's keyring."""
+    """Needs Debian's apt."""
     target = installation()
     if target.is_dir():
         return target
@@ -110,6 +110,17 @@ def _from_debian() -> Path:
     return target
 
 
+def debian_mirror() -> str:
+    """Where this machine's own apt takes Debian's packages from. Raises EmbeddedError."""
+    done = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True, check=False
+    )
+    found = [uri for uri in done.stdout.split() if uri.rstrip("/").endswith("/debian")]
+    if not found:
+        raise EmbeddedError("this machine's apt names no mirror of Debian's: this needs Debian, after apt-get update")
+    return found[0]
+
+
 class _Apt:
     """apt with lists, cache and sources of its own: the system's are left alone."""
 
@@ -118,7 +129,7 @@ class _Apt:
             (work / folder).mkdir(parents=True)
         keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
         signed = f"[signed-by={keyring}] " if keyring.is_file() else ""
-        (work / "sources.list").write_text(f"deb {signed}http://deb.debian.org/debian {SUITE} main\n", encoding="ascii")
+        (work / "sources.list").write_text(f"deb {signed}{debian_mirror()} {SUITE} main\n", encoding="ascii")
         (work / "apt.conf").write_text(
             f'Dir::State "{work}/state"; Dir::State::status "/dev/null"; Dir::Cache "{work}/cache";\n'
             f'Dir::Etc::sourcelist "{work}/sources.list"; Dir::Etc::sourceparts "/dev/null";\n'

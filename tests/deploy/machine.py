@@ -20,6 +20,7 @@ import pytest
 
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.child import free_port
+from exfilguard.embedded.mysql import debian_mirror
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "build" / "machine"
@@ -120,10 +121,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Machine
     if not (BASE / "debian").is_dir():
         shutil.rmtree(BASE / "debian.new", ignore_errors=True)
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(BASE / "debian.new")]
-        subprocess.run([*command, "http://deb.debian.org/debian"], check=True, stdout=subprocess.DEVNULL)
-        if (
-            bundle := Path("/etc/ssl/certs/ca-certificates.crt")
-        ).is_file():  # this machine's, with what its registry needs
+        subprocess.run([*command, debian_mirror()], check=True, stdout=subprocess.DEVNULL)
+        bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+        if bundle.is_file():  # this machine's, with what its registry needs
             shutil.copy(bundle, BASE / "debian.new" / "etc/ssl/certs/ca-certificates.crt")
         (BASE / "debian.new").rename(BASE / "debian")
     directory = tmp_path_factory.mktemp("machines")

@@ -509,7 +509,9 @@ cdef class QuickObserver(SessionObserver):
             known.expressions = self._expressions
             known.columns = len(self._fields)
             known.way = SKIP
-            if self.wants_rows:
+            if described is not None and not fields:
+                known.way = GENERAL  # no columns, or a description that says so and lies
+            elif self.wants_rows:
                 known.way = GENERAL
                 if self.wants_column >= 0:
                     known.way = COLUMN

@@ -212,15 +212,16 @@ class AskedColumns:
 
     def _places(self, sql: bytes) -> tuple[tuple[bytes, int], ...] | None:
         """Which of the numbers are values: each is replaced by one that tells its place."""
-        marks = iter(range(_FIRST_MARK, _FIRST_MARK + len(sql)))
-        plan = self._read(_NUMBER.sub(lambda _: b"%d" % next(marks), sql))
+        marks = {b"%d" % (_FIRST_MARK + at): at for at in range(len(_NUMBER.findall(sql)))}
+        following = iter(marks)
+        plan = self._read(_NUMBER.sub(lambda _: next(following), sql))
         if plan is None:
             return ()
         places = []
         for value in plan.values:
-            if not isinstance(value, bytes) or int(value.lstrip(b"-")) < _FIRST_MARK:
-                return None  # a parameter, or part of something else: 1e5
-            places.append((b"-" if value[:1] == b"-" else b"", int(value.lstrip(b"-")) - _FIRST_MARK))
+            if not isinstance(value, bytes) or (at := marks.get(value.lstrip(b"-"))) is None:
+                return None  # a parameter, or part of something else: 1e5, 12abc
+            places.append((b"-" if value[:1] == b"-" else b"", at))
         return None if plan.guarded else tuple(places)
 
     def _read(self, sql: bytes) -> Plan | None:

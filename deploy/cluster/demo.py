@@ -13,7 +13,7 @@ import orjson
 
 from exfilguard.cli.demo import PATIENTS, SEED, TENANT, Demo, _directory, held, report
 from exfilguard.cli.demo_view import View
-from exfilguard.embedded.kafka import missing_programs
+from exfilguard.embedded.maven import missing_programs
 from exfilguard.errors import ExfilGuardError
 from exfilguard.lab import patients
 from exfilguard.runtime.process import setup_logging

@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from ..errors import EmbeddedError
 from ..runtime.kafka import broker_answers
 from .child import free_port
+from .maven import CACHE, filled, missing_programs, run_maven
 from .server import Server
 
 VERSION = "4.1.0"
@@ -29,33 +28,20 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.
 """
 
 
-def missing_programs() -> str:
-    """What must be installed first; empty when nothing is missing."""
-    return ", ".join(program for program in ("java", "mvn") if shutil.which(program) is None)
-
-
 def jars() -> Path:
     """Directory with the broker's jars, fetched on first use. Raises EmbeddedError."""
     configured = os.environ.get("EXFILGUARD_KAFKA_LIBS")
-    cache = Path(configured) if configured else Path.home() / ".cache" / "exfilguard" / f"kafka-{VERSION}"
+    cache = Path(configured) if configured else CACHE / f"kafka-{VERSION}"
     if cache.is_dir():
         return cache
     if missing := missing_programs():
         raise EmbeddedError(f"Apache Kafka needs {missing}: on Debian/Ubuntu apt install openjdk-17-jre-headless maven")
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache.parent) as work:
-        (Path(work) / "pom.xml").write_text(_POM, encoding="utf-8")
-        command = ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"]
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=600, check=False)
-        if done.returncode:
-            raise EmbeddedError(f"Maven could not fetch Apache Kafka: {done.stdout.strip().splitlines()[-1:]}")
-        # A rename is atomic: a second process either sees all jars or none.
-        try:
-            (Path(work) / "libs").rename(cache)
-        except OSError:
-            if not cache.is_dir():
-                raise
-    return cache
+    return filled(cache, _fetch)
+
+
+def _fetch(work: Path, made: Path) -> None:
+    (work / "pom.xml").write_text(_POM, encoding="utf-8")
+    run_maven(work, "Apache Kafka", "dependency:copy-dependencies", f"-DoutputDirectory={made}")
 
 
 JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")

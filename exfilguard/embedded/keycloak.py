@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -18,16 +17,11 @@ from typing import Any
 
 from ..errors import EmbeddedError
 from .child import Child, free_port, port_is_taken
-from .maven import CACHE, unpacked
+from .maven import CACHE, missing_programs, unpacked
 
 VERSION = "26.7.3"
 START_S = 120.0
 ADMIN = "admin"
-
-
-def missing_programs() -> str:
-    """What must be installed first; empty when nothing is missing."""
-    return ", ".join(program for program in ("java", "mvn") if shutil.which(program) is None)
 
 
 def distribution() -> Path:

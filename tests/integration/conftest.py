@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from exfilguard.embedded.broker import EmbeddedBroker
-from exfilguard.embedded.kafka import ApacheKafka, missing_programs
+from exfilguard.embedded.kafka import ApacheKafka
+from exfilguard.embedded.maven import missing_programs
 from exfilguard.embedded.postgres import EmbeddedPostgres
 from exfilguard.lab import patients
 

@@ -26,8 +26,8 @@ from exfilguard.cli.common import write_resolved
 from exfilguard.cli.main import main
 from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig
 from exfilguard.embedded.authority import Authority
-from exfilguard.embedded.kafka import missing_programs
 from exfilguard.embedded.kafka_cluster import KafkaCluster
+from exfilguard.embedded.maven import missing_programs
 from exfilguard.events.codec import encode_frame, frame_head
 from exfilguard.events.signature import HEADER, sign
 from exfilguard.events.topics import Topics

@@ -16,7 +16,8 @@ import pytest
 
 from exfilguard.cli.main import main
 from exfilguard.embedded.broker import EmbeddedBroker
-from exfilguard.embedded.kafka import ApacheKafka, missing_programs
+from exfilguard.embedded.kafka import ApacheKafka
+from exfilguard.embedded.maven import missing_programs
 from exfilguard.events.topics import Topics
 from exfilguard.runtime.kafka import count_events, producer_of
 from exfilguard.sidecar.verdict_table import VerdictTable

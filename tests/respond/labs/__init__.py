@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import exfilguard.embedded.keycloak
 import exfilguard.embedded.mariadb
+import exfilguard.embedded.maven
 import exfilguard.embedded.mysql
 from exfilguard.embedded.child import is_root
 
@@ -52,7 +52,7 @@ def missing(name: str) -> str:
         if importlib.util.find_spec("ldap") is None:
             return "python-ldap (apt install libldap2-dev libsasl2-dev; pip install 'exfilguard[ldap]')"
     if name == "keycloak":
-        return exfilguard.embedded.keycloak.missing_programs()
+        return exfilguard.embedded.maven.missing_programs()
     return ""
 
 

@@ -26,6 +26,7 @@ SOURCES = {
     "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",
     "exfilguard.sidecar._pump": "exfilguard/sidecar/_pump.pyx",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
+    "exfilguard.observe._asking": "exfilguard/observe/_asking.pyx",
     "exfilguard.observe._digests": "exfilguard/observe/_digests.pyx",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
     "exfilguard.observe._quick": "exfilguard/observe/_quick.pyx",

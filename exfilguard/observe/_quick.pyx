@@ -19,87 +19,23 @@ Rules:
 from cpython.bytearray cimport PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject_Size
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp
 
 from ..errors import ProtocolError
 from ..wire.postgres.messages import row_description
-from .outlet import flags_part, text_part
 from .completed import SELECTS, plain_names
+from .outlet import flags_part, text_part
 from .session import MAX_STATEMENTS
 
-from ..events._encode cimport MOST_FIXED, write_query
-from ._digests cimport Hmac, write_hex
-from ._hot cimport MOST_NUMBERS, MOST_SKELETON, Number, take_numbers
-from ._rows cimport MOST_TEXT, Counted, Known, be32, canonical, count_column, count_estimated
-
-cdef enum:
-    SKIP = 0  # rows are counted only
-    COLUMN = 1
-    ESTIMATE = 2
-    GENERAL = 3  # for the general path
-
-cdef enum:
-    UUID = 2950
-    TEXT = 25
-    ON_STACK = 4096
-    ANY_NUMBER = 1 << 30
+from ._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_HELD, SKIP, Asking, Shape
+from ._digests cimport Hmac
+from ._rows cimport be32, canonical, count_column, count_estimated
+from ._values cimport MOST_TEXT, Counted
 
 
-cdef class Answer:
-    """What is known of a statement's results, for one description of their columns."""
-
-
-cdef class Shape:
-    """What is known of a statement (or of all texts of a template): which patients it asks for, how its results are read.
-
-    `which`: numbers of the text, negative ones by their complement, or parameters from 1; 0: the next of `literals`."""
-
-
-cdef Shape _shape_of_template(Template template):
-    cdef Shape shape = Shape()
-    shape.usable = len(template.asked) <= MOST_ASKED
-    if shape.usable:
-        for sign, which in template.asked:
-            shape.which[shape.count] = ~<int>which if sign else <int>which
-            shape.count += 1
-    return shape
-
-
-cdef Shape _shape_of_statement(Statement statement):
-    cdef Shape shape = Shape()
-    cdef object plan = statement.plan
-    shape.usable = True
-    shape.literals = []
-    if plan is not None:
-        shape.usable = not plan.guarded and len(plan.values) <= MOST_ASKED
-        if shape.usable:
-            for value in plan.values:
-                if isinstance(value, bytes):
-                    shape.which[shape.count] = 0
-                    shape.literals.append(value)
-                else:
-                    shape.which[shape.count] = <int>value if 0 < value < ANY_NUMBER else ANY_NUMBER
-                shape.count += 1
-    return shape
-
-
-cdef inline bint is_uuid(const uint8_t *s, Py_ssize_t n) noexcept nogil:
-    """asked._UUID."""
-    cdef Py_ssize_t i
-    cdef uint8_t c
-    if n != 36:
-        return False
-    for i in range(36):
-        c = s[i]
-        if i == 8 or i == 13 or i == 18 or i == 23:
-            if c != 45:
-                return False
-        elif not (48 <= c <= 57 or 65 <= c <= 70 or 97 <= c <= 102):
-            return False
-    return True
+cdef class PostgresAnswer(Answer):
+    """With what the general path made of the columns."""
 
 
 cdef class QuickObserver(SessionObserver):
@@ -180,8 +116,9 @@ cdef class QuickObserver(SessionObserver):
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
         if n < 6 or n > MOST_HELD or not (at[0] == 81 or at[0] == 66) or not self.at_rest():
             return False
-        self.asked_count = 0
-        self.template = None
+        if self.asking is None:
+            self.asking = Asking(self._templates, self._digester.compiled)
+        self.asking.begin()
         self.statement = None
         if at[0] == 81:  # Query
             if be32(at + 1) != <uint32_t>(n - 1) or not self.ask_text(at + 5, n - 5):
@@ -193,49 +130,9 @@ cdef class QuickObserver(SessionObserver):
         return True
 
     cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *:
-        cdef uint8_t out[MOST_SKELETON]
-        cdef Number numbers[MOST_NUMBERS]
-        cdef uint8_t value[MOST_TEXT]
-        cdef int count = 0, i, which
-        cdef Py_ssize_t size, length
-        cdef bytes key
-        cdef object found
-        cdef Shape shape
         while n and not sql[n - 1]:
             n -= 1
-        if not n:
-            return False
-        size = take_numbers(sql, n, out, numbers, &count)
-        if size < 0:
-            return False
-        if self.key is None or PyBytes_GET_SIZE(self.key) != size or memcmp(PyBytes_AS_STRING(self.key), out, size):
-            key = PyBytes_FromStringAndSize(<char *>out, size)
-            found = (<object>self._templates)._known.get(key)
-            if found is None:
-                return False
-            self.key, self.key_template = key, <Template>found
-        if not self.key_template.usable:
-            return False
-        if self.key_template.answers is None:
-            self.key_template.answers = _shape_of_template(self.key_template)
-        shape = <Shape>self.key_template.answers
-        if not shape.usable:
-            return False
-        for i in range(shape.count):
-            which = shape.which[i] if shape.which[i] >= 0 else ~shape.which[i]
-            length = numbers[which].end - numbers[which].start
-            if shape.which[i] >= 0:
-                if not self.asks(sql + numbers[which].start, length):
-                    return False
-            else:
-                if length + 1 > MOST_TEXT:
-                    return False
-                value[0] = 45
-                memcpy(value + 1, sql + numbers[which].start, length)
-                if not self.asks(value, length + 1):
-                    return False
-        self.template, self.shape = self.key_template, shape
-        return True
+        return n > 0 and self.asking.text(sql, n)
 
     cdef bint ask_prepared(self, const uint8_t *at, const uint8_t *stop) except *:
         """Bind of the unnamed portal, perhaps Describe, Execute of all its rows, Sync."""
@@ -249,9 +146,9 @@ cdef class QuickObserver(SessionObserver):
         cdef uint32_t length, size, type_oid
         cdef int parameters, count, i, j, which, literal = 0, format_
         cdef Py_ssize_t n
-        cdef bytes known
         cdef Statement statement
         cdef Shape shape
+        cdef Asking asking = self.asking
         length = be32(at + 1)
         if length < 10 or <Py_ssize_t>length > stop - at - 1 or at[5]:
             return False
@@ -265,11 +162,13 @@ cdef class QuickObserver(SessionObserver):
             return False
         if b"" not in self._portals and len(self._portals) >= MAX_STATEMENTS:
             return False
-        if statement.answers is None:
-            statement.answers = _shape_of_statement(statement)
         shape = <Shape>statement.answers
+        if shape is None:
+            statement.answers = shape = Shape()
+            shape.take(statement.plan)
         if not shape.usable:
             return False
+        asking.shape = shape
         at = zero + 1
         if end - at < 2:
             return False
@@ -292,10 +191,9 @@ cdef class QuickObserver(SessionObserver):
         for i in range(shape.count):
             which = shape.which[i]
             if not which:
-                known = <bytes>shape.literals[literal]
-                literal += 1
-                if not self.asks(<const uint8_t *>PyBytes_AS_STRING(known), PyBytes_GET_SIZE(known)):
+                if not asking.literals(literal):
                     return False
+                literal += 1
                 continue
             if which > parameters:
                 continue
@@ -313,9 +211,9 @@ cdef class QuickObserver(SessionObserver):
             elif which <= count:
                 format_ = <int>formats[2 * (which - 1)] << 8 | formats[2 * which - 1]
             if format_ == 0:
-                if size and value[0] == 123:
-                    return False  # an array
-                type_oid = UUID if is_uuid(value, size) else TEXT
+                if not asking.written(value, size):
+                    return False
+                continue
             elif format_ == 1:
                 # Without a type, or as an array, it takes a closer look (asked.py).
                 type_oid = <uint32_t>statement.types[which - 1] if which <= len(statement.types) else 0
@@ -323,8 +221,8 @@ cdef class QuickObserver(SessionObserver):
                     return False
             else:
                 return False
-            n = canonical(value, size, type_oid, format_ == 1, room, &value)
-            if n < 0 or not self.asks(value, n):
+            n = canonical(value, size, type_oid, True, room, &value)
+            if n < 0 or not asking.value(value, n):
                 return False
         # the formats of its results
         if end - at < 2:
@@ -352,25 +250,7 @@ cdef class QuickObserver(SessionObserver):
             return False
         if at[10] != 83 or be32(at + 11) != 4:
             return False
-        self.statement, self.shape = statement, shape
-        return True
-
-    cdef bint asks(self, const uint8_t *value, Py_ssize_t n) noexcept:
-        """One patient more that is asked for, each once; False where there are too many, or it is too long."""
-        cdef int i
-        cdef Known *known
-        if n > MOST_TEXT:
-            return False
-        for i in range(self.asked_count):
-            if self.asked[i].size == n and not memcmp(self.asked[i].value, value, n):
-                return True
-        if self.asked_count == MOST_ASKED:
-            return False
-        known = &self.asked[self.asked_count]
-        memcpy(known.value, value, n)
-        known.size = n
-        known.digest = (<Hmac>self._digester.compiled).compute(value, n)
-        self.asked_count += 1
+        self.statement = statement
         return True
 
     # -- the answer ---------------------------------------------------------------------------------------------------
@@ -384,7 +264,7 @@ cdef class QuickObserver(SessionObserver):
         cdef Py_ssize_t described = 0
         cdef uint32_t length
         cdef Counted counted
-        cdef Answer known
+        cdef PostgresAnswer known
         cdef bytes empty = b""
         if stop - at < 17 or (stop - 6)[0] != 90 or be32(stop - 5) != 5:
             return False
@@ -424,7 +304,7 @@ cdef class QuickObserver(SessionObserver):
                 elif known.way == COLUMN:
                     count_column(
                         at, stop, 68, ANY_NUMBER, known.position, known.type_oid, known.binary, <Hmac>self._digester.compiled,
-                        self._patients, &self.asked[0] if self.asked_count else NULL, &counted,
+                        self._patients, &self.asking.asked[0] if self.asking.count else NULL, &counted,
                     )
                 else:
                     count_estimated(
@@ -455,9 +335,9 @@ cdef class QuickObserver(SessionObserver):
         self.shortcuts += 1
         return True
 
-    cdef Answer find(self, const uint8_t *described, Py_ssize_t n):
+    cdef PostgresAnswer find(self, const uint8_t *described, Py_ssize_t n):
         """What is known of these results; `described`: NULL without a RowDescription."""
-        cdef Answer known = self.shape.answers
+        cdef PostgresAnswer known = <PostgresAnswer>self.asking.shape.answers
         while known is not None:
             if known.generation == self._columns.generation and (known.described is None) == (described == NULL):
                 if described != NULL:
@@ -465,23 +345,22 @@ cdef class QuickObserver(SessionObserver):
                         break
                 elif self.statement is None or (known.fields is self.statement.fields and known.format == self.format):
                     break
-            known = known.following
+            known = <PostgresAnswer>known.following
         if known is None:
             known = self.learn(PyBytes_FromStringAndSize(<char *>described, n) if described != NULL else None)
         if known is not None and self.statement is not None and known.backslashes != self._backslashes:
             return None
         return known
 
-    cdef Answer learn(self, bytes described):
+    cdef PostgresAnswer learn(self, bytes described):
         """Ask the general path how such results are read."""
-        cdef Answer known = Answer(), last
+        cdef PostgresAnswer known = PostgresAnswer()
         cdef Statement statement = self.statement
         cdef Reading reading
         cdef list fields = None
-        cdef int kept = 1
         if statement is None:
             statement = Statement(self.held[5:].rstrip(b"\0"))
-            statement.template = self.template
+            statement.template = self.asking.template
         try:
             if described is not None:
                 fields = row_description(described)
@@ -529,72 +408,18 @@ cdef class QuickObserver(SessionObserver):
             known.way = GENERAL
         known.flags = flags_part(flags) if flags else b""
         known.selects = SELECTS.search(statement.sql) is not None
-        known.following = last = self.shape.answers
-        self.shape.answers = known
-        while last is not None:
-            kept += 1
-            if kept >= MOST_ANSWERS:
-                last.following = None
-            last = last.following
+        self.asking.shape.keep(known)
         return known
 
-    cdef tell(self, Answer known, long long now_ms, long long rows, long long size, long long further):
+    cdef tell(self, PostgresAnswer known, long long now_ms, long long rows, long long size, long long further):
         """Write the event."""
-        cdef char on_stack[ON_STACK]
-        cdef char *room = on_stack
-        cdef char *told
-        cdef char *at
-        cdef char *end
-        cdef const char *shape
-        cdef const char *by
-        cdef Py_ssize_t shape_bytes, by_bytes, told_bytes, patients_bytes, most
-        cdef bytes text = b"", constant, payload
-        cdef int i
+        cdef bytes text = b"", payload
         self._now = now_ms
-        constant = self._constant_now()
         if known.text and not self._outlet.told(known.fingerprint, known.names):
             text = text_part(known.text, known.names)
-        shape = PyUnicode_AsUTF8AndSize(known.fingerprint, &shape_bytes)
-        by = PyUnicode_AsUTF8AndSize(known.by, &by_bytes)
-        most = (
-            2 * (PyBytes_GET_SIZE(text) + PyBytes_GET_SIZE(known.flags) + 19 * MOST_ASKED + 20 + 19 * self._patients.size)
-            + PyBytes_GET_SIZE(constant) + MOST_FIXED
+        payload = self.asking.event(
+            known, text, self._constant_now(), now_ms, self.held_ms, self._ordinal + 1, rows, size, self._patients, further
         )
-        if most > ON_STACK:
-            room = <char *>malloc(most)
-            if room == NULL:
-                raise MemoryError
-        try:
-            at = self._patients.write_json(room)
-            patients_bytes = at - room
-            told = at
-            memcpy(at, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
-            at += PyBytes_GET_SIZE(text)
-            memcpy(at, PyBytes_AS_STRING(known.flags), PyBytes_GET_SIZE(known.flags))
-            at += PyBytes_GET_SIZE(known.flags)
-            if self.asked_count:
-                memcpy(at, b',"asked":[', 10)
-                at += 10
-                for i in range(self.asked_count):
-                    if i:
-                        at[0] = 44
-                        at += 1
-                    at[0] = 34
-                    write_hex(at + 1, self.asked[i].digest)
-                    at[17] = 34
-                    at += 18
-                at[0] = 93
-                at += 1
-            told_bytes = at - told
-            end = write_query(
-                at, now_ms, True, PyBytes_AS_STRING(constant), PyBytes_GET_SIZE(constant), self._ordinal + 1, shape,
-                shape_bytes, told, told_bytes, rows, 0, size, room, patients_bytes, further, by, by_bytes,
-                max(0, now_ms - self.held_ms) * 1000, b"", 0,
-            )
-            payload = PyBytes_FromStringAndSize(at, end - at)
-        finally:
-            if room != on_stack:
-                free(room)
         self._ordinal += 1
         self._reported_ms = now_ms
         self._outlet.put(self.principal, now_ms, payload, rows, size, self._patients.size + further, True)

@@ -1,25 +1,9 @@
 """For whoever counts rows in C: _rows.pyx has the meaning."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from ._digests cimport DigestSet, Hmac
-
-cdef enum:
-    MOST_TEXT = 100  # bytes of a UUID with all the hyphens it may have; a longer value is left
-
-cdef struct Counted:
-    # What a loop over rows found, and where it stopped.
-    const uint8_t *end
-    Py_ssize_t count
-    Py_ssize_t size
-    Py_ssize_t further
-
-cdef struct Known:
-    # An identifier's canonical text and its digest.
-    uint8_t value[MOST_TEXT]
-    Py_ssize_t size
-    uint64_t digest
-
+from ._values cimport Counted, Known
 
 cdef inline uint32_t be32(const uint8_t *at) noexcept nogil:
     return <uint32_t>at[0] << 24 | <uint32_t>at[1] << 16 | <uint32_t>at[2] << 8 | at[3]

@@ -10,7 +10,7 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from ._digests cimport LANES, DigestSet, Hmac, Lanes
-from ._values cimport decimal, hexadecimal, is_space, plain_cell
+from ._values cimport MOST_TEXT, decimal, hexadecimal, is_space, plain_cell
 
 cdef enum:
     INT2 = 21

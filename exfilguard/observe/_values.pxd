@@ -3,6 +3,22 @@
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcpy
 
+cdef enum:
+    MOST_TEXT = 100  # bytes of a UUID with all the hyphens it may have; a longer value is left
+
+cdef struct Counted:
+    # What a loop over rows found, and where it stopped.
+    const uint8_t *end
+    Py_ssize_t count
+    Py_ssize_t size
+    Py_ssize_t further
+
+cdef struct Known:
+    # An identifier's canonical text and its digest.
+    uint8_t value[MOST_TEXT]
+    Py_ssize_t size
+    uint64_t digest
+
 
 cdef inline bint is_space(uint8_t c) noexcept nogil:
     return c == 32 or 9 <= c <= 13

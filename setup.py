@@ -20,6 +20,7 @@ SOURCES = {
     "exfilguard.wire.mysql.backend": "exfilguard/wire/mysql/backend.py",
     "exfilguard.wire.mysql.frontend": "exfilguard/wire/mysql/frontend.py",
     "exfilguard.observe.mysql._hot": "exfilguard/observe/mysql/_hot.pyx",
+    "exfilguard.observe.mysql._quick": "exfilguard/observe/mysql/_quick.pyx",
     "exfilguard.observe.mysql._rows": "exfilguard/observe/mysql/_rows.pyx",
     "exfilguard.sidecar._frames": "exfilguard/sidecar/_frames.pyx",
     "exfilguard.runtime._clock": "exfilguard/runtime/_clock.pyx",
@@ -30,6 +31,7 @@ SOURCES = {
     "exfilguard.observe._digests": "exfilguard/observe/_digests.pyx",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
     "exfilguard.observe._quick": "exfilguard/observe/_quick.pyx",
+    "exfilguard.observe._shortcut": "exfilguard/observe/_shortcut.pyx",
     "exfilguard.observe._rows": "exfilguard/observe/_rows.pyx",
 }
 

@@ -1,6 +1,6 @@
 cimport cython
 
-from ..observe._quick cimport QuickObserver
+from ..observe._shortcut cimport Shortcut
 from ..runtime.clock cimport elapsed_s, now_ms
 from .gate cimport Gate
 from .sides cimport Side, Talk
@@ -11,16 +11,16 @@ cdef class Session(Talk):
     cdef public object client, server  # sides; in tests also what looks like one
     cdef public Side downstream, upstream
     cdef public Gate gate
-    cdef public QuickObserver quick
+    cdef public Shortcut quick
     cdef public str source, id, principal, login, application
     cdef public long long rows_total, session_limit, heard_ms
     cdef public bint closed, started, enforces, screened, refuses_when_full, passed
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
-    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=QuickObserver, upstream=Side, forward_first=bint)
+    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=Shortcut, upstream=Side, forward_first=bint)
     cpdef _from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
-    @cython.locals(began=double, now=cython.longlong, quick=QuickObserver, downstream=Side)
+    @cython.locals(began=double, now=cython.longlong, quick=Shortcut, downstream=Side)
     cpdef _from_server(self, bytes data, bint opened)
     cdef _counted(self, list events, long long rows, str principal, long long now)
     cpdef _account(self, long long rows, long long now)

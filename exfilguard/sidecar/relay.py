@@ -111,7 +111,7 @@ class Session(Talk):
         self.front: Front = guard.make_front(self)
         self.observer: Observer | None = None
         self.quick: Any = None
-        """The observer, where it is one of observe/_quick.pyx."""
+        """The observer as observe/_shortcut.pyx has it, where it is one with a shortcut."""
         self.principal = ""
         self.login = ""
         self.application = ""
@@ -218,7 +218,9 @@ class Session(Talk):
             data, events = observer.screen(data, now, self._judge)
             self.screened = observer.holding
         else:
-            forward_first = not self.enforces and (quick is not None or observer.passes_first(data))
+            forward_first = not self.enforces and (
+                quick.passes_first(data) if quick is not None else observer.passes_first(data)
+            )
             if forward_first:
                 if upstream is not None:
                     upstream.write(data)
@@ -234,11 +236,11 @@ class Session(Talk):
             server.write(data)
         if events:
             guard.emit(self, events)
-        if (quick.principal if quick is not None else observer.principal) != self.principal:
+        if (quick.principal() if quick is not None else observer.principal) != self.principal:
             self._follow()
         if self.throttle is not None:
             server.pace(self.throttle.take(0, now_ms()))  # a new statement, or session, waits for what the others took
-        if quick.desynced if quick is not None else observer.desynced:
+        if quick.desynced() if quick is not None else observer.desynced:
             self._desynced()
         gate.added.observe(elapsed_s() - began)
 
@@ -266,19 +268,23 @@ class Session(Talk):
             self.in_step.from_server(data)
             return
         self.heard_ms = now = now_ms()
-        if self.ending is not None or self.enforces or (quick.refusals if quick is not None else observer.refusals):
+        if (
+            self.ending is not None
+            or self.enforces
+            or (quick.counts_first() if quick is not None else observer.refusals)
+        ):
             self._count_then_forward(data, now)
-        elif quick is not None and downstream is not None and quick.authenticated:
+        elif quick is not None and downstream is not None and quick.ready():
             downstream.write(data)
             events = quick.observed(data, now)
-            self._counted(events, quick.portion_rows, quick.principal, now)
+            self._counted(events, quick.rows(), quick.principal(), now)
         else:
             self.client.write(data if observer.authenticated else self.front.login_reply(data))
             events = observer.observed(data, now)
             self._counted(events, observer.portion_rows, observer.principal, now)
         if quick.untold() if quick is not None else observer.unreported:
             guard.unreported.add(self)
-        if (quick.desynced if quick is not None else observer.desynced) and not self.closed:
+        if (quick.desynced() if quick is not None else observer.desynced) and not self.closed:
             self._desynced()
         self.gate.added.observe(elapsed_s() - began)
 

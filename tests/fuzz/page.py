@@ -14,6 +14,7 @@ WHAT = {
     "postgres": "PostgreSQL: start-up, both readers, the observer, the events it writes",
     "mysql": "MySQL and MariaDB: login, both readers, compression, the observer, the events it writes",
     "quick": "PostgreSQL's shortcut in C and the general path, compared step by step",
+    "mysql-quick": "MySQL's shortcut in C and the general path, compared step by step",
     "edges": "PROXY headers, start-up packets, the end of a statement that was cut",
     "atheris-postgres": "PostgreSQL, guided by coverage of the sources",
     "atheris-mysql": "MySQL and MariaDB, guided by coverage of the sources",

@@ -1,6 +1,6 @@
 """Mutated inputs, as many as asked for: each is made from its number alone, so a run can be resumed and an input replayed.
 
-    python -m tests.fuzz.run [--target all|postgres|mysql|quick|edges] [--inputs 5000000] [--seconds S] [--states DIR] [--replay N]
+    python -m tests.fuzz.run [--target all|postgres|mysql|quick|mysql-quick|edges] [--inputs 5000000] [--seconds S] [--states DIR] [--replay N]
 
 A run goes on where the one before it ended; docs/benchmarks/fuzz.md tells of all of them. Exit status 1 when an input crashed, broke an invariant, hung, or memory grew.
 """
@@ -21,12 +21,13 @@ from typing import Any
 from tests.fuzz import page
 from tests.fuzz.edges import Edges
 from tests.fuzz.mysql import Mysql
+from tests.fuzz.mysql_quick import MysqlQuick
 from tests.fuzz.postgres import Postgres
 from tests.fuzz.quick import Quick
 from tests.fuzz.target import Hang, Target
 from tests.integration.stack import rss_kib
 
-TARGETS = {"postgres": Postgres, "mysql": Mysql, "quick": Quick, "edges": Edges}
+TARGETS = {"postgres": Postgres, "mysql": Mysql, "quick": Quick, "mysql-quick": MysqlQuick, "edges": Edges}
 SEED = "exfilguard"
 BATCH = 2_000
 BATCH_CPU_S = 30.0

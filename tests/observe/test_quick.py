@@ -69,7 +69,7 @@ def observer(kind: type[SessionObserver], rules: Rules, large: int = 1 << 20) ->
     return made, kept
 
 
-def seen(made: SessionObserver, kept: Kept, events: list[Any]) -> tuple[Any, ...]:
+def seen(made: Any, kept: Kept, events: list[Any]) -> tuple[Any, ...]:
     said, kept.said = kept.said, []
     return (
         [encode_event(event) for event in events], said, made.portion_rows, made.principal, made.evidence, made.desynced,
@@ -78,14 +78,19 @@ def seen(made: SessionObserver, kept: Kept, events: list[Any]) -> tuple[Any, ...
 
 
 Steps = list[tuple[str, bytes, int]]
+Pair = tuple[tuple[Any, Kept], tuple[Any, Kept]]
 
 
 def compare(steps: Steps, rules: Rules = Rules(), large: int = 1 << 20) -> int:  # noqa: B008
     """How many answers took the shortcut."""
-    general, quick = observer(SessionObserver, rules, large), observer(QuickObserver, rules, large)
+    return step_by_step((observer(SessionObserver, rules, large), observer(QuickObserver, rules, large)), steps)
+
+
+def step_by_step(pair: Pair, steps: Steps) -> int:
+    """The general path and the one with the shortcut, of either engine: what they say of the same session. How many answers took it."""
     for side, data, now in steps:
         found = []
-        for made, kept in (general, quick):
+        for made, kept in pair:
             if side == ">":
                 events = made.client_data(data, now)
             elif side == "<":
@@ -96,9 +101,9 @@ def compare(steps: Steps, rules: Rules = Rules(), large: int = 1 << 20) -> int: 
                 kept.said.append((result.rows, result.new_patients, result.cut_at))
             found.append(seen(made, kept, events + made.tick(now)))
         assert found[1] == found[0], (side, data)
-    ends = [seen(made, kept, made.close(10_000)) for made, kept in (general, quick)]
+    ends = [seen(made, kept, made.close(10_000)) for made, kept in pair]
     assert ends[1] == ends[0]
-    return int(quick[0].shortcuts)  # type: ignore[attr-defined]
+    return int(pair[1][0].shortcuts)
 
 
 def some(rng: random.Random, *choices: Any) -> Any:

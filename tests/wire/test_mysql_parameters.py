@@ -25,15 +25,20 @@ PATIENT = AskedColumns(["patient.id"], "mysql")
 Value = tuple[int, bytes | None]
 
 
-def execute(*values: Value, statement: int = 5, types: bool = True, long_data: tuple[int, ...] = ()) -> bytes:
-    """A COM_STMT_EXECUTE's body. Values: (type, encoded)."""
+def execute(
+    *values: Value, statement: int = 5, types: bool = True, long_data: tuple[int, ...] = (), attributes: bool = False
+) -> bytes:
+    """A COM_STMT_EXECUTE's body. Values: (type, encoded). `attributes`: those were agreed on; there are none."""
     bitmap = bytearray((len(values) + 7) // 8)
     for i, (_, value) in enumerate(values):
         if value is None and i not in long_data:
             bitmap[i // 8] |= 1 << i % 8
-    kinds = b"".join(kind.to_bytes(2, "little") for kind, _ in values) if types else b""
+    name = b"\0" if attributes else b""
+    kinds = b"".join(kind.to_bytes(2, "little") + name for kind, _ in values) if types else b""
     sent = b"".join(value or b"" for i, (_, value) in enumerate(values) if i not in long_data)
     head = statement.to_bytes(4, "little") + b"\0\1\0\0\0"
+    if attributes and values:
+        head += messages.lenenc_pack(len(values))
     return head + bytes(bitmap) + (b"\1" if types else b"\0") + kinds + sent
 
 
@@ -124,21 +129,26 @@ VALUES = st.one_of(
 
 @pytest.mark.skipif(parameters._compiled is None, reason="no C compiler at installation")
 @given(
-    st.lists(VALUES, min_size=1, max_size=12), st.booleans(), st.binary(max_size=3), st.integers(0, 400), st.booleans()
+    st.lists(VALUES, min_size=1, max_size=12),
+    st.booleans(),
+    st.binary(max_size=3),
+    st.integers(0, 400),
+    st.booleans(),
+    st.booleans(),
 )
 def test_the_compiled_reader_agrees_with_the_plain_one(
-    values: list[Value], types: bool, instead: bytes, at: int, damaged: bool
+    values: list[Value], types: bool, instead: bytes, at: int, damaged: bool, attributes: bool
 ) -> None:
-    body = execute(*values, types=types)
+    body = execute(*values, types=types, attributes=attributes)
     known = tuple(kind for kind, _ in values)
     if damaged:
         body = body[:at] + instead + body[at + len(instead) + len(instead) % 2 :]
     assert parameters._compiled is not None
-    found = parameters._compiled(body, len(values), known)
+    found = parameters._compiled(body, len(values), known, attributes)
     if not damaged:
         assert found is not None, "such executions are read in C"
     if found is not None:
-        assert found == parameters.plain_executed(body, len(values), known, {}, attributes=False)
+        assert found == parameters.plain_executed(body, len(values), known, {}, attributes=attributes)
 
 
 # -- the observer -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ before one that is not complete, does not hold what it promises, or needs a clos
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memchr, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from .._digests cimport LANES, DigestSet, Hmac, Lanes
 from .._values cimport decimal, hexadecimal, is_space, plain_cell
@@ -124,6 +124,54 @@ cdef Py_ssize_t canonical(
     return n
 
 
+cdef int count_column(
+    const uint8_t *start, const uint8_t *stop, Py_ssize_t most, Py_ssize_t position, const uint8_t *size, Py_ssize_t columns,
+    int kind, Hmac key, DigestSet found, const Known *known, Counted *out,
+) except -1 nogil:
+    """`column`, from `start` on; `size`, `columns`: `sizes`. `known`: a value whose digest is known already; NULL: none."""
+    cdef const uint8_t *at
+    cdef const uint8_t *value
+    cdef Py_ssize_t i, n
+    cdef uint8_t room[MOST_TEXT]
+    cdef Lanes lanes
+    cdef Row row
+    out.end = start
+    out.count = out.size = out.further = 0
+    if columns and position >= columns:
+        return 0
+    lanes.count = 0
+    while out.count < most and next_row(out.end, stop, columns, &row):
+        at = row.at
+        n = NULL_CELL
+        for i in range(position + 1):
+            if n > 0:
+                at += n
+            if columns and is_null(row.start, i):
+                n = NULL_CELL
+                continue
+            n = cell(&at, row.end, size[i] if columns else 255, not columns)
+            if n == MALFORMED:
+                break
+        if n == MALFORMED:
+            break
+        if n != NULL_CELL:
+            n = canonical(at, n, kind, columns > 0, room, &value)
+            if n < 0:
+                break
+            if not lanes.count:
+                found.reserve(LANES + 1)
+            if known != NULL and known.size == n and not memcmp(known.value, value, n):
+                key.flush(&lanes, found)
+                found.put(known.digest)
+            else:
+                key.take(&lanes, found, value, n)
+        out.size += row.end - row.start
+        out.end = row.end
+        out.count += 1
+    key.flush(&lanes, found)
+    return 0
+
+
 def column(
     bytes data not None, Py_ssize_t pos, Py_ssize_t most, Py_ssize_t position, bytes sizes not None, int kind,
     Hmac key not None, DigestSet found not None,
@@ -132,44 +180,63 @@ def column(
     Returns (position behind the last one, rows, bytes of their payloads)."""
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef const uint8_t *stop = start + PyBytes_GET_SIZE(data)
-    cdef const uint8_t *here = start + pos
     cdef const uint8_t *size = <const uint8_t *>PyBytes_AS_STRING(sizes)
+    cdef Py_ssize_t columns = PyBytes_GET_SIZE(sizes)
+    cdef Counted counted
+    with nogil:
+        count_column(start + pos, stop, most, position, size, columns, kind, key, found, NULL, &counted)
+    return counted.end - start, counted.count, counted.size
+
+
+cdef int count_estimated(
+    const uint8_t *start, const uint8_t *stop, Py_ssize_t most, Py_ssize_t fields, const uint8_t *size, Py_ssize_t columns,
+    bint expressions, Hmac key, DigestSet found, Counted *out,
+) except -1 nogil:
+    """`estimated`, from `start` on; `size`, `columns`: `sizes`."""
     cdef const uint8_t *at
-    cdef const uint8_t *value
-    cdef Py_ssize_t columns = PyBytes_GET_SIZE(sizes), count = 0, total = 0, i, n
-    cdef uint8_t room[MOST_TEXT]
+    cdef Py_ssize_t cells, i, n
+    cdef uint8_t room[MOST_ROW + 4]
     cdef Lanes lanes
     cdef Row row
-    if columns and position >= columns:
-        return pos, 0, 0
+    cdef bint plain
+    out.end = start
+    out.count = out.size = out.further = 0
+    if columns and fields > columns:
+        return 0
     lanes.count = 0
-    with nogil:
-        while count < most and next_row(here, stop, columns, &row):
-            at = row.at
-            n = NULL_CELL
-            for i in range(position + 1):
-                if n > 0:
-                    at += n
-                if columns and is_null(row.start, i):
-                    n = NULL_CELL
-                    continue
-                n = cell(&at, row.end, size[i] if columns else 255, not columns)
-                if n == MALFORMED:
-                    break
-            if n == MALFORMED:
+    memcpy(room, b"row\0", 4)
+    while out.count < most and next_row(out.end, stop, columns, &row):
+        n = row.end - row.start
+        if n > MOST_ROW:
+            break
+        at = row.at
+        plain = True
+        cells = 0
+        for i in range(fields):
+            if columns and is_null(row.start, i):
+                continue
+            n = cell(&at, row.end, size[i] if columns else 255, not columns)
+            if n == NULL_CELL:
+                continue
+            if n == MALFORMED or not plain_cell(at, n):
+                plain = False
                 break
-            if n != NULL_CELL:
-                n = canonical(at, n, kind, columns > 0, room, &value)
-                if n < 0:
-                    break
-                if not lanes.count:
-                    found.reserve(LANES + 1)
-                key.take(&lanes, found, value, n)
-            total += row.end - row.start
-            here = row.end
-            count += 1
-        key.flush(&lanes, found)
-    return here - start, count, total
+            at += n
+            cells += n
+        if not plain:
+            break
+        if not lanes.count:
+            found.reserve(LANES + 1)
+        n = row.end - row.start
+        memcpy(room + 4, row.start, n)
+        key.take(&lanes, found, room, 4 + n)
+        if expressions and cells >= 2 * PATIENT_BYTES:
+            out.further += cells // PATIENT_BYTES - 1
+        out.end = row.end
+        out.size += n
+        out.count += 1
+    key.flush(&lanes, found)
+    return 0
 
 
 def estimated(
@@ -181,47 +248,9 @@ def estimated(
     may hold a list of identifiers or a structure."""
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef const uint8_t *stop = start + PyBytes_GET_SIZE(data)
-    cdef const uint8_t *here = start + pos
     cdef const uint8_t *size = <const uint8_t *>PyBytes_AS_STRING(sizes)
-    cdef const uint8_t *at
-    cdef Py_ssize_t columns = PyBytes_GET_SIZE(sizes), count = 0, total = 0, further = 0, cells, i, n
-    cdef uint8_t room[MOST_ROW + 4]
-    cdef Lanes lanes
-    cdef Row row
-    cdef bint plain
-    if columns and fields > columns:
-        return pos, 0, 0, 0
-    lanes.count = 0
-    memcpy(room, b"row\0", 4)
+    cdef Py_ssize_t columns = PyBytes_GET_SIZE(sizes)
+    cdef Counted counted
     with nogil:
-        while count < most and next_row(here, stop, columns, &row):
-            if row.end - row.start > MOST_ROW:
-                break
-            at = row.at
-            plain = True
-            cells = 0
-            for i in range(fields):
-                if columns and is_null(row.start, i):
-                    continue
-                n = cell(&at, row.end, size[i] if columns else 255, not columns)
-                if n == NULL_CELL:
-                    continue
-                if n == MALFORMED or not plain_cell(at, n):
-                    plain = False
-                    break
-                at += n
-                cells += n
-            if not plain:
-                break
-            if not lanes.count:
-                found.reserve(LANES + 1)
-            n = row.end - row.start
-            memcpy(room + 4, row.start, n)
-            key.take(&lanes, found, room, 4 + n)
-            if expressions and cells >= 2 * PATIENT_BYTES:
-                further += cells // PATIENT_BYTES - 1
-            here = row.end
-            total += n
-            count += 1
-        key.flush(&lanes, found)
-    return here - start, count, total, further
+        count_estimated(start + pos, stop, most, fields, size, columns, expressions, key, found, &counted)
+    return counted.end - start, counted.count, counted.size, counted.further

@@ -268,7 +268,7 @@ class Answers(Commands):
         """Rows that a statement without a result moved: INSERT .. SELECT, CREATE .. SELECT, SELECT .. INTO OUTFILE."""
         head = self._head()
         sql = head.statement.sql if head.statement is not None else b""
-        if not sql or _MOVES.match(sql) is None or _SELECT.search(sql) is None:
+        if not moves(sql):
             return 0
         self._columns.note_copy(sql)
         if affected and self._columns.mentioned_in(sql):
@@ -415,6 +415,12 @@ _MOVES = re.compile(
     rb"\s*(?:/\*.*?\*/\s*)*(?:insert|replace|create|select|with|\(|table|alter|call)\b|\s*\(", re.IGNORECASE | re.DOTALL
 )
 _SELECT = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
+
+
+def moves(sql: bytes) -> bool:
+    """True for a statement that may move rows without a result."""
+    return bool(sql) and _MOVES.match(sql) is not None and _SELECT.search(sql) is not None
+
 
 _PHASES = {
     FIRST: Answers._on_first,

@@ -9,7 +9,7 @@ from ..templates cimport Template, Templates
 
 cdef class Statement:
     cdef public bytes sql
-    cdef public object reading, script, plan
+    cdef public object reading, script, plan, answers
     cdef public Template template
     cdef public list numbers
     cdef public int parameters

@@ -61,7 +61,7 @@ class Statement:
     """A prepared statement, or the text of a COM_QUERY."""
 
     __slots__ = (
-        "direct", "long_data", "numbers", "parameters", "plan", "reading", "script", "sql", "template", "types",
+        "answers", "direct", "long_data", "numbers", "parameters", "plan", "reading", "script", "sql", "template", "types",
     )  # fmt: skip
 
     def __init__(self, sql: bytes) -> None:
@@ -83,6 +83,8 @@ class Statement:
         """Of its last execution; kept only with a plan."""
         self.long_data: dict[int, bytes | None] = {}
         """Values that were sent ahead of the next execution, None for one that is no identifier; kept only with a plan."""
+        self.answers: object = None
+        """What _quick.pyx knows of its results."""
 
 
 class Command:

@@ -19,6 +19,7 @@ from typing import Any, cast
 from ...errors import ProtocolError
 from ...observe.identity import Identity
 from ...observe.mysql.patients import OriginColumns
+from ...observe.mysql.quick import Reader
 from ...observe.mysql.session import MysqlObserver
 from ...observe.tally import Setting
 from ...runtime.clock import now_ms
@@ -294,7 +295,7 @@ class MysqlFront:
         found = startup.login(payload)
         session.login = found.user
         listener = session.listener
-        observer = MysqlObserver(
+        observer = Reader(
             Setting(
                 listener.name,
                 guard.digester,

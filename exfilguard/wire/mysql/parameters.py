@@ -50,8 +50,8 @@ def executed(
     body: bytes, count: int, known: Types, long_data: Mapping[int, bytes | None], *, attributes: bool
 ) -> tuple[list[bytes | None], Types]:
     """`plain_executed`, compiled where it can be."""
-    if _compiled is not None and not attributes and not long_data:
-        found = _compiled(body, count, known)
+    if _compiled is not None and not long_data:
+        found = _compiled(body, count, known, attributes)
         if found is not None:
             return found
     return plain_executed(body, count, known, long_data, attributes=attributes)

@@ -1,0 +1,43 @@
+from libc.stdint cimport uint8_t
+
+from .._asking cimport Answer, Asking, Shape
+from ...wire.mysql._parameters cimport MOST
+from .commands cimport Statement
+from .patients cimport Reading
+from .session cimport MysqlObserver
+
+
+cdef class MysqlAnswer(Answer):
+    cdef int kind, columns
+    cdef bytes described
+    cdef Reading reading
+    cdef long version
+    cdef bint backslashes, expressions
+    cdef Py_ssize_t position, fields
+    cdef int column_kind
+    cdef bytes sizes
+
+
+cdef class Execution(Shape):
+    cdef tuple types
+    cdef int kinds[MOST]
+
+
+cdef class QuickMysqlObserver(MysqlObserver):
+    cdef readonly long shortcuts  # answers that were told here
+    cdef bytes held
+    cdef long long held_ms
+    cdef Asking asking
+    cdef Statement statement
+    cdef bint eager
+    cdef bint between_commands(self) noexcept
+    cpdef list client_data(self, bytes data, long long now_ms)
+    cpdef list observed(self, bytes data, long long now_ms)
+    cdef list settle(self)
+    cdef bint at_rest(self) except *
+    cdef bint ask(self, bytes data, long long now_ms) except *
+    cdef bint ask_execution(self, const uint8_t *body, Py_ssize_t n) except *
+    cdef bint answer(self, bytes data, long long now_ms) except *
+    cdef MysqlAnswer find(self, int kind, int columns, const uint8_t *at, const uint8_t *stop)
+    cdef MysqlAnswer learn(self, int kind, int columns, const uint8_t *at, const uint8_t *stop)
+    cdef tell(self, MysqlAnswer known, long long now_ms, long long rows, long long size, long long further)

@@ -1,0 +1,3 @@
+from .session import MysqlObserver
+
+class QuickMysqlObserver(MysqlObserver): ...

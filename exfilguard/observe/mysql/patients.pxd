@@ -1,0 +1,14 @@
+cdef class Reading:
+    cdef public list fields
+    cdef public tuple positions, names, kinds
+    cdef public str by
+    cdef public Py_ssize_t last
+    cdef public bint of_patients, expressions
+    cdef public bytes sizes
+    cdef public long version
+
+
+cdef class OriginColumns:
+    cdef public object _copies, _identity, _mentions, _names, _qualified, _tables, keyed
+    cdef public dict _readings
+    cdef public long _version

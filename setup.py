@@ -22,6 +22,7 @@ SOURCES = {
     "exfilguard.observe.mysql._hot": "exfilguard/observe/mysql/_hot.pyx",
     "exfilguard.observe.mysql._quick": "exfilguard/observe/mysql/_quick.pyx",
     "exfilguard.observe.mysql._rows": "exfilguard/observe/mysql/_rows.pyx",
+    "exfilguard.sidecar._bell": "exfilguard/sidecar/_bell.pyx",
     "exfilguard.sidecar._frames": "exfilguard/sidecar/_frames.pyx",
     "exfilguard.runtime._clock": "exfilguard/runtime/_clock.pyx",
     "exfilguard.sidecar._segment": "exfilguard/sidecar/_segment.pyx",

@@ -83,6 +83,16 @@ def exchange(protocol: str, n: int) -> tuple[bytes, bytes]:
     return request, message(b"2") + DESCRIPTION + ROW + DONE
 
 
+def pgbench_event() -> bytes:
+    """The event of one of pgbench's queries, as it goes into the spool."""
+    outlet = Dropped()
+    made = observer(Reader, outlet)
+    request, answer = exchange("prepared", 100_000)
+    made.client_data(request, 1000)
+    made.observed(answer, 1001)
+    return outlet.payload
+
+
 def best_ns(work: Callable[[], None], times: int = TIMES) -> float:
     """Nanoseconds of one of so many, in the best of TURNS."""
     found = []

@@ -62,7 +62,7 @@ class KafkaConfig:
         "How long the shipper waits at most to fill a frame, milliseconds. An event with many patients does not wait.",
         50,
     )
-    frame_events: int = setting("Most events in one frame.", 500)
+    frame_events: int = setting("Most events in one frame.", 2_000)
     fetch_wait_ms: int = setting(
         "How long a broker may hold a fetch that finds nothing, milliseconds. Kafka answers as soon as a record comes; the "
         "embedded broker does not, and `up` sets 20 for it.",

@@ -367,9 +367,10 @@ def follow(
     watch: TopicWatch,
     topics: Sequence[str],
     stop: threading.Event,
+    wait_ms: int = 200,
 ) -> Iterator[list[tuple[str, bytes]]]:
     """(topic, value) of every record of these topics, from their beginning and on, in portions as they come; an empty one when
-    nothing more has come. Ends when `stop` is set or the broker forgot its topics. Raises KafkaError, OSError."""
+    nothing more has come for `wait_ms`. Ends when `stop` is set or the broker forgot its topics. Raises KafkaError, OSError."""
     generation = watch.generation
     assigned = [TopicPartition(topic, n) for topic in topics for n in range(watch.partitions.get(topic, 0))]
     if not all(watch.partitions.get(topic) for topic in topics):
@@ -387,7 +388,7 @@ def follow(
         consumer.seek_to_beginning(*assigned)
         standstill = Standstill(consumer)
         while not stop.is_set() and generation == watch.generation:
-            polled = consumer.poll(timeout_ms=200)
+            polled = consumer.poll(timeout_ms=wait_ms)
             standstill.check()
             yield [(at.topic, r.value) for at, records in polled.items() for r in records if r.value is not None]
     finally:

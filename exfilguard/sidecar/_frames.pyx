@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""From a spool segment to the frames of a batch, without an object per record: _records.take and _records.group in one, which are the
-definition (tests/sidecar/test_records.py)."""
+"""From a spool segment to the frames of a batch as they are sent, without an object per record: _records.take, _records.group and
+codec.encode_frame in one, which are the definition (tests/sidecar/test_records.py)."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -30,26 +30,38 @@ cdef inline uint32_t le32(const uint8_t *at) noexcept nogil:
     return at[0] | <uint32_t>at[1] << 8 | <uint32_t>at[2] << 16 | <uint32_t>at[3] << 24
 
 
-cdef bytes _joined(Found *found, Frame *frame):
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, frame.size + frame.count - 1)
+cdef bytes _value(Found *found, Frame *frame, bytes head):
+    # head, the events with a comma between them, `]}`
+    cdef Py_ssize_t begin = PyBytes_GET_SIZE(head)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, begin + frame.size + frame.count + 1)
     cdef char *at = PyBytes_AS_STRING(out)
     cdef int i = frame.first
+    memcpy(at, PyBytes_AS_STRING(head), begin)
+    at += begin
     while True:
         memcpy(at, found[i].payload, found[i].length)
         at += found[i].length
         i = found[i].following
         if i < 0:
+            at[0] = 93
+            at[1] = 125
             return out
         at[0] = 44
         at += 1
 
 
+cdef tuple _frame(Found *found, Frame *frame, int partition, bytes prefix, list seqs):
+    seq = seqs[partition]
+    seqs[partition] = seq + 1
+    return partition, _value(found, frame, b'%b%d,"events":[' % (prefix, seq)), frame.count
+
+
 def frames(
     const uint8_t[::1] data, Py_ssize_t at, Py_ssize_t until, int most, Py_ssize_t most_bytes, int partitions, int most_events,
-    Py_ssize_t frame_bytes,
+    Py_ssize_t frame_bytes, bytes prefix, list seqs,
 ):
     """(position behind the last record, damaged ones, whether there may be more, time of the first in ms, frames): each frame is
-    (partition, events, their bytes with a comma between them). Arguments as of `take` and `group`."""
+    (partition, its bytes, events). Arguments as of `take`, `group` and `encode_frame`; `seqs` of the partitions are counted on."""
     cdef Py_ssize_t size = data.shape[0], taken = 0, damaged = 0
     cdef const uint8_t *start
     cdef const uint8_t *record
@@ -100,7 +112,7 @@ def frames(
                 slots += 1
                 frame.count, frame.size = 0, 0
             elif frame.count and (frame.count >= most_events or frame.size + found[i].length > frame_bytes):
-                out.append((partition, frame.count, _joined(found, frame)))
+                out.append(_frame(found, frame, partition, prefix, seqs))
                 frame.count, frame.size = 0, 0
             found[i].following = -1
             if frame.count:
@@ -112,7 +124,7 @@ def frames(
             frame.size += found[i].length
         for i in range(slots):
             frame = &opened[order[i]]
-            out.append((order[i], frame.count, _joined(found, frame)))
+            out.append(_frame(found, frame, order[i], prefix, seqs))
         return at, damaged, more, oldest_ms, out
     finally:
         free(found)

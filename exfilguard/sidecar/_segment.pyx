@@ -6,7 +6,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from ._bell cimport Bell, bell_is_for, bell_ring
+
+cdef extern from "_crc32.h":
+    bint crc32_folds() noexcept nogil
+    uint32_t crc32_fold(const uint8_t *p, size_t n, uint32_t crc) noexcept nogil
+
 cdef uint32_t TABLES[8][256]
+cdef bint FOLDS = crc32_folds()
 
 
 cdef void _fill() noexcept:
@@ -28,7 +35,13 @@ _fill()
 
 cdef uint32_t crc32(const uint8_t *p, Py_ssize_t n, uint32_t crc) noexcept nogil:
     cdef uint64_t word
+    cdef Py_ssize_t whole
     crc = ~crc
+    if FOLDS and n >= 64:
+        whole = n & ~<Py_ssize_t>15
+        crc = crc32_fold(p, whole, crc)
+        p += whole
+        n -= whole
     while n >= 8:
         memcpy(&word, p, 8)
         word ^= crc
@@ -49,9 +62,9 @@ cdef uint32_t crc32(const uint8_t *p, Py_ssize_t n, uint32_t crc) noexcept nogil
 cdef class Segment:
     """Holds the map's buffer: `release` before the map is closed."""
 
-
-    def __init__(self, target):
+    def __init__(self, target, Bell bell=None):
         self.held = False
+        self.bell = bell
         PyObject_GetBuffer(target, &self.buffer, PyBUF_SIMPLE | PyBUF_WRITABLE)
         self.held = True
 
@@ -70,6 +83,8 @@ cdef class Segment:
         memcpy(start + 8, &hashed, 4)
         memcpy(start + 12, &time_ms, 8)
         (<volatile uint32_t *>start)[0] = length
+        if self.bell is not None and bell_is_for(self.bell.words, length):
+            bell_ring(self.bell.words)
         return at + 20 + n
 
     def release(self):

@@ -51,7 +51,7 @@ class Journal:
     def __init__(self, tenant: str, directory: Path, segment_bytes: int, max_bytes: int) -> None:
         self.tenant = tenant
         self.directory = directory
-        self.spool = SpoolWriter(directory, segment_bytes, max_bytes)
+        self.spool = SpoolWriter(directory, segment_bytes, max_bytes, bells=directory.parent)
         self.full = False
         self.recorded = 0
         """Events appended since the start."""

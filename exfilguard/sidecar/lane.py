@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..events.codec import frame_head
 from .plan import (
     FRAME_BYTES,
     Batch,
@@ -16,14 +17,12 @@ from .plan import (
     OutFrame,
     PlanWriter,
     make_frames,
-    number_frames,
     plan_path,
     plans,
     read_plan,
 )
 from .spool import (
     COMPILED_FRAMES,
-    Joined,
     Position,
     RawRecord,
     SpoolReader,
@@ -151,32 +150,44 @@ class Lane:
         """The next batch; the same one until it is acknowledged; empty when there is nothing to send."""
         if self._unsent:
             return self._unsent
-        before = self._reader.position
+        before, damaged = self._reader.position, self._reader.damaged
         self._peeked = 0
-        joined: list[Joined] = []
-        records: list[RawRecord] = []
-        if COMPILED_FRAMES:
-            self.oldest_ms, joined = self._reader.take_frames(
-                BATCH_RECORDS, BATCH_BYTES, self._partitions, self.frame_events, FRAME_BYTES
-            )
-        else:
-            records = self._reader.take(BATCH_RECORDS, BATCH_BYTES)
-            self.oldest_ms = records[0][1] if records else 0
-        if not records and not joined:
+        seqs = list(self._plan.head.seqs)
+        frames = self._read(self._plan.head, seqs)
+        if not frames:
             self.oldest_ms = 0
             return []
+        head = self._plan.head
         segment, end = self._reader.position
         start = before.offset if before.segment == segment else 0
         try:
             self._write_plan(segment, start, end)
         except OSError:
             self._write_plan_somehow(segment, start, end)
-        head = self._plan.head
-        if joined:
-            self._unsent = number_frames(joined, self.tenant, self.sidecar, head, head.seqs)
-        else:
-            self._unsent = make_frames(records, self.tenant, self.sidecar, head, head.seqs)
-        return self._unsent
+        if self._plan.head is not head:  # a new epoch: these frames say the old one
+            self._reader.position, self._reader.damaged = Position(segment, start), damaged
+            seqs = list(self._plan.head.seqs)
+            frames = self._read(self._plan.head, seqs)
+        self._plan.head.seqs = seqs
+        self._unsent = frames
+        return frames
+
+    def _read(self, head: Head, seqs: list[int]) -> list[OutFrame]:
+        """The next records as frames; counts `seqs` on."""
+        if not COMPILED_FRAMES:
+            records = self._reader.take(BATCH_RECORDS, BATCH_BYTES)
+            self.oldest_ms = records[0][1] if records else 0
+            return make_frames(records, self.tenant, self.sidecar, head, seqs)
+        prefix = frame_head(self.tenant, self.sidecar, head.epoch)
+        self.oldest_ms, framed = self._reader.take_frames(
+            BATCH_RECORDS, BATCH_BYTES, head.frame_events, FRAME_BYTES, prefix, seqs
+        )
+        return [OutFrame(*frame) for frame in framed]
+
+    @property
+    def more(self) -> bool:
+        """Behind the batch that was taken last there is another one already."""
+        return self._reader.more
 
     def urgent(self) -> bool:
         """Something lies there that should not wait until there is more: a batch's worth, or an event with many patients."""

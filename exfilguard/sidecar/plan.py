@@ -27,7 +27,7 @@ import orjson
 
 from ..events.codec import encode_frame, frame_head
 from ._records import group
-from .spool import Joined, RawRecord, done_path, segments
+from .spool import RawRecord, done_path, segments
 
 FRAME_BYTES = 512 << 10
 """A frame is closed at this size: brokers refuse records beyond 1 MB by default."""
@@ -66,17 +66,10 @@ class OutFrame:
 
 def make_frames(records: Sequence[RawRecord], tenant: str, sidecar: str, head: Head, seqs: list[int]) -> list[OutFrame]:
     """The frames of a batch, each partition's in order. Advances `seqs`."""
-    found = group(records, head.partitions, head.frame_events, FRAME_BYTES)
-    joined = [(partition, len(events), b",".join(events)) for partition, events in found]
-    return number_frames(joined, tenant, sidecar, head, seqs)
-
-
-def number_frames(joined: Sequence[Joined], tenant: str, sidecar: str, head: Head, seqs: list[int]) -> list[OutFrame]:
-    """The same of frames whose events are joined already (SpoolReader.take_frames)."""
     prefix = frame_head(tenant, sidecar, head.epoch)
     out: list[OutFrame] = []
-    for partition, count, events in joined:
-        out.append(OutFrame(partition, encode_frame(prefix, seqs[partition], (events,)), count))
+    for partition, events in group(records, head.partitions, head.frame_events, FRAME_BYTES):
+        out.append(OutFrame(partition, encode_frame(prefix, seqs[partition], events), len(events)))
         seqs[partition] += 1
     return out
 

@@ -42,23 +42,29 @@ from ..runtime.kafka import (
     client_settings,
     follow,
 )
-from ..runtime.process import hand_over_quickly, stop_on_signals
+from ..runtime.process import hand_over_quickly, keep_memory, stop_on_signals
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
+from .bell import ANYTHING, sleeper
 from .catalog import resolve_columns
-from .lane import Lane
+from .lane import URGENT_BYTES, Lane
 from .plan import OutFrame
 from .verdict_table import VerdictTable
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.004
-PAUSE_POLL_S = 0.008
-"""While a batch fills, it is looked this often whether something urgent lies in it."""
-POLL_IDLE_S = 0.01
-IDLE_AFTER_S = 1.0
+IDLE_S = 0.25
+"""So long at most it sleeps until a relay rings: a signal that came just before waits for it."""
+VERDICTS_WAIT_MS = 1_000
+LINKS_S = 1.0
+MISSING_S = 0.1
+"""A relay whose socket was not there is looked for again after this time."""
 PAUSE_PER_CPU = 40
 """After a batch, so many times the CPU it took is waited for more (`kafka.linger_ms` at most): what publishing costs stays a
 small share of a core, however many small events come. Events with many patients do not wait (Lane.urgent)."""
+REST_PER_CPU = 4
+"""But so long they wait too: a stream of them is sent in batches."""
+REQUEST_BYTES = 900_000
+"""A partition's frames of one batch go together, below what brokers take by default (message.max.bytes, 1 MB)."""
 MAX_BACKOFF_S = 1.0
 COLUMNS_S = 30.0
 EXPIRE_S = 10.0
@@ -82,7 +88,14 @@ class RelayLink:
             self.close()
         return self._socket is not None
 
+    @property
+    def waitable(self) -> socket.socket | None:
+        """Readable once the relay has gone."""
+        return self._socket
+
     def connect(self) -> bool:
+        if not self.path.exists():
+            return False
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         link.settimeout(1.0)
         try:
@@ -127,6 +140,14 @@ class Relays:
                         link.send({"verdict": orjson.loads(encode_verdict(verdict))})
                     for columns in self.columns:
                         link.send({"columns": columns})
+
+    def wait(self) -> None:
+        """Until a relay goes, or it is time to look for one that is missing."""
+        with self._lock:
+            found = [link.waitable for link in self._links]
+        there = [link for link in found if link is not None]
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile by who met an error at it
+            select.select(there, [], [], LINKS_S if len(there) == len(found) else MISSING_S)
 
     def learn(self, verdicts: list[Verdict]) -> None:
         with self._lock:
@@ -174,7 +195,7 @@ class VerdictFollower:
             self._stop.wait(0.5)
 
     def _follow(self) -> None:
-        for portion in follow(self._config, self._watch, (self._topic,), self._stop):
+        for portion in follow(self._config, self._watch, (self._topic,), self._stop, VERDICTS_WAIT_MS):
             verdicts: list[Verdict] = []
             for _, value in portion:
                 try:
@@ -203,6 +224,7 @@ class Shipper:
             )
             for n in relay_numbers(config)
         ]
+        self._bell = sleeper(data_dir / "spool")
         self._key = config.kafka.frame_key.encode()
         self.frames = 0
         self.events = 0
@@ -217,8 +239,7 @@ class Shipper:
 
     def run(self) -> None:
         backoff_s = 0.05
-        busy_until = next_expiry = 0.0
-        drain_until = 0.0
+        next_expiry = drain_until = 0.0
         used_before_s = time.process_time()
         while True:
             now = time.monotonic()
@@ -226,6 +247,7 @@ class Shipper:
                 drain_until = drain_until or now + DRAIN_S
                 if now > drain_until:
                     break
+            seen = self._bell.arm(ANYTHING)
             try:
                 sent = self._ship()
                 backoff_s = 0.05
@@ -240,21 +262,28 @@ class Shipper:
                 for lane in self.lanes:
                     lane.expire(self.config.spool.retain_ms)
             if sent:
-                busy_until = now + IDLE_AFTER_S
                 used_s, used_before_s = time.process_time() - used_before_s, time.process_time()
                 self._pause(used_s)
             elif self.stop.is_set():
                 break
             else:
-                time.sleep(POLL_S if now < busy_until else POLL_IDLE_S)
+                self._bell.sleep(seen, IDLE_S)
         self._drop_producer()
         for lane in self.lanes:
             lane.close()
 
     def _pause(self, used_s: float) -> None:
-        until = time.monotonic() + min(self.config.kafka.linger_ms / 1000, used_s * PAUSE_PER_CPU)
-        while time.monotonic() < until and not self.stop.is_set() and not any(lane.urgent() for lane in self.lanes):
-            time.sleep(PAUSE_POLL_S)
+        """Until there is enough for the next batch."""
+        most = self.config.kafka.linger_ms / 1000
+        until = time.monotonic() + min(most, used_s * PAUSE_PER_CPU)
+        if any(lane.more for lane in self.lanes):
+            return
+        time.sleep(min(most, used_s * REST_PER_CPU))
+        while (left := until - time.monotonic()) > 0 and not self.stop.is_set():
+            seen = self._bell.arm(URGENT_BYTES)
+            if any(lane.urgent() for lane in self.lanes):
+                break
+            self._bell.sleep(seen, left)
 
     def _wait(self, seconds: float) -> None:
         if self.stop.is_set():
@@ -331,6 +360,8 @@ class Shipper:
             enable_idempotence=self._idempotent,
             max_in_flight_requests_per_connection=1,
             linger_ms=0,  # frames are made here, and a batch is waited for whole
+            batch_size=REQUEST_BYTES,
+            metrics_enabled=False,  # nobody reads them
             max_request_size=4 << 20,
             max_block_ms=5_000,
             request_timeout_ms=8_000,
@@ -353,8 +384,9 @@ class Shipper:
         self.watch.close()
 
     def run_links(self) -> None:
-        while not self.stop.wait(0.1):
+        while not self.stop.is_set():
             self.relays.keep_connected()
+            self.relays.wait()
 
     def run_columns(self) -> None:
         asked = [listener for listener in self.config.listener if listener.catalog_dsn and listener.patient_columns]
@@ -413,6 +445,7 @@ def _boot_id() -> str:
 def run_shipper(config: Config) -> int:
     """Run until SIGTERM, then send what is left for a few seconds. Returns the exit status."""
     hand_over_quickly()
+    keep_memory()
     stop = stop_on_signals()
     shipper = Shipper(config, stop)
     stats = StatsServer(run_dir(config.data_dir) / "shipper.stats", shipper.snapshot)

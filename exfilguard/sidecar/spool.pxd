@@ -4,7 +4,7 @@ from ._segment cimport Segment
 
 
 cdef class SpoolWriter:
-    cdef public object directory, _map
+    cdef public object directory, _map, _bell
     cdef public long long segment_bytes, max_bytes, _offset, _number
     cdef public Segment _compiled
     cdef public double _not_before

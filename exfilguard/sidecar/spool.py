@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from ..errors import SpoolFull
 from . import _records
+from .bell import ringer
 
 try:
     from . import _frames
@@ -40,7 +41,7 @@ except ImportError:  # no C compiler at installation
 HEADER = struct.Struct("<IIIQ")
 _LENGTH = struct.Struct("<I")
 _SEALED = _records.SEALED
-LOOKS = 64
+LOOKS = 4
 """A writer seals a segment before it begins the next one. One that could not is noticed once in so many looks: the reader
 does not list a directory each time it finds nothing."""
 RETRY_S = 0.5
@@ -55,8 +56,8 @@ class Position(NamedTuple):
 
 
 RawRecord = tuple[int, int, bytes]
-Joined = tuple[int, int, bytes]
-"""A frame's partition, events, and their bytes with a comma between them."""
+Framed = tuple[int, bytes, int]
+"""A frame's partition, its bytes as they are sent, and how many events are in it."""
 
 
 class Record(NamedTuple):
@@ -100,19 +101,8 @@ def pending_bytes(directory: Path, position: Position) -> int:
                 total += os.fstat(file.fileno()).st_size - start
                 continue
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as newest:
-                total += _end(newest, start) - start
+                total += _records.peek(newest, start)[0] - start
     return total
-
-
-def _end(segment: mmap.mmap, at: int) -> int:
-    """Offset behind the last record, walking from the record at `at`."""
-    size = len(segment)
-    while at + _LENGTH.size <= size:
-        (length,) = _LENGTH.unpack_from(segment, at)
-        if length in (0, _SEALED) or at + HEADER.size + length > size:
-            break
-        at += HEADER.size + length
-    return at
 
 
 def _checksum(hashed: int, time_ms: int, payload: bytes) -> int:
@@ -122,13 +112,15 @@ def _checksum(hashed: int, time_ms: int, payload: bytes) -> int:
 class SpoolWriter:
     """The relay's end. One writer per directory."""
 
-    def __init__(self, directory: Path, segment_bytes: int, max_bytes: int) -> None:
+    def __init__(self, directory: Path, segment_bytes: int, max_bytes: int, bells: Path | None = None) -> None:
+        """`bells`: where the bell of a shipper is that sleeps until something is appended (bell.py)."""
         self.directory = directory
         self.segment_bytes = segment_bytes
         self.max_bytes = max_bytes
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._map: mmap.mmap | None = None
         self._compiled: _segment.Segment | None = None
+        self._bell = ringer(bells) if bells is not None else None
         self._offset = 0
         self._not_before = 0.0
         held = segments(directory)
@@ -155,6 +147,8 @@ class SpoolWriter:
         HEADER.pack_into(target, at, 0, crc, hashed, time_ms)
         _LENGTH.pack_into(target, at, len(payload))
         self._offset = at + size
+        if self._bell is not None:
+            self._bell.heard(len(payload))
 
     @property
     def bytes(self) -> int:
@@ -177,7 +171,7 @@ class SpoolWriter:
         self._seal_current()
         self._number += 1
         self._map, self._offset = created, 0
-        self._compiled = _segment.Segment(created) if _segment is not None else None
+        self._compiled = _segment.Segment(created, self._bell) if _segment is not None else None
         return created
 
     def _seal_current(self) -> None:
@@ -226,7 +220,7 @@ class SpoolWriter:
     def _seal(self, number: int) -> None:
         """Close the segment of a writer that died."""
         with open(segment_path(self.directory, number), "r+b") as file, mmap.mmap(file.fileno(), 0) as old:
-            at = _end(old, 0)
+            at = _records.peek(old, 0)[0]
             if at + _LENGTH.size <= len(old):
                 _LENGTH.pack_into(old, at, _SEALED)
 
@@ -251,6 +245,8 @@ class SpoolReader:
         self._mapped = -1
         self._quiet = 0
         """Looks in a row that found nothing."""
+        self.more = False
+        """What was taken last ended at a bound: the next records are there."""
 
     def read(self, max_records: int, max_bytes: int, until: int | None = None) -> list[Record]:
         """Records from here on, all of one segment; empty when nothing is there yet. Moves the position.
@@ -271,15 +267,22 @@ class SpoolReader:
         return out
 
     def take_frames(
-        self, max_records: int, max_bytes: int, partitions: int, frame_events: int, frame_bytes: int
-    ) -> tuple[int, list[Joined]]:
-        """`take`, and the records as the frames that _records.group makes of them: (time of the first one, frames). Where compiled."""
-        oldest, out = 0, list[Joined]()
+        self,
+        max_records: int,
+        max_bytes: int,
+        frame_events: int,
+        frame_bytes: int,
+        prefix: bytes,
+        seqs: list[int],
+    ) -> tuple[int, list[Framed]]:
+        """`take`, and the records as the frames that _records.group and codec.encode_frame make of them: (time of the first one,
+        frames). `seqs`: of each partition, the next sequence number; counted on. Where compiled."""
+        oldest, out = 0, list[Framed]()
 
         def work(source: mmap.mmap, at: int, limit: int) -> tuple[int, int, bool, bool]:
             nonlocal oldest, out
             end, damaged, more, oldest, out = _frames.frames(
-                source, at, limit, max_records, max_bytes, partitions, frame_events, frame_bytes
+                source, at, limit, max_records, max_bytes, len(seqs), frame_events, frame_bytes, prefix, seqs
             )
             return end, damaged, more, bool(out)
 
@@ -288,7 +291,7 @@ class SpoolReader:
 
     def _walk(self, until: int | None, work: Callable[[mmap.mmap, int, int], tuple[int, int, bool, bool]]) -> None:
         """From segment to segment until `work` has found something: (its end, damaged records, more behind it, found)."""
-        found = False
+        found = self.more = False
         while until is None or self.position.offset < until:
             source = self._open(self.position.segment)
             if source is None:
@@ -298,6 +301,7 @@ class SpoolReader:
             self.position = Position(segment, end)
             self.damaged += damaged
             if found or more:
+                self.more = more
                 break
             length = _LENGTH.unpack_from(source, end)[0] if end + _LENGTH.size <= len(source) else _SEALED
             self._quiet += 1

@@ -33,7 +33,7 @@ class Load:
     """Writes events into a spool and keeps the oracle's count: records and distinct patients per account."""
 
     def __init__(self, data_dir: Path, seed: int = 1, accounts: int = 12, lane: int = 0) -> None:
-        self._writer = SpoolWriter(data_dir / "spool" / str(lane), 1 << 18, 1 << 28)
+        self._writer = SpoolWriter(data_dir / "spool" / str(lane), 1 << 18, 1 << 28, bells=data_dir / "spool")
         self._rng = random.Random(seed)
         self._accounts = [f"account{n}" for n in range(accounts)]
         self.rows: dict[str, int] = defaultdict(int)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exfilguard.events.codec import encode_frame, frame_head
 from exfilguard.sidecar import _records, spool
 from exfilguard.sidecar.spool import HEADER, _checksum
 from tests.wire.interpreted import interpreted
@@ -89,11 +90,16 @@ def test_taken_as_frames(
     at = len(laid_out(items[:at_record]))
     out: list[tuple[int, int, bytes]] = []
     end = PLAIN.take(bytes(data), at, until, most, most_bytes, out)
-    expected = [
-        (p, len(events), b",".join(events)) for p, events in PLAIN.group(out, partitions, frame_events, frame_bytes)
-    ]
-    found = spool._frames.frames(bytes(data), at, until, most, most_bytes, partitions, frame_events, frame_bytes)
+    prefix, seqs, expected = frame_head("t", "s", "e"), list(range(7, 7 + partitions)), []
+    for p, events in PLAIN.group(out, partitions, frame_events, frame_bytes):
+        expected.append((p, encode_frame(prefix, seqs[p], events), len(events)))
+        seqs[p] += 1
+    counted = list(range(7, 7 + partitions))
+    found = spool._frames.frames(
+        bytes(data), at, until, most, most_bytes, partitions, frame_events, frame_bytes, prefix, counted
+    )
     assert found == (*end, out[0][1] if out else 0, expected)
+    assert counted == seqs
 
 
 def test_the_compiled_frames_are_loaded() -> None:

@@ -198,6 +198,41 @@ def test_caching_sha2_password_in_full_for_a_change_of_user(
     server.close()
 
 
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_a_change_of_user_in_a_compressed_session(relay: Relay, tmp_path: Path, mode: str) -> None:
+    """MariaDB's own client, with TLS on its side alone: the authentication comes to the guard in envelopes; `edward` has another plugin
+    than the session began with."""
+    driver = pytest.importorskip("MySQLdb")
+    cert, key = certificate(tmp_path)
+    guarded = relay(mode=mode, budget_rows=100_000, upstream_tls="disable", tls="terminate", tls_cert=cert, tls_key=key)
+    connection = driver.connect(
+        host="127.0.0.1",
+        port=guarded.port,
+        user="other",
+        password=PASSWORD,
+        database="dpi",
+        compress=True,
+        ssl={"ca": cert},
+    )
+    cursor = connection.cursor()
+    for user in ("other", "edward", "other"):
+        connection.change_user(user, PASSWORD, "dpi")
+        cursor.execute("SELECT CURRENT_USER()")
+        assert cursor.fetchone()[0] == f"{user}@%"
+        cursor.execute("SHOW STATUS LIKE 'Compression'")
+        assert cursor.fetchone()[1] == "ON"
+        cursor.execute("SELECT id, dossier FROM patient ORDER BY id LIMIT 500")
+        assert len(cursor.fetchall()) == 500
+    with pytest.raises(driver.MySQLError) as caught:
+        connection.change_user("edward", "wrong", "dpi")
+    assert caught.value.args[0] == 1045
+    expected = ["other", "other", "edward", "other"]
+    wait_for(lambda: [e["principal"] for e in guarded.events() if e["kind"] == "login"] == expected)
+    wait_for(lambda: guarded.counted("edward") == 502)
+    wait_for(lambda: any(e["kind"] == "login_failed" for e in guarded.events()))
+    assert not any(e["kind"] == "desynced" for e in guarded.events())
+
+
 @pytest.mark.parametrize("unit", ["rows", "patients"])
 @pytest.mark.parametrize("compress", [False, True])
 def test_no_row_passes_the_local_budget(relay: Relay, unit: str, compress: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,41 @@ def test_a_change_of_user_in_full_with_tls_on_one_side(
                 cursor.execute("SELECT CURRENT_USER(), MIN(id) FROM clinic.patient")
                 assert cursor.fetchone() == ("other@%", 1)
     wait_for(lambda: [e["principal"] for e in guarded.events() if e["kind"] == "login"] == ["app", "other", "other"])
+
+
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+@pytest.mark.parametrize("algorithm", ["zstd", "zlib"])
+@pytest.mark.parametrize("client_tls", [False, True])
+def test_a_change_of_user_in_full_in_a_compressed_session(
+    relay: Any, server: EmbeddedMysql, tmp_path: Path, client_tls: bool, algorithm: str, mode: str
+) -> None:
+    """By its own library: each side's envelopes and packets have numbers of their own, and the session goes on in step."""
+    library = oracle.installation() / "lib" / "libmysqlclient.so"
+    if not library.is_file():
+        pytest.skip("the client library comes with MySQL 8.0")
+    changes: dict[str, Any] = {"upstream_tls": "require"}
+    if client_tls:
+        cert, key = certificate(tmp_path)
+        changes = {"tls": "terminate", "tls_cert": cert, "tls_key": key}
+    guarded = relay(mode=mode, budget_rows=1_000, **changes)
+    with server.connect() as admin, admin.cursor() as cursor:
+        cursor.execute("FLUSH PRIVILEGES")  # forgets who was authenticated before: the full way
+    tls = "required" if client_tls else "disabled"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.mysql_client", str(library), str(guarded.port), algorithm, tls,
+         "app", "other", "other:wrong", "app"],
+        capture_output=True, text=True, check=False, env={**os.environ, "MYSQL_PWD": PASSWORD},
+    )  # fmt: skip
+    name = f"Compression_algorithm {algorithm}"
+    rest = "1 " + "x" * 30
+    assert (done.stderr, done.stdout.splitlines()[:3]) == (
+        "",
+        [f"{name} app@% {rest}", f"{name} other@% {rest}", "1045"],
+    )
+    expected = ["app", "other"]
+    wait_for(lambda: [e["principal"] for e in guarded.events() if e["kind"] == "login"] == expected)
+    wait_for(lambda: any(e["kind"] == "login_failed" for e in guarded.events()))
+    assert not any(e["kind"] == "desynced" for e in guarded.events())
 
 
 def test_binary_parameters_are_asked_for(relay: Any) -> None:

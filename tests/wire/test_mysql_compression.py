@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from exfilguard.errors import ProtocolError
-from exfilguard.wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
+from exfilguard.wire.mysql.compression import Algorithm, Envelopes, Inflater, Wrapping, envelope
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", ["zlib", "zstd"])
 
@@ -78,3 +78,24 @@ def test_an_envelope_that_does_not_hold_what_it_says(algorithm: Algorithm) -> No
     ):  # fmt: skip
         with pytest.raises(ProtocolError):
             opened(wrapped(payload, before), algorithm)
+
+
+@ALGORITHMS
+def test_one_side_of_an_authentication(algorithm: Algorithm) -> None:
+    """Numbers go on from whoever sent last, over 255; what is cut anywhere is opened when it is whole."""
+    side = Wrapping(algorithm, 254)
+    assert side.seal(b"first") == wrapped(b"first", 0, 254)
+    answer = squeezed(b"answer" * 20, algorithm, 255)
+    for at in range(len(answer)):
+        assert side.open(answer[at : at + 1], 1_000) == (b"answer" * 20 if at == len(answer) - 1 else b"")
+    assert side.seal(b"second") == wrapped(b"second", 0, 0)
+    assert side.seal(b"") == b""
+    assert side.open(answer[:9], 1_000) == b""
+    assert side.rest == answer[:9]
+
+
+def test_an_authentication_holds_no_more_than_it_may() -> None:
+    side = Wrapping("zlib", 1)
+    assert side.open(wrapped(b"x" * 1_000, 0)[:900], 1_000) == b""
+    with pytest.raises(ProtocolError):
+        side.open(wrapped(b"x" * 5_000, 0)[:2_000], 1_000)

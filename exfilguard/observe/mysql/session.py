@@ -96,6 +96,11 @@ class MysqlObserver(Answers):
             return None
         return (inflate.sequence + 1) & 0xFF if self._pending else 1
 
+    @property
+    def client_envelope(self) -> int | None:
+        """The number of the client's last envelope; None without compression."""
+        return None if self._inflate_client is None else self._inflate_client.sequence
+
     def passes_first(self, data: bytes) -> bool:
         """True when these client bytes are one whole command that is never forbidden: they may be forwarded before they are read."""
         return (

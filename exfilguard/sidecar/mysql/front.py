@@ -5,7 +5,7 @@ Rules:
 - Each side has packet numbers of its own: with TLS on one side only, one side has a packet more.
 - `caching_sha2_password` asks for the password itself on a secure connection, and for it encrypted on another. Where the two
   sides differ, the guard translates (passwords.py): the password passes through memory, and is never kept or logged. So too for
-  COM_CHANGE_USER, whose authentication then comes here; not in a compressed session, where the server refuses such a one.
+  COM_CHANGE_USER, whose authentication then comes here, in a compressed session in envelopes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ...observe.tally import Setting
 from ...runtime.clock import now_ms
 from ...runtime.tasks import spawn
 from ...wire.mysql import messages, startup
-from ...wire.mysql.compression import Algorithm, Envelopes, envelope
+from ...wire.mysql.compression import Algorithm, Envelopes, Wrapping, envelope
 from ...wire.mysql.discard import Discard
 from ...wire.mysql.messages import packet
 from ..engine import Refusal
@@ -62,12 +62,15 @@ class MysqlFront:
         "client_buffer",
         "client_next",
         "client_secure",
+        "client_wrapping",
+        "compression",
         "nonce",
         "offered",
         "password",
         "plugin",
         "server_buffer",
         "server_next",
+        "server_wrapping",
         "session",
         "thread_id",
     )
@@ -82,6 +85,11 @@ class MysqlFront:
         """greeting, response, busy (a TLS handshake), auth, one of the password translations, done."""
         self.again = False
         """This is the authentication of a COM_CHANGE_USER."""
+        self.compression: Algorithm = ""
+        """Of the session, from the login on."""
+        self.client_wrapping: Wrapping | None = None
+        self.server_wrapping: Wrapping | None = None
+        """What lies around either side's packets during that authentication, in a compressed session."""
         self.offered = 0
         self.capabilities = 0
         self.client_secure = False
@@ -110,7 +118,9 @@ class MysqlFront:
         observer = cast("MysqlObserver | None", self.session.observer)
         if observer is None or not observer.authenticated:
             return packet(self.client_next, payload)
-        whole = packet(observer.next_sequence, payload)
+        if self.client_wrapping is not None:
+            return self.client_wrapping.seal(packet(self.client_next, payload))
+        whole = packet(self.client_next if self.again else observer.next_sequence, payload)
         if self.session.envelopes is not None:
             return self.session.envelopes.seal(whole)
         number = observer.next_envelope
@@ -152,8 +162,10 @@ class MysqlFront:
         session.refuse(Refusal.UPSTREAM, "the guard cannot reach the database", "upstream unreachable")
 
     def _server_data(self, data: bytes) -> None:
-        self.server_buffer += data
         try:
+            if self.server_wrapping is not None:
+                data = self.server_wrapping.open(data, startup.MAX_LOGIN_PACKET_BYTES)
+            self.server_buffer += data
             while self.session.server is not None and not self.session.closed and self.awaiting != "done":
                 found = startup.split(self.server_buffer)
                 if found is None:
@@ -209,16 +221,15 @@ class MysqlFront:
         self.awaiting = "done"
         self._to_client(payload)
         agreed = self.capabilities
-        compression: Algorithm = ""
         if agreed & messages.CLIENT_COMPRESS:
-            compression = "zlib"
+            self.compression = "zlib"
         elif agreed & messages.CLIENT_ZSTD_COMPRESSION_ALGORITHM:
-            compression = "zstd"
-        if compression and session.listener.mode == "enforce":
-            session.envelopes = Envelopes(compression)
-        events = observer.login_succeeded(agreed, compression, now_ms(), session.envelopes)
+            self.compression = "zstd"
+        if self.compression and session.listener.mode == "enforce":
+            session.envelopes = Envelopes(self.compression)
+        events = observer.login_succeeded(agreed, self.compression, now_ms(), session.envelopes)
         session.guard.emit(session, events)
-        if not compression and self._sides_differ():
+        if self._sides_differ():
             observer.on_change_user = self._change_user
         self._hand_over(b"")
 
@@ -228,10 +239,23 @@ class MysqlFront:
         session.client.divert = None
         if session.server is not None:
             session.server.divert = None
+        client, server = self.client_wrapping, self.server_wrapping
+        self.client_wrapping = self.server_wrapping = None
         rest, self.server_buffer = first + self.server_buffer, b""
-        if rest:
-            session.from_server(rest)
+        if client is None or server is None:
+            if rest:
+                session.from_server(rest)
+        else:
+            if session.envelopes is None:
+                session.from_server(client.seal(rest))
+            else:
+                session.envelopes.next = client.next
+                session.from_server(rest, opened=True)
+            if server.rest:
+                session.from_server(server.rest)
         rest, self.client_buffer = self.client_buffer, b""
+        if client is not None:
+            rest = envelope(client.next - 1, rest) + client.rest
         if rest:
             session.from_client(rest)
 
@@ -243,6 +267,10 @@ class MysqlFront:
         self.again, self.awaiting = True, "auth"
         self.plugin = plugin or self.plugin
         self.client_next = self.server_next = 1
+        number = cast("MysqlObserver", session.observer).client_envelope
+        if number is not None:
+            self.client_wrapping = Wrapping(self.compression, number + 1)
+            self.server_wrapping = Wrapping(self.compression, number + 1)
         session.client.divert = self._client_data
         session.server.divert = self._server_data
 
@@ -254,8 +282,10 @@ class MysqlFront:
     # -- the client -------------------------------------------------------------------------------------------------
 
     def _client_data(self, data: bytes) -> None:
-        self.client_buffer += data
         try:
+            if self.client_wrapping is not None:
+                data = self.client_wrapping.open(data, startup.MAX_LOGIN_PACKET_BYTES)
+            self.client_buffer += data
             while self.awaiting not in ("greeting", "busy", "done") and not self.session.closed:
                 found = startup.split(self.client_buffer)
                 if found is None:
@@ -384,13 +414,15 @@ class MysqlFront:
     # -- both -------------------------------------------------------------------------------------------------------
 
     def _to_client(self, payload: bytes) -> None:
-        self.session.client.write(packet(self.client_next, payload))
+        data = packet(self.client_next, payload)
+        self.session.client.write(data if self.client_wrapping is None else self.client_wrapping.seal(data))
         self.client_next = (self.client_next + 1) & 0xFF
 
     def _to_server(self, payload: bytes) -> None:
         server = self.session.server
         if server is not None:
-            server.write(packet(self.server_next, payload))
+            data = packet(self.server_next, payload)
+            server.write(data if self.server_wrapping is None else self.server_wrapping.seal(data))
             self.server_next = (self.server_next + 1) & 0xFF
 
     def _garbage(self, who: str, error: ProtocolError) -> None:

@@ -160,19 +160,13 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
     with tempfile.TemporaryDirectory(dir=world.directory) as name:
         logs = Path(name)
         found = world.ways[way]
-        before_cpu, before = [found.cpu_parts_s(pid) for pid in found.pids], published(world.data_dir)
+        before_cpu, before = found.used(), published(world.data_dir)
         pgbench(
             world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(SECONDS), "--log",
             "--log-prefix", str(logs / "log"), cwd=logs,
         )  # fmt: skip
         if way == "sidecar":
             world.settled()
-        used = [
-            (user - user_before, system - system_before)
-            for (user, system), (user_before, system_before) in zip(
-                map(found.cpu_parts_s, found.pids), before_cpu, strict=True
-            )
-        ]
         latencies = [int(line.split(" ", 3)[2]) for log in logs.iterdir() for line in log.read_text().splitlines()]
     if way == "sidecar":
         told = published(world.data_dir) - before
@@ -180,16 +174,12 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
             raise SystemExit(f"error: {len(latencies)} queries, but only {told} events published")
     latencies.sort()
     count = len(latencies)
-    figures = {
+    return {
         "p50_us": latencies[count // 2],
         "p99_us": latencies[count * 99 // 100],
         "tps": count / SECONDS,
-        "cpu_us": sum(map(sum, used)) * 1e6 / count,
+        **found.cpu_figures(before_cpu, count),
     }
-    if used:  # of its first process, and of the others together: what the time goes into
-        figures["user_us"], figures["system_us"] = (part * 1e6 / count for part in used[0])
-        figures["others_us"] = sum(map(sum, used[1:])) * 1e6 / count
-    return figures
 
 
 # -- large results ----------------------------------------------------------------------------------------------------

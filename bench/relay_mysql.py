@@ -24,6 +24,7 @@ from typing import Any
 from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
 
+from . import relay_stages
 from .relay_page import write_page
 from .relay_parts import STOPPED, Parts, Sample, tell_queries
 from .relay_paths import DATABASE, PASSWORD, USER, Way, Ways, config, program, published, sidecar
@@ -102,6 +103,7 @@ def measure(chosen: set[str], *, page: bool, seconds: float = 0) -> int:
         return STOPPED
     tell_queries(parts.of("queries"), report, WAYS, "haproxy")
     _tell_bulk(parts.of("bulk"), report)
+    report.facts["stages"] = relay_stages.measure("mysql")
     status = report.finish()
     if not QUICK or page:
         write_page(
@@ -156,13 +158,12 @@ def _queries(world: MysqlWorld, turn: int, protocol: str) -> list[Sample]:
 
 
 def _one_load(world: MysqlWorld, way: str, protocol: str, clients: int) -> dict[str, float]:
-    before_cpu, before = world.ways[way].cpu_s(), published(world.data_dir)
+    before_cpu, before = world.ways[way].used(), published(world.data_dir)
     printed = sysbench(
         world, way, f"--threads={clients}", f"--time={SECONDS}", f"--db-ps-mode={PS_MODE[protocol]}", "run"
     )
     if way == "sidecar":
         world.settled()
-    cpu_s = world.ways[way].cpu_s() - before_cpu
     buckets = [(float(ms), int(count)) for ms, count in _BUCKET.findall(printed.partition("SQL statistics")[0])]
     count = sum(n for _, n in buckets)
     if not count:
@@ -173,7 +174,7 @@ def _one_load(world: MysqlWorld, way: str, protocol: str, clients: int) -> dict[
         "p50_us": _percentile(buckets, count, 0.50),
         "p99_us": _percentile(buckets, count, 0.99),
         "tps": count / SECONDS,
-        "cpu_us": cpu_s * 1e6 / count,
+        **world.ways[way].cpu_figures(before_cpu, count),
     }
 
 

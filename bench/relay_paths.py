@@ -48,6 +48,22 @@ class Way:
         values = after_name.split()
         return int(values[11]) * _TICK_S, int(values[12]) * _TICK_S
 
+    def used(self) -> list[tuple[float, float]]:
+        """`cpu_parts_s` of each of its processes."""
+        return [self.cpu_parts_s(pid) for pid in self.pids]
+
+    def cpu_figures(self, before: list[tuple[float, float]], count: int) -> dict[str, float]:
+        """Microseconds a query since `used` gave `before`: of all its processes; of the first, user and system, and of the others."""
+        used = [
+            (user - user_before, system - system_before)
+            for (user, system), (user_before, system_before) in zip(self.used(), before, strict=True)
+        ]
+        figures = {"cpu_us": sum(map(sum, used)) * 1e6 / count}
+        if used:
+            figures["user_us"], figures["system_us"] = (part * 1e6 / count for part in used[0])
+            figures["others_us"] = sum(map(sum, used[1:])) * 1e6 / count
+        return figures
+
     def rss_kib(self) -> int:
         """Resident memory of its first process."""
         for line in Path(f"/proc/{self.pids[0]}/status").read_text(encoding="ascii").splitlines():

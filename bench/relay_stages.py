@@ -1,4 +1,4 @@
-"""What a small query costs the sidecar, stage by stage, without sockets: `python -m bench.relay_stages`; `make bench-relay` puts it on its page.
+"""What a small query costs the sidecar, stage by stage, without sockets: `python -m bench.relay_stages [mysql]`; `make bench-relay` puts it on its page.
 
 Each stage is run by itself, many times over, on the bytes of pgbench's own query: the best of several turns counts, in nanoseconds
 a query. The sockets' share is what the relay's system time was in the run.
@@ -12,12 +12,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from exfilguard.events.topics import principal_hash
 from exfilguard.observe.asked import AskedColumns
 from exfilguard.observe.classify import Classifier
 from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.identity import Identity, Rules
+from exfilguard.observe.mysql.quick import Reader as MysqlReader
+from exfilguard.observe.mysql.session import MysqlObserver
 from exfilguard.observe.outlet import Outlet
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.quick import Reader
@@ -25,6 +28,8 @@ from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.templates import Templates
 from exfilguard.sidecar.lane import Lane
 from exfilguard.sidecar.spool import SpoolWriter
+
+from . import relay_stages_mysql
 
 TURNS, TIMES = 5, 20_000
 INT4 = 23
@@ -103,7 +108,7 @@ def best_ns(work: Callable[[], None], times: int = TIMES) -> float:
     return min(found)
 
 
-def _turn(made: SessionObserver, said: list[tuple[bytes, bytes]]) -> tuple[float, float]:
+def _turn(made: Any, said: list[tuple[bytes, bytes]]) -> tuple[float, float]:
     """Nanoseconds of a request and of its answer; two readings of the clock, which cost about 100, are in the first."""
     clock = time.perf_counter_ns
     asked, began = 0, clock()
@@ -116,14 +121,15 @@ def _turn(made: SessionObserver, said: list[tuple[bytes, bytes]]) -> tuple[float
     return asked / len(said), (whole - asked) / len(said)
 
 
-def measure() -> Stages:
+def measure(engine: str = "postgres") -> Stages:
     """All stages. Their sum is the sidecar's own work on a query, up to Kafka's client."""
     out: Stages = []
     outlet = Dropped()
+    make, said_by, kinds = OF_ENGINE[engine]
     for protocol in ("simple", "prepared"):
-        said = [exchange(protocol, 100_000 + n) for n in range(TIMES)]
-        for name, kind in (("", Reader), (", general path", SessionObserver)):
-            request_ns, answer_ns = min((_turn(observer(kind, outlet), said) for _ in range(TURNS)), key=sum)
+        said = [said_by(protocol, 100_000 + n) for n in range(TIMES)]
+        for name, kind in zip(("", ", general path"), kinds, strict=True):
+            request_ns, answer_ns = min((_turn(make(kind, outlet), said) for _ in range(TURNS)), key=sum)
             out.append((protocol, f"request{name}", request_ns))
             out.append((protocol, f"answer and event{name}", answer_ns))
         out += _behind(protocol, outlet.payload)
@@ -158,8 +164,15 @@ def _behind(protocol: str, payload: bytes) -> Stages:
     return out
 
 
+OF_ENGINE: dict[str, tuple[Any, Any, tuple[Any, Any]]] = {
+    "postgres": (observer, exchange, (Reader, SessionObserver)),
+    "mysql": (relay_stages_mysql.observer, relay_stages_mysql.exchange, (MysqlReader, MysqlObserver)),
+}
+"""How an observer is made, what client and server say, the observer with the shortcut and the general one."""
+
+
 def main() -> int:
-    for protocol, stage, ns in measure():
+    for protocol, stage, ns in measure(*sys.argv[1:2]):
         print(f"{protocol:9} {stage:34} {ns:8.0f} ns")
     return 0
 

@@ -29,6 +29,7 @@ SOURCES = {
     "exfilguard.sidecar._pump": "exfilguard/sidecar/_pump.pyx",
     "exfilguard.sidecar._records": "exfilguard/sidecar/_records.py",
     "exfilguard.observe._asking": "exfilguard/observe/_asking.pyx",
+    "exfilguard.observe._copy_rows": "exfilguard/observe/_copy_rows.pyx",
     "exfilguard.observe._digests": "exfilguard/observe/_digests.pyx",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
     "exfilguard.observe._quick": "exfilguard/observe/_quick.pyx",
@@ -40,6 +41,7 @@ SOURCES = {
 CHECKED = [
     "exfilguard.events._encode",
     "exfilguard.observe.asked",
+    "exfilguard.observe.copy_rows",
     "exfilguard.observe.estimate",
     "exfilguard.observe.mysql.answers",
     "exfilguard.observe.mysql.commands",

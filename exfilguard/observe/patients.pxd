@@ -17,7 +17,7 @@ cdef class Reading:
 
 
 cdef class PatientColumns:
-    cdef public object _names, _mentions, _identity_tables, _origins, _others, keyed
+    cdef public object _names, _mentions, _identity_tables, _origins, _others, copies, keyed
     cdef public dict _readings
     cdef public long generation
     cpdef Reading reading(self, list fields)

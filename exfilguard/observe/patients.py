@@ -5,11 +5,15 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from ..events.query import PatientsBy
 from ..wire.postgres.messages import Field
 from .digests import Hmac
 from .estimate import keyed_pattern
+
+if TYPE_CHECKING:
+    from .copy_tables import CopyTables
 
 DIGEST_BYTES = 8
 MAX_CACHED = 100_000
@@ -99,7 +103,9 @@ class PatientColumns:
     one's) counts by its name.
     """
 
-    __slots__ = ("_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings", "generation", "keyed")
+    __slots__ = (
+        "_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings", "copies", "generation", "keyed",
+    )  # fmt: skip
 
     def __init__(self, columns: Iterable[str]) -> None:
         columns = [column.lower() for column in columns]
@@ -113,6 +119,8 @@ class PatientColumns:
         self._others: set[tuple[int, int]] = set()
         self.generation = 0
         """Counts the times that readings became others."""
+        self.copies: CopyTables | None = None
+        """The tables as COPY sends them; None until the catalog was asked."""
         self._readings: dict[int, Reading] = {}
         """By the identity of a description's fields; each holds them, so that it stays theirs."""
 

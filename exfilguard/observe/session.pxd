@@ -3,6 +3,7 @@ cimport cython
 from ..wire.postgres.backend cimport BackendReader, Scan, Sink
 from ..wire.postgres.frontend cimport FrontendReader
 from ._digests cimport DigestSet
+from .copy_rows cimport CopyRows
 from .identity cimport Identity
 from .outlet cimport Outlet
 from .patients cimport Digester, PatientColumns, Reading
@@ -41,7 +42,9 @@ cdef class SessionObserver(Sink):
     cdef public Py_ssize_t _last_position
     cdef public long long _delivered, _ordinal, _rows, _bytes, _estimated, _reported_ms, _now
     cdef public long long portion_rows, _portion_estimated, _portion_new
-    cdef public object _allowed_patients, _known_patients
+    cdef public object _allowed_rows, _allowed_patients, _known_patients
+    cdef public CopyRows _copying
+    cdef public str _encoding
 
     cpdef list client_data(self, bytes data, long long now_ms)
     cpdef bint untold(self)
@@ -50,6 +53,10 @@ cdef class SessionObserver(Sink):
     cpdef rows(self, int kind, long long count, long long size)
     cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
     cpdef tuple scan(self, bytes data, Py_ssize_t pos, int kind, long long most)
+    cdef bint _pass(self, list found, long long further) except -1
+    cdef bint _copied(self, CopyRows copying, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except -1
+    cdef tuple _scan_copied(self, CopyRows copying, bytes data, Py_ssize_t pos, long long most)
+    cdef _recount(self, long long rows)
     cpdef message(self, int kind, bytes body)
     cpdef _on_ready(self, bytes body)
     cpdef _on_command_complete(self, bytes body)

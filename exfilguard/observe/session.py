@@ -34,6 +34,7 @@ from .asked import AskedColumns, Plan
 from .classify import Classifier
 from .completed import hidden_rows, no_tuple, plain_names
 from .contexts import Contexts
+from .copy_rows import CopyRows
 from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
@@ -50,10 +51,15 @@ try:
 except ImportError:  # no C compiler at installation
     column = estimated = None  # type: ignore[assignment]
 
+try:
+    from ._copy_rows import passed
+except ImportError:
+    passed = None  # type: ignore[assignment]
+
 MAX_PENDING = 100_000
 MAX_STATEMENTS = 10_000
 
-_DATA_ROW, _READY_FOR_QUERY, _COMMAND_COMPLETE, _ROW_DESCRIPTION, _BIND_COMPLETE = b"DZCT2"
+_DATA_ROW, _COPY_DATA, _READY_FOR_QUERY, _COMMAND_COMPLETE, _ROW_DESCRIPTION, _BIND_COMPLETE = b"DdZCT2"
 _KEEPALIVE = b"k"
 
 
@@ -110,6 +116,7 @@ class SessionObserver(Sink):
         """Refused requests whose answer is still to come: until then use `server_data` before forwarding."""
         self.stop = False
         self.holds_errors = False
+        self.free = False
         self._follow = False  # stop where another principal's answers begin
         self._patches: list[tuple[int, int, bytes]] = []
         self._charged = False  # the principal is that of a statement's own evidence
@@ -125,6 +132,8 @@ class SessionObserver(Sink):
         self._portals: dict[bytes, Portal] = {}
         self._copy = ""  # "in" or "out" while COPY data flows
         self._copied_in = False
+        self._copying: CopyRows | None = None  # a COPY whose identifiers are read
+        self._encoding = ""
         # the result that is flowing now
         self.wants_rows = False
         self.wants_column = -1
@@ -151,6 +160,7 @@ class SessionObserver(Sink):
         self._keeps_portion = True
         self._portion_estimated = 0
         self._portion_new = 0  # of its patients, those that are not in the allowance already
+        self._allowed_rows: int | None = None
         self._allowed_patients: int | None = None
         self._known_patients: Container[str] = ()
 
@@ -246,6 +256,7 @@ class SessionObserver(Sink):
         self._portion_patients.clear()
         self._keeps_portion = True
         self._portion_estimated = self._portion_new = 0
+        self._allowed_rows = allowed_rows
         self._allowed_patients = allowed_patients
         self._known_patients = known_patients if known_patients is not None else ()
         self._patches = []
@@ -279,7 +290,7 @@ class SessionObserver(Sink):
             return self._events
         self._now = now_ms
         self._keeps_portion = self.stop = self._follow = False
-        self._allowed_patients = None
+        self._allowed_patients = self._allowed_rows = None
         if self._patches:
             self._patches = []
         try:
@@ -514,15 +525,21 @@ class SessionObserver(Sink):
         self._portion_estimated += count
 
     def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
+        if self._copying is not None:
+            return self._copied(self._copying, data, start, end, whole)
         if (self._copy == "out" and whole and no_tuple(data, start, end)) or (
             self._copy == "both" and data[start : start + 1] == _KEEPALIVE
         ):
             # Not a tuple, or a keepalive of replication: taken back here, counted by `rows` next.
-            self._uncount()
+            self._recount(0)
             return True
         if not self._patients_by:
             return True
         found, further = self._row_patients(data, start, end, whole)
+        return self._pass(found, further)
+
+    def _pass(self, found: list[str], further: int) -> bool:
+        """Charge these patients, and further ones by estimate; False: they are more than may pass."""
         allowed = self._allowed_patients
         if allowed is not None:
             seen, known = self._portion_patients, self._known_patients
@@ -537,7 +554,37 @@ class SessionObserver(Sink):
         self._estimate(further)
         return True
 
+    def _copied(self, copying: CopyRows, data: bytes, start: int, end: int, whole: bool) -> bool:
+        """`row` of a COPY whose identifiers are read."""
+        rows = copying.message(data, start, end, whole)
+        if rows > 1 and self._allowed_rows is not None and self.portion_rows + rows > self._allowed_rows:
+            return False
+        found = [self._digester.digest(value) for value in copying.values]
+        # Whose rows these were nobody can say: somebody new each time.
+        for n in range(copying.unread):
+            found.append(self._digester.digest(f"copy {self.session_id} {self._ordinal} {copying.total} {n}".encode()))
+        if not self._pass(found, 0):
+            return False
+        if rows != 1:
+            self._recount(rows)
+        return True
+
+    def _scan_copied(self, copying: CopyRows, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+        key = self._digester.compiled
+        if key is None or passed is None or copying.form.position < 0 or not copying.between():
+            return pos, 0, 0
+        found = digests.DigestSet() if self._keeps_portion else self._patients
+        pos, count, size = passed(data, pos, most, copying.form, key, found)
+        if count:
+            copying.passed(count)
+            if self._keeps_portion:
+                self._patients.update(found)
+                self._portion_patients.update(found)
+        return pos, count, size
+
     def scan(self, data: bytes, pos: int, kind: int, most: int) -> tuple[int, int, int]:
+        if self._copying is not None and kind == _COPY_DATA:
+            return self._scan_copied(self._copying, data, pos, most)
         if kind != _DATA_ROW or self._copy:
             return pos, 0, 0
         key, further = self._digester.compiled, 0
@@ -563,10 +610,12 @@ class SessionObserver(Sink):
             self._estimate(further)
         return pos, count, size
 
-    def _uncount(self) -> None:
-        self._delivered -= 1
-        self._rows -= 1
-        self.portion_rows -= 1
+    def _recount(self, rows: int) -> None:
+        """What `row` is shown counts for so many rows, not for one as `rows` counts it (before or behind)."""
+        self._delivered += rows - 1
+        self._rows += rows - 1
+        self.portion_rows += rows - 1
+        self.free = not rows
 
     def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
         """Digests of the row's patients, and how many more it stands for."""
@@ -632,6 +681,8 @@ class SessionObserver(Sink):
             self._backslashes = value == "off"
         elif name == "application_name":
             self._application = value
+        elif name == "client_encoding":
+            self._encoding = value
         if self._identity.reported(name, value):
             self._recharge()
 
@@ -691,6 +742,7 @@ class SessionObserver(Sink):
         self._patients_by = ""
         self._expressions = False
         self._reading = None
+        self._copying = None
         self._fields = []
         self._formats = ()
 
@@ -743,6 +795,13 @@ class SessionObserver(Sink):
         head = self._head("QE")
         tag = messages.command_tag(body)
         hidden = 0
+        if self._copying is not None:
+            # Where the server has sent more rows than were made out, the others are somebody too.
+            told = messages.tag_rows(tag)
+            self._estimate(max(0, told - self._copying.total))
+            if told > self._delivered:
+                self._recount(told - self._delivered + 1)
+                self.free = False
         if head is not None and head.statement is not None and not self._delivered and not self._copied_in:
             hidden = hidden_rows(tag, head.statement.sql)
             if hidden and self._columns.mentioned_in(head.statement.sql):
@@ -839,7 +898,18 @@ class SessionObserver(Sink):
         self._forget_columns()
         self.wants_rows = body[:1] == b"\1"  # binary: only to know the trailer from a tuple
         head = self._pending[0] if self._pending else None
-        if head is not None and head.statement is not None and self._columns.mentioned_in(head.statement.sql):
+        if head is None or head.statement is None:
+            return
+        if self._columns.copies is not None:
+            form = self._columns.copies.form(
+                head.statement.sql, head.done, self._encoding, backslashes=self._backslashes, answer=body
+            )
+            if form is not None:
+                self._copying = CopyRows(form)
+                self._patients_by = "origin"
+                self.wants_rows = True
+                return
+        if self._columns.mentioned_in(head.statement.sql):
             self._patients_by = "estimate"
             # With a budget of patients each line is looked at, so that the same patient again costs nothing.
             self.wants_rows = self.wants_rows or self._allowed_patients is not None

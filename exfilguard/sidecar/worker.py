@@ -35,6 +35,7 @@ from ..events.verdict import Verdict, severity
 from ..observe.asked import AskedColumns
 from ..observe.classify import Classifier
 from ..observe.contexts import Contexts
+from ..observe.copy_tables import CopyTables, table_of
 from ..observe.identity import Rules
 from ..observe.mysql.patients import OriginColumns
 from ..observe.mysql.statement import normalise as mysql_normalise
@@ -398,6 +399,7 @@ class Worker:
                 {(int(table), int(column)) for table, column in message[name]} for name in ("origins", "others")
             )
             guard.columns.set_origins(origins, others, {int(table) for table in message["identity_tables"]})
+            guard.columns.copies = CopyTables([table_of(found) for found in message.get("tables", ())])
 
     def load_saved(self) -> None:
         """What stood before this process started."""

@@ -17,6 +17,8 @@ from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
 MAX_KEPT_BYTES = 256 << 10
 
 _DATA_ROW, _COPY_DATA, _ERROR = b"DdE"
+_COPY_TRAILER = b"d\0\0\0\6\xff\xff"
+"""The end of a binary COPY, in a message of its own."""
 
 
 class Sink:
@@ -29,6 +31,8 @@ class Sink:
         """`count` rows of `size` bytes went by; size arrives with the header, so once with count 0 for a split header."""
         raise NotImplementedError
 
+    free: bool
+    """Set by `row`: what it was shown is no row (a header, a trailer, a keepalive) and takes nothing of the allowance."""
     stop: bool
     """Set by `message`: what follows is another principal's and is not read in this call."""
     holds_errors: bool
@@ -115,7 +119,7 @@ class BackendReader:
                 continue
             kind = data[pos]
             if kind in (_DATA_ROW, _COPY_DATA):
-                if left <= 0:
+                if left <= 0 and not (kind == _COPY_DATA and sink.wants_rows and data.startswith(_COPY_TRAILER, pos)):
                     return Scan(cut_at=pos)
                 if not sink.wants_rows:
                     pos_after, count, size = skip_rows(data, pos, kind, left)
@@ -141,7 +145,8 @@ class BackendReader:
                         if not sink.row(data, pos + 5, pos + 1 + length, True):
                             return Scan(cut_at=pos)
                         sink.rows(kind, 1, length - 4)
-                        left -= 1
+                        left -= 0 if sink.free else 1
+                        sink.free = False
                         pos += 1 + length
                         continue
                     if hold and length <= MAX_KEPT_BYTES:

@@ -125,8 +125,8 @@ class ListenerConfig:
         "Columns that identify a patient, `table.column` or `schema.table.column`.", []
     )
     catalog_dsn: str = setting(
-        "Connection string of an account that may read the catalog, to find the patient columns behind aliases; without "
-        "it columns are matched by name. Better `catalog_dsn_file`.",
+        "Connection string of an account that may read the catalog, to find the patient columns behind aliases and in COPY; "
+        "without it columns are matched by name, and COPY is estimated. Better `catalog_dsn_file`.",
         "",
         secret=True,
     )

@@ -10,8 +10,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 
 from ._digests cimport LANES, DigestSet, Hmac, Lanes
-from ._rows cimport MOST_TEXT, be32, canonical
-from .copy_rows cimport CopyForm
+from ._rows cimport be32, canonical
+from ._values cimport MOST_TEXT
 
 cdef enum:
     TEXT = 0  # copy_rows.py
@@ -130,7 +130,7 @@ cdef inline int field_of_csv(
         return 0
     if memchr(value[0], quote, size[0]) == NULL:
         return 1
-    if size[0] < 2 or size[0] > MAX_IDENTIFIER_BYTES or value[0][0] != quote or end[-1] != quote:
+    if size[0] < 2 or size[0] > MAX_IDENTIFIER_BYTES or value[0][0] != quote or (end - 1)[0] != quote:
         return -1
     value[0] += 1
     size[0] -= 2
@@ -169,59 +169,67 @@ cdef inline int field_of_tuple(
     return found
 
 
-def passed(bytes data not None, Py_ssize_t pos, Py_ssize_t most, CopyForm said not None, Hmac key not None, DigestSet found not None):
-    """Complete CopyData messages from `pos` on, at most `most`, of which each is one row with the identifier `said.position`; digests go
-    to `found`. Returns (position behind the last one, messages, bytes of their bodies)."""
-    cdef const uint8_t *begin = <const uint8_t *>PyBytes_AS_STRING(data)
-    cdef const uint8_t *stop = begin + PyBytes_GET_SIZE(data)
-    cdef const uint8_t *row = begin + pos
-    cdef const uint8_t *end
-    cdef const uint8_t *at
-    cdef const uint8_t *value = NULL
-    cdef uint8_t room[MOST_TEXT]
-    cdef Lanes lanes
+cdef class Passing:
+    """For the rows of one COPY; `said`: its CopyForm, with one identifier."""
+
     cdef Form form
-    cdef Py_ssize_t n = 0, count = 0, size = 0
-    cdef uint32_t length
-    cdef int kind = said.kind, got
-    cdef bytes null = said.null
-    form.columns, form.position = said.columns, said.position
-    form.null, form.null_size = <const uint8_t *>PyBytes_AS_STRING(null), PyBytes_GET_SIZE(null)
-    form.type_oid = <uint32_t>said.type_oid
-    form.delimiter, form.quote, form.escape = <uint8_t>said.delimiter, <uint8_t>said.quote, <uint8_t>said.escape
-    form.backslashes = kind == TEXT
-    if form.position < 0:
-        return pos, 0, 0
-    lanes.count = 0
-    with nogil:
-        while count < most and stop - row >= 6 and row[0] == COPY_DATA:
-            length = be32(row + 1)
-            if length < 5 or <uint64_t>(stop - row) < 1 + <uint64_t>length:
-                break
-            at = row + 5
-            end = row + 1 + length
-            if kind == BINARY:
-                got = field_of_tuple(at, end, &form, &value, &n)
-            elif end[-1] != NEWLINE:
-                break
-            elif kind == CSV and memchr(at, form.quote, end - at) != NULL:
-                got = field_of_csv(at, end - 1, &form, &value, &n)
-            elif memchr(at, NEWLINE, end - 1 - at) != NULL:
-                break
-            else:
-                got = field_of_line(at, end - 1, &form, &value, &n)
-            if got < 0 or n > MAX_IDENTIFIER_BYTES:
-                break
-            if got:
-                n = canonical(value, n, form.type_oid, kind == BINARY, room, &value)
-                if n < 0 or not (kind == BINARY or of_its_type(value, n, form.type_oid)):
+    cdef int kind
+    cdef bytes null
+
+    def __init__(self, said):
+        self.kind = said.kind
+        self.null = said.null
+        self.form.columns, self.form.position, self.form.type_oid = said.columns, said.position, said.type_oid
+        self.form.null, self.form.null_size = <const uint8_t *>PyBytes_AS_STRING(self.null), PyBytes_GET_SIZE(self.null)
+        self.form.delimiter, self.form.quote, self.form.escape = said.delimiter, said.quote, said.escape
+        self.form.backslashes = self.kind == TEXT
+        if self.form.position < 0:
+            raise ValueError("not one identifier")
+
+    def rows(self, bytes data not None, Py_ssize_t pos, Py_ssize_t most, Hmac key not None, DigestSet found not None):
+        """Complete CopyData messages from `pos` on, at most `most`, of which each is one row; digests of their identifiers go to
+        `found`. Returns (position behind the last one, messages, bytes of their bodies)."""
+        cdef const uint8_t *begin = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef const uint8_t *stop = begin + PyBytes_GET_SIZE(data)
+        cdef const uint8_t *row = begin + pos
+        cdef const uint8_t *end
+        cdef const uint8_t *at
+        cdef const uint8_t *value = NULL
+        cdef uint8_t room[MOST_TEXT]
+        cdef Lanes lanes
+        cdef Py_ssize_t n = 0, count = 0, size = 0
+        cdef uint32_t length
+        cdef int got
+        lanes.count = 0
+        with nogil:
+            while count < most and stop - row >= 6 and row[0] == COPY_DATA:
+                length = be32(row + 1)
+                if length < 5 or <uint64_t>(stop - row) < 1 + <uint64_t>length:
                     break
-                if not lanes.count:
-                    found.reserve(LANES + 1)
-                key.take(&lanes, found, value, n)
-            n = 0
-            row = end
-            size += length - 4
-            count += 1
-        key.flush(&lanes, found)
-    return row - begin, count, size
+                at = row + 5
+                end = row + 1 + length
+                if self.kind == BINARY:
+                    got = field_of_tuple(at, end, &self.form, &value, &n)
+                elif (end - 1)[0] != NEWLINE:
+                    break
+                elif self.kind == CSV and memchr(at, self.form.quote, end - at) != NULL:
+                    got = field_of_csv(at, end - 1, &self.form, &value, &n)
+                elif memchr(at, NEWLINE, end - 1 - at) != NULL:
+                    break
+                else:
+                    got = field_of_line(at, end - 1, &self.form, &value, &n)
+                if got < 0 or n > MAX_IDENTIFIER_BYTES:
+                    break
+                if got:
+                    n = canonical(value, n, self.form.type_oid, self.kind == BINARY, room, &value)
+                    if n < 0 or not (self.kind == BINARY or of_its_type(value, n, self.form.type_oid)):
+                        break
+                    if not lanes.count:
+                        found.reserve(LANES + 1)
+                    key.take(&lanes, found, value, n)
+                n = 0
+                row = end
+                size += length - 4
+                count += 1
+            key.flush(&lanes, found)
+        return row - begin, count, size

@@ -41,7 +41,19 @@ _ESCAPES = {ord("b"): 8, ord("f"): 12, ord("n"): 10, ord("r"): 13, ord("t"): 9, 
 class CopyForm:
     """How the rows of one COPY are read."""
 
-    __slots__ = ("columns", "delimiter", "escape", "header", "kind", "null", "position", "positions", "quote", "type_oid", "types")
+    __slots__ = (
+        "columns",
+        "delimiter",
+        "escape",
+        "header",
+        "kind",
+        "null",
+        "position",
+        "positions",
+        "quote",
+        "type_oid",
+        "types",
+    )
 
     def __init__(
         self,
@@ -142,7 +154,11 @@ class CopyRows:
             return 1
         counts = self._open  # a row that goes on
         # A header or a trailer is no row; what is left of one that was cut is taken for one, so that none goes on for ever.
-        header = end > start and not counts and (self._header or (self.form.kind == BINARY and self._state == _BEGIN and not self._carry))
+        header = (
+            end > start
+            and not counts
+            and (self._header or (self.form.kind == BINARY and self._state == _BEGIN and not self._carry))
+        )
         ended = self._state == _ENDED
         if self.form.kind == BINARY:
             self._tuples(data, start, end)
@@ -213,7 +229,7 @@ class CopyRows:
             if csv:
                 if self._escaped:  # an escape in quotes
                     self._escaped = False
-                    if byte == quote or byte == escape:
+                    if byte in (quote, escape):
                         pos += 1
                         continue
                     if escape == quote:
@@ -264,7 +280,9 @@ class CopyRows:
             if not self._spoiled:
                 raw = bytes(self._carry)
                 if raw != self.form.null:
-                    self._take(unquoted(raw, self.form.quote, self.form.escape) if self.form.kind == CSV else unescaped(raw))
+                    self._take(
+                        unquoted(raw, self.form.quote, self.form.escape) if self.form.kind == CSV else unescaped(raw)
+                    )
             self._carry.clear()
             self._found += 1
         self._column += 1

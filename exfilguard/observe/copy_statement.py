@@ -228,9 +228,10 @@ class _Reader:
         schema, table = self._table()
         alias = table
         token = self._peek()
-        if self._word("as"):
-            alias = self._name()
-        elif token is not None and (token.kind == "quoted" or (token.kind == "word" and token.text not in _AFTER_FROM)):
+        bare = token is not None and (
+            token.kind == "quoted" or (token.kind == "word" and token.text not in _AFTER_FROM)
+        )
+        if self._word("as") or bare:
             alias = self._name()
         self._rest_of_select()
         self._need(all(qualifier in ("", alias) for qualifier, _ in items))
@@ -315,7 +316,9 @@ class _Reader:
         return token.text
 
     def _old_options(self, options: _Options) -> None:
-        while word := self._word("binary", "csv", "delimiter", "null", "header", "quote", "escape", "encoding", "force"):
+        while word := self._word(
+            "binary", "csv", "delimiter", "null", "header", "quote", "escape", "encoding", "force"
+        ):
             if word in ("binary", "csv"):
                 options.set_format(word)
             elif word == "header":

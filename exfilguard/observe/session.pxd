@@ -44,6 +44,7 @@ cdef class SessionObserver(Sink):
     cdef public long long portion_rows, _portion_estimated, _portion_new
     cdef public object _allowed_rows, _allowed_patients, _known_patients
     cdef public CopyRows _copying
+    cdef public object _passing
     cdef public str _encoding
 
     cpdef list client_data(self, bytes data, long long now_ms)

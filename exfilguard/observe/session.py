@@ -52,9 +52,9 @@ except ImportError:  # no C compiler at installation
     column = estimated = None  # type: ignore[assignment]
 
 try:
-    from ._copy_rows import passed
+    from ._copy_rows import Passing
 except ImportError:
-    passed = None  # type: ignore[assignment]
+    Passing = None  # type: ignore[assignment,misc]
 
 MAX_PENDING = 100_000
 MAX_STATEMENTS = 10_000
@@ -133,6 +133,7 @@ class SessionObserver(Sink):
         self._copy = ""  # "in" or "out" while COPY data flows
         self._copied_in = False
         self._copying: CopyRows | None = None  # a COPY whose identifiers are read
+        self._passing: Passing | None = None  # the quick way over its rows
         self._encoding = ""
         # the result that is flowing now
         self.wants_rows = False
@@ -513,7 +514,7 @@ class SessionObserver(Sink):
             self._rows += count
             self.portion_rows += count
             if self._patients_by == "estimate" and not self.wants_rows:
-                self._estimate(count)
+                self._estimate(max(count, size // PATIENT_BYTES) if self._expressions else count)
         self._bytes += size
         if size > self._large_value_bytes:
             self._large = True  # rows that are counted together come in one portion, which is smaller
@@ -561,8 +562,8 @@ class SessionObserver(Sink):
             return False
         found = [self._digester.digest(value) for value in copying.values]
         # Whose rows these were nobody can say: somebody new each time.
-        for n in range(copying.unread):
-            found.append(self._digester.digest(f"copy {self.session_id} {self._ordinal} {copying.total} {n}".encode()))
+        who = f"copy {self.session_id} {self._ordinal} {copying.total}"
+        found += [self._digester.digest(f"{who} {n}".encode()) for n in range(copying.unread)]
         if not self._pass(found, 0):
             return False
         if rows != 1:
@@ -571,10 +572,10 @@ class SessionObserver(Sink):
 
     def _scan_copied(self, copying: CopyRows, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
         key = self._digester.compiled
-        if key is None or passed is None or copying.form.position < 0 or not copying.between():
+        if key is None or self._passing is None or not copying.between():
             return pos, 0, 0
         found = digests.DigestSet() if self._keeps_portion else self._patients
-        pos, count, size = passed(data, pos, most, copying.form, key, found)
+        pos, count, size = self._passing.rows(data, pos, most, key, found)
         if count:
             copying.passed(count)
             if self._keeps_portion:
@@ -636,7 +637,10 @@ class SessionObserver(Sink):
     def _estimated_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
         values = row_values(data, start, end, len(self._fields) - 1) if whole and self._fields else None
         if values is None:  # a line of COPY, or a row too long to be kept
-            return [self._digester.digest_row(data[start:end])], 0
+            packed = whole and self._expressions and self._copy == "out"
+            return [self._digester.digest_row(data[start:end])], max(
+                0, (end - start) // PATIENT_BYTES - 1
+            ) if packed else 0
         identifiers, count = patients_in(values, expressions=self._expressions, keyed=self._columns.keyed)
         if identifiers:
             self._packed = self._packed or len(identifiers) > 1
@@ -906,11 +910,16 @@ class SessionObserver(Sink):
             )
             if form is not None:
                 self._copying = CopyRows(form)
+                self._passing = Passing(form) if Passing is not None and form.position >= 0 else None
                 self._patients_by = "origin"
                 self.wants_rows = True
                 return
         if self._columns.mentioned_in(head.statement.sql):
             self._patients_by = "estimate"
+            fingerprint, _ = self._shape(head.statement)
+            flags = self._classifier.flags(fingerprint, head.statement.sql, self._columns.mentioned_in)
+            # A line may hold many patients then: its length says how many.
+            self._expressions = "aggregate" in flags or "watched_call" in flags
             # With a budget of patients each line is looked at, so that the same patient again costs nothing.
             self.wants_rows = self.wants_rows or self._allowed_patients is not None
 

@@ -109,10 +109,10 @@ def resolve_columns(listener: ListenerConfig) -> Resolved:
     identity_tables = sorted({table for table, column in unique if (table, column) in origins})
     tables: dict[tuple[str, str], list[Any]] = {}
     for oid, schema, table, copied, shown, attnum, name, type_oid, copied_at, shown_at in live:
-        found = tables.setdefault((schema, table), [schema, table, copied, shown, []])
+        known = tables.setdefault((schema, table), [schema, table, copied, shown, []])
         if (oid, attnum) in origins:
-            found[4].append([name, type_oid, copied_at, shown_at])
-    for found in tables.values():
-        found[4].sort()
+            known[4].append([name, type_oid, copied_at, shown_at])
+    for known in tables.values():
+        known[4].sort()
     in_order = [tables[key] for key in sorted(tables)]
     return Resolved(sorted(origins), sorted(same_name - origins), identity_tables, in_order)

@@ -33,7 +33,9 @@ SOURCES: list[Any] = [copy_rows, PLAIN]
 
 def test_the_compiled_loop_is_loaded() -> None:
     if os.environ.get("EXFILGUARD_REQUIRE_COMPILED") == "1":
-        assert _copy_rows is not None, "exfilguard.observe._copy_rows was not compiled: is gcc there, did pip install build it?"
+        assert _copy_rows is not None, (
+            "exfilguard.observe._copy_rows was not compiled: is gcc there, did pip install build it?"
+        )
 
 
 # -- as PostgreSQL writes it (src/backend/commands/copyto.c) --------------------------------------------------------------
@@ -79,7 +81,9 @@ def sent(value: bytes | None, type_oid: int) -> bytes | None:
     return uuid.UUID(value.decode()).bytes if type_oid == OF_UUID else value
 
 
-def messages(rows: list[tuple[bytes | None, ...]], types: list[int], form: CopyForm, forced: bool = False) -> list[bytes]:
+def messages(
+    rows: list[tuple[bytes | None, ...]], types: list[int], form: CopyForm, forced: bool = False
+) -> list[bytes]:
     if form.kind == BINARY:
         out = []
         for row in rows:
@@ -101,9 +105,9 @@ def messages(rows: list[tuple[bytes | None, ...]], types: list[int], form: CopyF
 
 INTEGERS = st.integers(-(2**31), 2**31 - 1).map(lambda n: b"%d" % n)
 UUIDS = st.uuids().map(lambda u: str(u).encode())
-TEXTS = st.one_of(st.sampled_from([b"", b"\\N", b"N", b'"', b"a b", b"\\.", b",", b"x;y", b"'"]), st.binary(max_size=12)).map(
-    lambda b: b.replace(b"\0", b"")
-)
+TEXTS = st.one_of(
+    st.sampled_from([b"", b"\\N", b"N", b'"', b"a b", b"\\.", b",", b"x;y", b"'"]), st.binary(max_size=12)
+).map(lambda b: b.replace(b"\0", b""))
 VALUES = {INT4: INTEGERS, INT8: INTEGERS, OF_UUID: UUIDS, OF_TEXT: TEXTS}
 
 
@@ -111,7 +115,9 @@ VALUES = {INT4: INTEGERS, INT8: INTEGERS, OF_UUID: UUIDS, OF_TEXT: TEXTS}
 def copied(draw: st.DrawFn) -> tuple[CopyForm, list[bytes], list[bytes], int]:
     """(form, messages, identifiers expected, rows)."""
     types = draw(st.lists(st.sampled_from(list(VALUES)), min_size=1, max_size=4))
-    positions = tuple(sorted(draw(st.sets(st.integers(0, len(types) - 1), min_size=1, max_size=draw(st.sampled_from([1, 1, 2]))))))
+    positions = tuple(
+        sorted(draw(st.sets(st.integers(0, len(types) - 1), min_size=1, max_size=draw(st.sampled_from([1, 1, 2])))))
+    )
     kind = draw(st.sampled_from([TEXT, CSV, BINARY]))
     quote = ord(draw(st.sampled_from(['"', "'"])))
     form = CopyForm(
@@ -157,11 +163,12 @@ def plain(form: CopyForm) -> Any:
 def quick(form: CopyForm, bodies: list[bytes], most: int = 1 << 30) -> tuple[list[str], int, int, int]:
     """`read` as the observer does: what the compiled loop leaves goes to the source; digests in place of identifiers."""
     rows, found = CopyRows(form), DigestSet()
+    passing = _copy_rows.Passing(form) if _copy_rows is not None and form.position >= 0 else None
     data = b"".join(b"d" + struct.pack("!I", 4 + len(body)) + body for body in bodies)
     pos = unread = counted = 0
     while pos < len(data):
-        if _copy_rows is not None and DIGESTER.compiled is not None and rows.at_row:
-            after, count, size = _copy_rows.passed(data, pos, most, form, DIGESTER.compiled, found)
+        if passing is not None and DIGESTER.compiled is not None and rows.at_row:
+            after, count, size = passing.rows(data, pos, most, DIGESTER.compiled, found)
             assert after - pos == size + 5 * count
             rows.passed(count)
             counted += count
@@ -192,7 +199,9 @@ def test_what_postgresql_writes_is_read_back(given_: tuple[CopyForm, list[bytes]
 
 @settings(max_examples=300, deadline=None)
 @given(copied(), st.data())
-def test_however_the_messages_are_cut(given_: tuple[CopyForm, list[bytes], list[bytes], int], data: st.DataObject) -> None:
+def test_however_the_messages_are_cut(
+    given_: tuple[CopyForm, list[bytes], list[bytes], int], data: st.DataObject
+) -> None:
     form, bodies, expected, rows = given_
     whole = b"".join(bodies)
     edges = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
@@ -260,7 +269,9 @@ def test_an_identifier_that_is_too_long_is_unread_and_not_kept() -> None:
     for _ in range(1000):
         assert rows.message(b"a" * 1000, 0, 1000, True) == 1
         assert len(rows._carry) <= copy_rows.MAX_IDENTIFIER_BYTES
-    assert rows.message(b"\t" + b"b" * copy_rows.MAX_IDENTIFIER_BYTES + b"\n", 0, copy_rows.MAX_IDENTIFIER_BYTES + 2, True)
+    assert rows.message(
+        b"\t" + b"b" * copy_rows.MAX_IDENTIFIER_BYTES + b"\n", 0, copy_rows.MAX_IDENTIFIER_BYTES + 2, True
+    )
     assert (rows.values, rows.unread) == ([b"b" * copy_rows.MAX_IDENTIFIER_BYTES], 0)
     long = b"a\t" + b"b" * (copy_rows.MAX_IDENTIFIER_BYTES + 1) + b"\n"
     for body in (long, b'a,"' + long[2:-1] + b'"\n'):
@@ -277,7 +288,11 @@ def test_of_a_row_that_is_too_long_the_beginning_is_enough(kind: int) -> None:
         CSV: b'"a",7,"bbb',
         BINARY: struct.pack("!Hi", 3, 1) + b"a" + struct.pack("!ii", 4, 7) + struct.pack("!i", 1 << 20) + b"b",
     }[kind]
-    whole = b"a,8,b\n" if kind != BINARY else struct.pack("!Hi", 3, 1) + b"a" + struct.pack("!ii", 4, 8) + struct.pack("!i", 0)
+    whole = (
+        b"a,8,b\n"
+        if kind != BINARY
+        else struct.pack("!Hi", 3, 1) + b"a" + struct.pack("!ii", 4, 8) + struct.pack("!i", 0)
+    )
     beginning = [HEADER] if kind == BINARY else []
     for short, values, unread in ((row, [b"7", b"8"], 0), (row[:3], [b"8"], 1), (b"", [b"8"], 1)):
         rows = CopyRows(form)
@@ -292,7 +307,12 @@ def test_of_a_row_that_is_too_long_the_beginning_is_enough(kind: int) -> None:
 
 def test_after_a_lost_end_of_rows_that_were_cut_nothing_more_is_believed() -> None:
     rows = CopyRows(CopyForm(TEXT, 1, (0,), (INT4,)))
-    for body, whole, values, unread in ((b"1", True, [], 0), (b"2\n3", True, [b"12"], 0), (b"4\n5", False, [b"34"], 1), (b"6\n", True, [], 1)):
+    for body, whole, values, unread in (
+        (b"1", True, [], 0),
+        (b"2\n3", True, [b"12"], 0),
+        (b"4\n5", False, [b"34"], 1),
+        (b"6\n", True, [], 1),
+    ):
         assert rows.message(body, 0, len(body), whole) == 1 or body == b"1"
         assert (rows.values, rows.unread) == (values, unread)
     assert not rows.at_row

@@ -3,7 +3,7 @@
 Random attacks (lab/variety.py), each by an account of its own, through a whole installation with its archive; some end by
 themselves, some are cut in the middle. Afterwards each account's exposure is read from the archive, its digests are resolved
 with the installation's key, and the patients are compared with those the client got. Where the identifier was no column of
-the result (names only, COPY, json_agg) the report estimates: it must name nobody wrongly, and count nobody too few.
+the result (names only, json_agg) the report estimates: it must name nobody wrongly, and count nobody too few.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ _WAYS: dict[str, tuple[bool, Callable[[psycopg.Connection[Any], random.Random, i
     "reports": (True, _reports),
     "reconnect": (True, _pages),
     "names": (False, _names),
-    "copied": (False, _copied),
+    "copied": (True, _copied),
     "packed": (False, _packed),
 }
 WAYS = tuple(_WAYS)

@@ -450,3 +450,10 @@ def test_a_text_that_differs_in_its_numbers_only_is_told_as_the_plain_way_tells_
         seen.login_succeeded(b.NATIVE, "", 1)
         said.append(play([(">", b.command(0x03, sql)), ("<", b.result([ID], [b.row("7")]))], target=seen))
     assert said[0] == said[1] == said[2]
+
+
+def test_an_answer_that_moved_null_rows_moved_none() -> None:
+    """NULL where a number belongs: no server says so, and it ended the process (found by the fuzzer)."""
+    steps = [(">", b.query("INSERT INTO copie SELECT * FROM patient")), ("<", packet(1, b"\0\xfb\0\2\0\0\0"))]
+    (found,) = play(steps)
+    assert (found.kind, found.hidden_rows, found.patients_estimated) == ("query", 0, 0)

@@ -163,7 +163,7 @@ class Answers(Commands):
         first = payload[0]
         if first == messages.OK:
             found = messages.ok(payload)
-            self._end_result(found.status, self._hidden(min(found.affected_rows, MAX_ROWS)))
+            self._end_result(found.status, self._hidden(min(max(0, found.affected_rows), MAX_ROWS)))
         elif first == messages.ERR:
             self._on_error(payload)
         elif first == messages.LOCAL_INFILE:

@@ -1,4 +1,5 @@
 """What a small query costs the sidecar, stage by stage, without sockets: `python -m bench.relay_stages [mysql]`; `make bench-relay` puts it on its page.
+Only the last one, the shipper's whole process (relay_shipper.py), has sockets, a broker and waking up in it.
 
 Each stage is run by itself, many times over, on the bytes of pgbench's own query: the best of several turns counts, in nanoseconds
 a query. The sockets' share is what the relay's system time was in the run.
@@ -30,8 +31,11 @@ from exfilguard.sidecar.lane import Lane
 from exfilguard.sidecar.spool import SpoolWriter
 
 from . import relay_stages_mysql
+from .relay_shipper import measure as shipper_us
 
 TURNS, TIMES = 5, 20_000
+LOAD = 35_000
+"""Events a second: about what 16 clients of pgbench make."""
 INT4 = 23
 SQL = "SELECT abalance FROM pgbench_accounts WHERE aid = "
 
@@ -133,6 +137,13 @@ def measure(engine: str = "postgres") -> Stages:
             out.append((protocol, f"request{name}", request_ns))
             out.append((protocol, f"answer and event{name}", answer_ns))
         out += _behind(protocol, outlet.payload)
+    if engine != "postgres":
+        return out
+    out += [
+        ("any", f"shipper's process at {rate:,}/s", us * 1000)
+        for rate, us in shipper_us(pgbench_event(), (LOAD,))
+        if rate
+    ]
     return out
 
 

@@ -35,7 +35,7 @@ from .spool import (
 
 log = logging.getLogger(__name__)
 
-BATCH_RECORDS = 4_000
+BATCH_RECORDS = 8_000
 BATCH_BYTES = 2 << 20
 URGENT_BYTES = 1_500
 """An event of this length tells of about fifty patients or more."""
@@ -76,7 +76,10 @@ class Lane:
         return sending + pending_bytes(self.directory, self._reader.position)
 
     def _fresh_head(self) -> Head:
-        return Head(secrets.token_hex(8), self.boot, self._partitions, self.frame_events, 0, [0] * self._partitions)
+        return self._head(secrets.token_hex(8), [0] * self._partitions)
+
+    def _head(self, epoch: str, seqs: list[int]) -> Head:
+        return Head(epoch, self.boot, self._partitions, self.frame_events, 0, seqs, FRAME_BYTES)
 
     # -- recovery ---------------------------------------------------------------------------------------------------
 
@@ -115,7 +118,7 @@ class Lane:
             if not batch.acknowledged:
                 self._unsent += frames
         if head.boot == self.boot:
-            self._plan.head = Head(head.epoch, self.boot, head.partitions, self.frame_events, 0, seqs)
+            self._plan.head = self._head(head.epoch, seqs)
         else:
             log.info("the machine was restarted: a new epoch of frames begins")
 
@@ -180,7 +183,7 @@ class Lane:
             return make_frames(records, self.tenant, self.sidecar, head, seqs)
         prefix = frame_head(self.tenant, self.sidecar, head.epoch)
         self.oldest_ms, framed = self._reader.take_frames(
-            BATCH_RECORDS, BATCH_BYTES, head.frame_events, FRAME_BYTES, prefix, seqs
+            BATCH_RECORDS, BATCH_BYTES, head.frame_events, head.frame_bytes, prefix, seqs
         )
         return [OutFrame(*frame) for frame in framed]
 

@@ -2,7 +2,7 @@
 
 One file per spool segment, `000000000001.plan`, lines of JSON:
 
-    {"epoch":..,"boot":..,"partitions":4,"frame_events":500,"start":0,"seqs":[12,0,7,31]}     a head: rules and numbers
+    {"epoch":..,"boot":..,"partitions":4,"frame_events":500,"start":0,"seqs":[12,0,7,31],"frame_bytes":900000}     a head: rules and numbers
     [1840]                                                                          a batch: records up to this offset
     "ok"                                                                            the batch above was acknowledged
 
@@ -29,8 +29,10 @@ from ..events.codec import encode_frame, frame_head
 from ._records import group
 from .spool import RawRecord, done_path, segments
 
-FRAME_BYTES = 512 << 10
+FRAME_BYTES = 900_000
 """A frame is closed at this size: brokers refuse records beyond 1 MB by default."""
+EARLIER_FRAME_BYTES = 512 << 10
+"""What it was where a plan does not say it."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Head:
     frame_events: int
     start: int
     seqs: list[int]
+    frame_bytes: int = EARLIER_FRAME_BYTES
 
 
 @dataclass(slots=True)
@@ -68,7 +71,7 @@ def make_frames(records: Sequence[RawRecord], tenant: str, sidecar: str, head: H
     """The frames of a batch, each partition's in order. Advances `seqs`."""
     prefix = frame_head(tenant, sidecar, head.epoch)
     out: list[OutFrame] = []
-    for partition, events in group(records, head.partitions, head.frame_events, FRAME_BYTES):
+    for partition, events in group(records, head.partitions, head.frame_events, head.frame_bytes):
         out.append(OutFrame(partition, encode_frame(prefix, seqs[partition], events), len(events)))
         seqs[partition] += 1
     return out

@@ -346,6 +346,23 @@ def test_a_dead_database_is_a_clear_error(relay: Relay) -> None:
     assert guarded.stack.total("upstream_failures_total") == 1
 
 
+def test_a_server_that_dies_in_the_middle_of_a_result(relay: Relay) -> None:
+    guarded = relay()
+    with connect(guarded.dsn()) as other, connect(guarded.dsn()) as through:
+        (backend,) = through.execute("SELECT pg_backend_pid()").fetchone() or (0,)
+        before, rows = guarded.counted(), 0
+        with pytest.raises(psycopg.OperationalError):
+            for _ in through.cursor().stream("SELECT n, repeat('x', 1000) FROM generate_series(1, 1000000) AS n"):
+                rows += 1
+                if rows == 1_000:
+                    with connect(guarded.hospital.admin_dsn) as admin:
+                        admin.execute("SELECT pg_terminate_backend(%s)", (backend,))
+        assert through.broken
+        assert 1_000 <= rows < 1_000_000
+        wait_for(lambda: guarded.counted() - before >= rows, message="every row that came is counted")
+        assert other.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_a_wrong_password_is_the_databases_answer(relay: Relay) -> None:
     guarded = relay()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):

@@ -59,6 +59,7 @@ CHECKED = [
     "exfilguard.runtime.stats",
     "exfilguard.sidecar.gate",
     "exfilguard.sidecar.journal",
+    "exfilguard.sidecar.receiver",
     "exfilguard.sidecar.relay",
     "exfilguard.sidecar.sides",
     "exfilguard.sidecar.spool",

@@ -25,7 +25,9 @@ METRICS: dict[str, Metric] = {
     "rows_total": Metric("counter", _LISTENER, "Rows delivered to clients."),
     "patients_total": Metric("counter", _LISTENER, "Patients seen, distinct within each event."),
     "result_bytes_total": Metric("counter", _LISTENER, "Bytes of result data delivered."),
-    "relay_added_seconds": Metric("histogram", _LISTENER, "Time the relay itself spends on one piece of data."),
+    "relay_added_seconds": Metric(
+        "histogram", _LISTENER, "Time from when the relay finds a piece of data ready until it is done with it."
+    ),
     "sessions": Metric("gauge", _LISTENER, "Client sessions now open."),
     "connections_total": Metric("counter", _LISTENER, "Client connections accepted."),
     "refused_total": Metric(

@@ -38,6 +38,9 @@ cdef class PostgresAnswer(Answer):
     """With what the general path made of the columns."""
 
 
+cdef list NOTHING = []  # never changed
+
+
 cdef class QuickObserver(SessionObserver):
     """A SessionObserver that answers, event for event, as one does."""
 
@@ -48,7 +51,7 @@ cdef class QuickObserver(SessionObserver):
     cpdef list client_data(self, bytes data, long long now_ms):
         if self.held is None:
             if self.eager and self.ask(data, now_ms):
-                return []
+                return NOTHING
             return SessionObserver.client_data(self, data, now_ms)
         return self.settle() + SessionObserver.client_data(self, data, now_ms)
 
@@ -57,7 +60,7 @@ cdef class QuickObserver(SessionObserver):
             self.eager = True
             return SessionObserver.observed(self, data, now_ms)
         if self.answer(data, now_ms):
-            return []
+            return NOTHING
         return self.settle() + SessionObserver.observed(self, data, now_ms)
 
     def server_data(

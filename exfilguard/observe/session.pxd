@@ -48,7 +48,7 @@ cdef class SessionObserver(Sink):
     cdef public str _encoding
 
     cpdef list client_data(self, bytes data, long long now_ms)
-    cpdef bint untold(self)
+    cdef bint untold(self)
     cpdef list observed(self, bytes data, long long now_ms)
     cpdef request(self, int kind_byte, bytes body, bint whole)
     cpdef rows(self, int kind, long long count, long long size)

@@ -1,5 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from .receiver cimport Receiver
+
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data_t:
         int fd
@@ -11,6 +13,9 @@ cdef extern from "sys/epoll.h" nogil:
 cdef enum:
     READ = 65536
     READY = 256
+    FULL_FROM = 8192
+    FULL_BELOW = 32768
+    FULL_READS = 8
 
 
 cdef class Pump:
@@ -21,15 +26,27 @@ cdef class Pump:
     cdef epoll_event ready[READY]
     cdef bint called  # Python ran: asyncio must look what it has planned
     cdef object loop
+    cdef void **driven  # transports by their descriptor: what `transports` holds
+    cdef int most_driven
+    cdef readonly double now_s  # when epoll last returned, of a clock that only goes forward
+    cdef readonly long long now_ms  # the same moment by the wall clock
+    cdef list resting
+    cdef double rest_until
+    cdef int wait(self, double left_s) except -2
+    cdef wake(self)
+    cdef admit(self, PumpTransport transport)
+    cdef forget(self, PumpTransport transport)
 
 
 cdef class PumpTransport:
-    cdef Pump pump
+    cdef readonly Pump pump
     cdef object loop, sock, extra, server, protocol
+    cdef Receiver receiver  # the protocol, where it can be called in C
     cdef object receive  # protocol.data_received; None for a buffered protocol (TLS)
     cdef int fd
-    cdef uint32_t mask  # what epoll was asked for; 0: not registered
-    cdef bint reading, closing, lost, asked_to_wait, broken, finished
+    cdef uint32_t mask  # what epoll was asked for; 0: not registered; OTHER: it is to be asked anew
+    cdef bint reading, closing, lost, asked_to_wait, finished, resting
+    cdef int full_reads  # one after the other, since something was written here
     cdef bytes backlog
     cdef Py_ssize_t sent, high, low
     cdef object __weakref__
@@ -38,6 +55,9 @@ cdef class PumpTransport:
     cdef keep(self, bytes data, Py_ssize_t begin)
     cdef ask(self)
     cdef handle(self, uint32_t events)
-    cdef read(self)
+    cdef read(self, uint32_t events)
+    cdef again(self)
+    cdef rest(self)
+    cdef rouse(self)
     cdef flush(self)
     cdef fail(self, int code)

@@ -8,6 +8,13 @@ is due, or when it called into Python, which may have planned something.
 `PumpTransport` is a transport as asyncio's, for the protocols of the relay: one read of at most READ_BYTES each time its socket
 is ready, so that every other session has its turn in between; a write goes to the socket at once, and what does not fit is
 kept and counts as back-pressure. TLS runs on top of it by asyncio's own `start_tls`.
+
+Sockets that are only read are watched edge-triggered, so the kernel looks at each once and not twice: a read that may have left
+something asks again (`again`).
+
+A large result arrives in pieces of the database's send buffer (8 kB). Whoever sleeps until the next piece makes the database wake
+it for each, which costs the database more than the piece. So a socket that has brought many full pieces in a row, and has been read
+empty, rests for REST_S before it is looked at again, unless something is written to it; all others are served meanwhile.
 """
 
 import asyncio
@@ -17,15 +24,18 @@ import selectors
 import socket
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, errno as c_errno
+from libc.errno cimport EAGAIN, EINTR, ENOSYS, errno as c_errno
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+
+from ..runtime.clock cimport elapsed_s, now_ms
 
 cdef extern from "sys/epoll.h" nogil:
     int epoll_wait(int epfd, epoll_event *events, int most, int timeout_ms)
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
     enum:
-        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
 
 cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
@@ -37,17 +47,27 @@ cdef extern from "time.h" nogil:
     struct timespec:
         long tv_sec
         long tv_nsec
-    int clock_gettime(int clock, timespec *now)
-    enum:
-        CLOCK_MONOTONIC
+
+cdef extern from "unistd.h" nogil:
+    long syscall(long number, ...)
+
+cdef extern from "sys/syscall.h" nogil:
+    """
+    #ifndef SYS_epoll_pwait2  /* Linux 5.11 */
+    #define SYS_epoll_pwait2 441
+    #endif
+    """
+    long SYS_epoll_pwait2
 
 READ_BYTES = 64 << 10
 
 
-cdef inline double monotonic_s() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
+REST_S = 50e-6
+"""Seconds; the kernel adds up to as much again (its timers' slack). At 300 MB/s that is 15 to 30 kB: less than the smallest receive
+window, so the database never waits."""
+cdef double _REST_S = REST_S
+cdef enum:
+    OTHER = 0x10000000
 
 
 cdef class Pump:
@@ -59,6 +79,10 @@ cdef class Pump:
             raise MemoryError
 
     def __init__(self):
+        self.most_driven = 0
+        self.resting = []
+        self.now_s = elapsed_s()
+        self.now_ms = now_ms()
         self.keys = selectors.EpollSelector()
         self.epfd = self.keys._selector.fileno()
         self.transports = {}
@@ -70,6 +94,24 @@ cdef class Pump:
 
     def __dealloc__(self):
         free(self.buffer)
+        free(self.driven)
+
+    cdef admit(self, PumpTransport transport):
+        cdef int most
+        cdef void **more
+        if transport.fd >= self.most_driven:
+            most = 2 * transport.fd + 64
+            more = <void **>realloc(self.driven, most * sizeof(void *))
+            if more == NULL:
+                raise MemoryError
+            memset(more + self.most_driven, 0, (most - self.most_driven) * sizeof(void *))
+            self.driven, self.most_driven = more, most
+        self.transports[transport.fd] = transport
+        self.driven[transport.fd] = <void *>transport
+
+    cdef forget(self, PumpTransport transport):
+        self.driven[transport.fd] = NULL
+        del self.transports[transport.fd]
 
     def register(self, fileobj, events, data=None):
         return self.keys.register(fileobj, events, data)
@@ -91,40 +133,34 @@ cdef class Pump:
 
     def select(self, timeout=None):
         """[(key, events)] of what asyncio registered. Seconds; None waits for as long as it takes."""
-        cdef int wait_ms, n, i, fd
+        cdef int n, i, fd
         cdef double deadline = 0.0, left
         cdef bint forever = timeout is None
         cdef uint32_t events
-        cdef PumpTransport transport
         cdef list out = []
         cdef Py_ssize_t timers_before
+        self.now_s = elapsed_s()
         if not forever:
-            deadline = monotonic_s() + max(0.0, <double>timeout)
+            deadline = self.now_s + max(0.0, <double>timeout)
         self.called = False
         planned, timers = self.loop._ready, self.loop._scheduled
         timers_before = len(timers)
         while True:
-            if forever:
-                wait_ms = -1
-            else:
-                left = deadline - monotonic_s()
-                wait_ms = 0 if left <= 0.0 else <int>(left * 1e3) + 1
-            if wait_ms == 0:
-                n = epoll_wait(self.epfd, self.ready, READY, 0)
-            else:
-                with nogil:
-                    n = epoll_wait(self.epfd, self.ready, READY, wait_ms)
+            left = -1.0
+            if not forever:
+                left = max(0.0, deadline - self.now_s)
+                if 0.0 < left < 0.05:  # what was handled since may have taken as long
+                    left = max(0.0, deadline - elapsed_s())
+            n = self.wait(left)
             if n < 0:
-                if c_errno == EINTR:
-                    return out  # a signal: its handler runs in Python
-                raise OSError(c_errno, os.strerror(c_errno))
+                return out  # a signal: its handler runs in Python
+            self.now_s = elapsed_s()
+            self.now_ms = now_ms()
             for i in range(n):
                 fd = self.ready[i].data.fd
                 events = self.ready[i].events
-                found = self.transports.get(fd)
-                if found is not None:
-                    transport = <PumpTransport>found
-                    transport.handle(events)
+                if fd < self.most_driven and self.driven[fd] != NULL:
+                    (<PumpTransport>self.driven[fd]).handle(events)
                 else:
                     key = self.keys._fd_to_key.get(fd)
                     if key is not None:
@@ -136,8 +172,52 @@ cdef class Pump:
                         mask &= key.events
                         if mask:
                             out.append((key, mask))
-            if out or self.called or wait_ms == 0 or planned or len(timers) != timers_before:
+            if self.resting and self.now_s >= self.rest_until:
+                self.wake()
+            if out or self.called or left == 0.0 or planned or len(timers) != timers_before:
                 return out
+
+    cdef int wait(self, double left_s) except -2:
+        """epoll_wait: how many are ready; -1: a signal came. Seconds; negative: for as long as it takes."""
+        cdef int n
+        cdef timespec span
+        cdef double rest_s
+        if left_s == 0.0:
+            n = epoll_wait(self.epfd, self.ready, READY, 0)
+        else:
+            n = -1
+            if self.resting:
+                rest_s = max(1e-6, self.rest_until - self.now_s)
+                if left_s < 0.0 or rest_s < left_s:
+                    span.tv_sec = 0
+                    span.tv_nsec = <long>(rest_s * 1e9)
+                    with nogil:
+                        n = syscall(SYS_epoll_pwait2, self.epfd, self.ready, <int>READY, &span, NULL, <size_t>0)
+                    if n >= 0:
+                        return n
+                    if c_errno == ENOSYS:
+                        self.wake()  # nothing can be waited for as short as that
+                        left_s = 0.0
+                    elif c_errno == EINTR:
+                        return -1
+            with nogil:
+                n = epoll_wait(self.epfd, self.ready, READY, -1 if left_s < 0.0 else <int>(left_s * 1e3 + 1))
+        if n < 0 and c_errno != EINTR:
+            raise OSError(c_errno, os.strerror(c_errno))
+        return n
+
+    cdef wake(self):
+        """The rest is over."""
+        cdef list rested = self.resting
+        cdef PumpTransport transport
+        self.resting = []
+        for transport in rested:
+            if transport.resting:
+                transport.resting = False
+                if transport.reading and not transport.closing:
+                    transport.handle(EPOLLIN)
+                else:
+                    transport.ask()
 
 
 cdef class PumpTransport:
@@ -164,7 +244,7 @@ cdef class PumpTransport:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if server is not None:
             _attach(server, self)
-        pump.transports[self.fd] = self
+        pump.admit(self)
         loop.call_soon(self.begin, waiter)
 
     def begin(self, waiter):
@@ -185,6 +265,7 @@ cdef class PumpTransport:
         self.protocol = protocol
         buffered = isinstance(protocol, asyncio.BufferedProtocol)
         self.receive = None if buffered else protocol.data_received
+        self.receiver = protocol if isinstance(protocol, Receiver) else None
 
     def get_protocol(self):
         return self.protocol
@@ -246,6 +327,9 @@ cdef class PumpTransport:
         if self.lost or self.closing or self.finished:
             return
         whole = data if type(data) is bytes else bytes(data)
+        self.full_reads = 0
+        if self.resting:
+            self.rouse()
         if PyBytes_GET_SIZE(self.backlog):
             self.keep(whole, 0)
             return
@@ -299,11 +383,11 @@ cdef class PumpTransport:
             wanted |= EPOLLIN
         if PyBytes_GET_SIZE(self.backlog):
             wanted |= EPOLLOUT
-        if wanted == self.mask:
+        if self.resting or wanted == self.mask:
             return
         # A socket that is only hung up would be reported again and again: without a wish it is not in the set at all.
         op = EPOLL_CTL_DEL if not wanted else EPOLL_CTL_MOD if self.mask else EPOLL_CTL_ADD
-        event.events = wanted
+        event.events = wanted | EPOLLRDHUP | EPOLLET if wanted == EPOLLIN else wanted
         event.data.u64 = 0
         event.data.fd = self.fd
         self.mask = wanted
@@ -314,8 +398,8 @@ cdef class PumpTransport:
         try:
             if events & (EPOLLOUT | EPOLLERR | EPOLLHUP) and PyBytes_GET_SIZE(self.backlog):
                 self.flush()
-            if events & (EPOLLIN | EPOLLERR | EPOLLHUP) and self.reading and not self.closing:
-                self.read()
+            if events & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP) and self.reading and not self.closing:
+                self.read(events)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -325,21 +409,60 @@ cdef class PumpTransport:
             )
             self.end(error)
 
-    cdef read(self):
+    cdef again(self):
+        """Have epoll look whether there is something to read: its edge has passed."""
+        if self.mask == EPOLLIN:
+            self.mask = OTHER
+        self.ask()
+
+    cdef rest(self):
+        """Not looked at for a while. Only what is said in any case, an error or an end of both directions, interrupts it."""
+        cdef epoll_event event
+        cdef Pump pump = self.pump
+        if self.mask != OTHER:
+            event.events = 0
+            event.data.u64 = 0
+            event.data.fd = self.fd
+            if epoll_ctl(pump.epfd, EPOLL_CTL_MOD, self.fd, &event) < 0:
+                raise OSError(c_errno, os.strerror(c_errno))
+            self.mask = OTHER
+        if not pump.resting:
+            pump.rest_until = elapsed_s() + _REST_S
+        pump.resting.append(self)
+        self.resting = True
+
+    cdef rouse(self):
+        """Something was asked, whose answer is not kept waiting, or this is the end."""
+        self.resting = False
+        self.pump.resting.remove(self)
+        self.ask()
+
+    cdef read(self, uint32_t events):
         cdef ssize_t n = recv(self.fd, self.pump.buffer, READ, 0)
         cdef bytes data
         if n > 0:
+            self.full_reads = 0 if n < FULL_FROM else self.full_reads + 1
             data = PyBytes_FromStringAndSize(self.pump.buffer, n)
-            if self.receive is not None:
+            if self.receiver is not None:
+                self.receiver.data_received(data)
+            elif self.receive is not None:
                 self.receive(data)
+            else:
+                self.pump.called = True
+                while data:
+                    room = self.protocol.get_buffer(len(data))
+                    taken = min(len(room), len(data))
+                    room[:taken] = data[:taken]
+                    self.protocol.buffer_updated(taken)
+                    data = data[taken:]
+            if self.lost or self.closing or not self.reading or self.resting:
                 return
-            self.pump.called = True
-            while data:
-                room = self.protocol.get_buffer(len(data))
-                taken = min(len(room), len(data))
-                room[:taken] = data[:taken]
-                self.protocol.buffer_updated(taken)
-                data = data[taken:]
+            if events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP) or n == READ:
+                self.again()
+            elif self.full_reads >= FULL_READS and FULL_FROM <= n < FULL_BELOW and not PyBytes_GET_SIZE(self.backlog):
+                self.rest()
+            elif self.mask == OTHER:
+                self.ask()
         elif n == 0:
             self.pump.called = True
             if self.protocol.eof_received():
@@ -348,6 +471,8 @@ cdef class PumpTransport:
                 self.close()
         elif c_errno not in (EAGAIN, EINTR):
             self.fail(c_errno)
+        else:
+            self.again()
 
     cdef flush(self):
         cdef ssize_t n = send(
@@ -381,9 +506,12 @@ cdef class PumpTransport:
         self.reading = False
         self.closing = True
         self.backlog, self.sent = b"", 0
-        self.ask()
+        if self.resting:
+            self.rouse()
+        else:
+            self.ask()
         self.lost = True
-        del self.pump.transports[self.fd]
+        self.pump.forget(self)
         self.pump.called = True
         self.loop.call_soon(self.farewell, error)
 

@@ -16,4 +16,4 @@ class Gate:
         self.screens = False
         """Requests are looked at before they are sent."""
         self.added = Histogram(ADDED_BOUNDS_S)
-        """Seconds that the relay worked on each read."""
+        """Seconds from when a read was found ready until the relay was done with it."""

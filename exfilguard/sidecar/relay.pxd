@@ -2,6 +2,7 @@ cimport cython
 
 from ..observe._shortcut cimport Shortcut
 from ..runtime.clock cimport elapsed_s, now_ms
+from ._pump cimport PumpTransport
 from .gate cimport Gate
 from .sides cimport Side, Talk
 
@@ -17,10 +18,11 @@ cdef class Session(Talk):
     cdef public bint closed, started, enforces, screened, refuses_when_full, passed
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
-    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=Shortcut, upstream=Side, forward_first=bint)
+    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=Shortcut, upstream=Side, downstream=Side,
+                   direct=PumpTransport, forward_first=bint)
     cpdef _from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
-    @cython.locals(began=double, now=cython.longlong, quick=Shortcut, downstream=Side)
+    @cython.locals(began=double, now=cython.longlong, quick=Shortcut, downstream=Side, direct=PumpTransport)
     cpdef _from_server(self, bytes data, bint opened)
     cdef _counted(self, list events, long long rows, str principal, long long now)
     cpdef _account(self, long long rows, long long now)

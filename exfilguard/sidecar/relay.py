@@ -197,7 +197,9 @@ class Session(Talk):
             self._failed(error, forwarded=self.passed)
 
     def _from_client(self, data: bytes) -> None:
-        began = elapsed_s()
+        downstream = self.downstream
+        direct = downstream.direct if downstream is not None else None
+        began = direct.pump.now_s if direct is not None else elapsed_s()
         observer, server = self.observer, self.server
         if observer is None or self.closed:
             return
@@ -212,7 +214,7 @@ class Session(Talk):
         if self.refuses_when_full and self.journal.full and self.ending is None:
             self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
-        self.heard_ms = now = now_ms()
+        self.heard_ms = now = direct.pump.now_ms if direct is not None else now_ms()
         forward_first = False
         if self.screened or gate.screens:
             data, events = observer.screen(data, now, self._judge)
@@ -253,8 +255,9 @@ class Session(Talk):
             self._failed(error, forwarded=forwarded and not (self.observer is not None and self.observer.refusals))
 
     def _from_server(self, data: bytes, opened: bool) -> None:
-        began = elapsed_s()
         observer, guard, quick, downstream = self.observer, self.guard, self.quick, self.downstream
+        direct = downstream.direct if downstream is not None else None
+        began = direct.pump.now_s if direct is not None else elapsed_s()
         if observer is None or self.closed:
             return
         if self.envelopes is not None and not opened:
@@ -267,7 +270,7 @@ class Session(Talk):
         if self.in_step is not None:
             self.in_step.from_server(data)
             return
-        self.heard_ms = now = now_ms()
+        self.heard_ms = now = direct.pump.now_ms if direct is not None else now_ms()
         if (
             self.ending is not None
             or self.enforces

@@ -1,4 +1,5 @@
 from ._pump cimport PumpTransport
+from .receiver cimport Receiver
 
 
 cdef class Talk:
@@ -6,7 +7,7 @@ cdef class Talk:
     cpdef from_server(self, bytes data, bint opened=*)
 
 
-cdef class Side:
+cdef class Side(Receiver):
     cdef public object transport, divert
     cdef public set paused_by
     cdef public PumpTransport direct
@@ -17,7 +18,6 @@ cdef class ClientSide(Side):
     cdef public object guard, timer, addresses
     cdef public Talk session
     cdef public bint lingers, crowded
-    cpdef data_received(self, bytes data)
 
 
 cdef class ServerSide(Side):
@@ -25,4 +25,3 @@ cdef class ServerSide(Side):
     cdef public Talk plain
     cdef public bytes rest
     cdef public Py_ssize_t rest_at
-    cpdef data_received(self, bytes data)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..wire import proxy
 from .engine import Refusal
 from .proxied import ProxyHeader, addresses_of
+from .receiver import Receiver
 
 if TYPE_CHECKING:
     from .relay import Session
@@ -47,7 +48,7 @@ class Talk:
         raise NotImplementedError
 
 
-class Side:
+class Side(Receiver):
     """What the two sides share: writing with back-pressure, and a soft close that flushes. An asyncio.Protocol to whom calls it."""
 
     pumped = True
@@ -91,9 +92,6 @@ class Side:
                     self.data_received(b"".join(early))
 
         loop.call_soon(go_on)
-
-    def data_received(self, data: bytes) -> None:
-        raise NotImplementedError
 
     def write(self, data: bytes) -> None:
         if self.direct is not None:

@@ -52,6 +52,13 @@ def bytes_of(rng: random.Random, data: bytes) -> bytes:
     return bytes(out)
 
 
+def damaged(rng: random.Random, steps: list[Step], times: int) -> None:
+    """So often the bytes of some step are changed, in place."""
+    for _ in range(times if steps else 0):
+        at = rng.randrange(len(steps))
+        steps[at] = (steps[at][0], bytes_of(rng, steps[at][1]))
+
+
 def order(rng: random.Random, steps: list[Step]) -> list[Step]:
     """Messages doubled, lost, swapped, or said by the other side."""
     out = list(steps)

@@ -65,10 +65,7 @@ class Mysql:
             steps = steps + other[at : at + rng.choice((2, 4, 8))]
         if rng.random() < 0.4:
             steps = mutate.order(rng, steps)
-        for _ in range(rng.choice((0, 1, 1, 2))):
-            if steps:
-                at = rng.randrange(len(steps))
-                steps[at] = (steps[at][0], mutate.bytes_of(rng, steps[at][1]))
+        mutate.damaged(rng, steps, rng.choice((0, 1, 1, 2)))
         # How the session was agreed on comes first: it decides how everything else is read.
         shape = rng.randrange(len(CAPABILITIES) * 2)
         if shape >= len(CAPABILITIES) and rng.random() < 0.8:

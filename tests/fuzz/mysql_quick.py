@@ -28,9 +28,7 @@ class MysqlQuick(Mysql):
             return super().make(rng)
         shape = rng.randrange(len(self._test.CAPABILITIES))
         steps: list[Step] = [(side, data) for side, data, _ in self._test.session(rng, self._test.CAPABILITIES[shape])]
-        for _ in range(rng.choice((0, 0, 1, 2))):
-            at = rng.randrange(len(steps))
-            steps[at] = (steps[at][0], mutate.bytes_of(rng, steps[at][1]))
+        mutate.damaged(rng, steps, rng.choice((0, 0, 1, 2)))
         return Input((("=", bytes((len(CAPABILITIES) * 2 + shape,))), *steps))
 
     def run_session(self, given: Input) -> None:

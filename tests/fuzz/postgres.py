@@ -69,10 +69,7 @@ class Postgres:
             steps = steps + other[at : at + rng.choice((2, 4, 8))]
         if rng.random() < 0.5:
             steps = mutate.order(rng, steps)
-        for _ in range(rng.choice((0, 1, 1, 2))):
-            if steps:
-                at = rng.randrange(len(steps))
-                steps[at] = (steps[at][0], mutate.bytes_of(rng, steps[at][1]))
+        mutate.damaged(rng, steps, rng.choice((0, 1, 1, 2)))
         if rng.random() < 0.8:
             steps = [("<", build.LOGIN), *steps]
         rows = rng.choice((None, None, 0, 1, 5, 1000))

@@ -27,9 +27,7 @@ class Quick(Postgres):
         if rng.random() < 0.1:
             return super().make(rng)
         steps: list[Step] = [(side, data) for side, data, _ in self._test.session(rng)]
-        for _ in range(rng.choice((0, 0, 1, 2))):
-            at = rng.randrange(len(steps))
-            steps[at] = (steps[at][0], mutate.bytes_of(rng, steps[at][1]))
+        mutate.damaged(rng, steps, rng.choice((0, 0, 1, 2)))
         return Input(tuple(steps))
 
     def run_session(self, given: Input) -> None:

@@ -27,7 +27,7 @@ from tests.wire import mysql_build as b
 from tests.wire.test_mysql_parameters import DATE, DOUBLE, LONG, LONGLONG, STRING, execute
 
 from .test_mysql_transcripts import TRANSCRIPTS
-from .test_quick import KEY, Kept, Steps, some, step_by_step
+from .test_quick import KEY, Kept, Steps, exchanged, some, step_by_step
 
 if QuickMysqlObserver is None and os.environ.get("EXFILGUARD_REQUIRE_COMPILED") != "1":
     pytest.skip("no C compiler at installation", allow_module_level=True)
@@ -224,7 +224,7 @@ def session(rng: random.Random, capabilities: int) -> Steps:
         steps, known = preparing(rng, capabilities)
     steps.insert(0, (">", b.command(0x0E), 1000))
     steps.insert(1, ("<", b.numbered(b.ok()), 1000))
-    now, usual, columns, texts = 1000, rng.random() ** 0.5, columns_of(rng, capabilities), rng.sample(TEXTS[:7], 2)
+    usual, columns, texts = rng.random() ** 0.5, columns_of(rng, capabilities), rng.sample(TEXTS[:7], 2)
     for _ in range(rng.randrange(1, 40)):
         calm = rng.random() < usual
         if rng.random() < 0.5:
@@ -237,19 +237,7 @@ def session(rng: random.Random, capabilities: int) -> Steps:
         if rng.random() + calm < 0.1:
             request = some(rng, *OTHERS)
             said = b"" if request[4] in messages.UNANSWERED else b.numbered(some(rng, b.ok(), b.ok(), b.err()))
-        if rng.random() < 0.03:
-            at = rng.randrange(len(said) + 1)
-            said = said[:at] + bytes([rng.randrange(256)]) + said[at + 1 :]
-        if rng.random() < 0.03:
-            at = rng.randrange(len(request))
-            request = request[:at] + bytes([rng.randrange(256)]) + request[at + 1 :]
-        side = "=" if rng.random() < 0.05 else "<"
-        now += some(rng, 0, 3, 60)
-        for where, data in ((">", request), (side, said)):
-            edges = sorted(rng.choices(range(len(data) + 1), k=0 if calm else some(rng, 0, 0, 1, 2)))
-            for i, j in zip([0, *edges], [*edges, len(data)], strict=True):
-                now += some(rng, 0, 1, 7)
-                steps.append((where, data[i:j], now))
+        steps += exchanged(rng, calm, steps[-1][2], request, said)
     return steps
 
 

@@ -257,30 +257,37 @@ def prepared(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
     return request, answer + ending(rng, calm)
 
 
+def exchanged(rng: random.Random, calm: bool, now: int, request: bytes, answer: bytes) -> Steps:
+    """One request and its answer: a byte of each may be changed, both come cut anywhere, some time later."""
+    if rng.random() < 0.03:
+        at = rng.randrange(len(answer) + 1)  # a command may have no answer
+        answer = answer[:at] + bytes([rng.randrange(256)]) + answer[at + 1 :]
+    if rng.random() < 0.03:
+        at = rng.randrange(len(request))
+        request = request[:at] + bytes([rng.randrange(256)]) + request[at + 1 :]
+    side = "=" if rng.random() < 0.05 else "<"
+    now += some(rng, 0, 3, 60)
+    steps: Steps = []
+    for where, data in ((">", request), (side, answer)):
+        edges = sorted(rng.choices(range(len(data) + 1), k=0 if calm else some(rng, 0, 0, 1, 2)))
+        for i, j in zip([0, *edges], [*edges, len(data)], strict=True):
+            now += some(rng, 0, 1, 7)
+            steps.append((where, data[i:j], now))
+    return steps
+
+
 def session(rng: random.Random) -> Steps:
     steps: Steps = [("<", b.LOGIN, 1000)]
     if rng.random() < 0.8:
         steps += preparing(rng)
-    now, usual = 1000, rng.random()
+    usual = rng.random()
     for _ in range(rng.randrange(1, 40)):
         calm = rng.random() < usual
         request, answer = some(rng, simple, prepared, prepared)(rng, calm)
         if rng.random() + calm < 0.1:  # pipelined
             more, further = some(rng, simple, prepared)(rng, calm)
             request, answer = request + more, answer + further
-        if rng.random() < 0.03:
-            at = rng.randrange(len(answer))
-            answer = answer[:at] + bytes([rng.randrange(256)]) + answer[at + 1 :]
-        if rng.random() < 0.03:
-            at = rng.randrange(len(request))
-            request = request[:at] + bytes([rng.randrange(256)]) + request[at + 1 :]
-        side = "=" if rng.random() < 0.05 else "<"
-        now += some(rng, 0, 3, 60)
-        for where, data in ((">", request), (side, answer)):
-            edges = sorted(rng.choices(range(len(data) + 1), k=0 if calm else some(rng, 0, 0, 1, 2)))
-            for i, j in zip([0, *edges], [*edges, len(data)], strict=True):
-                now += some(rng, 0, 1, 7)
-                steps.append((where, data[i:j], now))
+        steps += exchanged(rng, calm, steps[-1][2], request, answer)
     return steps
 
 

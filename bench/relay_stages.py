@@ -17,7 +17,6 @@ from typing import Any
 
 from exfilguard.events.topics import principal_hash
 from exfilguard.observe.asked import AskedColumns
-from exfilguard.observe.classify import Classifier
 from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.identity import Identity, Rules
 from exfilguard.observe.mysql.quick import Reader as MysqlReader
@@ -26,7 +25,7 @@ from exfilguard.observe.outlet import Outlet
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.quick import Reader
 from exfilguard.observe.session import SessionObserver
-from exfilguard.observe.templates import Templates
+from exfilguard.observe.tally import Setting
 from exfilguard.sidecar.lane import Lane
 from exfilguard.sidecar.spool import SpoolWriter
 
@@ -72,8 +71,8 @@ def observer(kind: type[SessionObserver], outlet: Outlet) -> SessionObserver:
     columns = PatientColumns(["pgbench_accounts.aid"])
     asked = AskedColumns(["pgbench_accounts.aid"])
     made = kind(
-        "bench", "0123456789abcdef", "127.0.0.1", columns, Digester(b"0123456789abcdef"), 1000, 200,
-        Identity(Rules(), Contexts({}), "s", "127.0.0.1"), outlet, Classifier("postgresql"), 1 << 20, asked, Templates(asked),
+        Setting("bench", Digester(b"0123456789abcdef"), 1000, 200, outlet=outlet), "0123456789abcdef", "127.0.0.1", columns,
+        Identity(Rules(), Contexts({}), "s", "127.0.0.1"), asked=asked,
     )  # fmt: skip
     made.startup({"user": "bench", "database": "bench", "application_name": "pgbench"})
     made.observed(message(b"R", b"\0\0\0\0") + message(b"K", b"\0\0\0\7secr") + READY, 1)

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from ._asking cimport Answer, Asking
-from .patients cimport Reading
+from .patients cimport PatientColumns, Reading
 from .pending cimport Portal, Statement
 from .session cimport SessionObserver
 
@@ -20,14 +20,10 @@ cdef class PostgresAnswer(Answer):
 
 cdef class QuickObserver(SessionObserver):
     cdef readonly long shortcuts  # answers that were told here
-    cdef bytes held
-    cdef long long held_ms
     cdef Asking asking
     cdef Statement statement
-    cdef bint described, eager
+    cdef bint described
     cdef int format
-    cpdef list client_data(self, bytes data, long long now_ms)
-    cpdef list observed(self, bytes data, long long now_ms)
     cdef bint at_rest(self) except *
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *
@@ -36,4 +32,3 @@ cdef class QuickObserver(SessionObserver):
     cdef PostgresAnswer find(self, const uint8_t *described, Py_ssize_t n)
     cdef PostgresAnswer learn(self, bytes described)
     cdef tell(self, PostgresAnswer known, long long now_ms, long long rows, long long size, long long further)
-    cdef list settle(self)

@@ -6,9 +6,9 @@ until the server's next bytes are here. When these are its whole answer and noth
 
     [BindComplete] [RowDescription | NoData] DataRow* CommandComplete ReadyForQuery
 
-then both are read here, the event is written, and the session stands where the general path (session.py) would have left it. In
-every other case the general path is given the same bytes in the order in which they came. So it is the definition of all this, and
-tests/observe/test_quick.py compares the two.
+then both are read here, the event is written, and the session stands where the general path (session.py and what it is made of)
+would have left it. In every other case the general path is given the same bytes in the order in which they came. So it is the
+definition of all this, and tests/observe/test_quick.py compares the two.
 
 Rules:
 - Nothing is changed before the whole answer was seen to be of this form.
@@ -38,75 +38,17 @@ cdef class PostgresAnswer(Answer):
     """With what the general path made of the columns."""
 
 
-cdef list NOTHING = []  # never changed
-
-
 cdef class QuickObserver(SessionObserver):
     """A SessionObserver that answers, event for event, as one does."""
-
-    @property
-    def awaiting_reply(self):
-        return self.held is not None or bool(self._pending)
-
-    cpdef list client_data(self, bytes data, long long now_ms):
-        if self.held is None:
-            if self.eager and self.ask(data, now_ms):
-                return NOTHING
-            return SessionObserver.client_data(self, data, now_ms)
-        return self.settle() + SessionObserver.client_data(self, data, now_ms)
-
-    cpdef list observed(self, bytes data, long long now_ms):
-        if self.held is None:
-            self.eager = True
-            return SessionObserver.observed(self, data, now_ms)
-        if self.answer(data, now_ms):
-            return NOTHING
-        return self.settle() + SessionObserver.observed(self, data, now_ms)
-
-    def server_data(
-        self, data, now_ms, allowed_rows=None, allowed_patients=None, known_patients=None, *, follow=False
-    ):
-        late = self.settle()
-        self.eager = False  # somebody counts before forwarding: then each answer is wanted as a Result
-        found = SessionObserver.server_data(
-            self, data, now_ms, allowed_rows, allowed_patients, known_patients, follow=follow
-        )
-        found.events[:0] = late
-        return found
-
-    def screen(self, data, now_ms, judge):
-        late = self.settle()
-        data, events = SessionObserver.screen(self, data, now_ms, judge)
-        return data, late + events
-
-    def requests(self, data):
-        self.settle()
-        SessionObserver.requests(self, data)
-
-    def give_up(self, now_ms):
-        self.held = None
-        return SessionObserver.give_up(self, now_ms)
-
-    def close(self, now_ms):
-        late = self.settle()
-        return late + SessionObserver.close(self, now_ms)
-
-    cdef list settle(self):
-        """Show the general path what was kept."""
-        cdef bytes held = self.held
-        if held is None:
-            return []
-        self.held = None
-        return SessionObserver.client_data(self, held, self.held_ms)
 
     # -- the request --------------------------------------------------------------------------------------------------
 
     cdef bint at_rest(self) except *:
         """Nothing is on its way, nothing is left to tell, and who is charged does not hang on what comes."""
         return not (
-            self._lost or self.desynced or self._charged or self.replication or not self._logged_in or self._skip_to_sync
-            or self._copied_in or self._packed or self._large or self.refusals or self._rows or self._estimated
-            or self._delivered or self._bytes or self._outlet is None or self._digester.compiled is None
+            self._lost or self.desynced or self._charged or self.always or not self.logged_in or self._skip_to_sync
+            or self._copied_in or self.packed or self.large or self.refusals or self._rows or self._estimated
+            or self.delivered or self._bytes or self.outlet is None or self.digester.compiled is None
             or self._patients.size or self._frontend._skip or self._backend._skip
             or PyByteArray_GET_SIZE(self._frontend._carry) or PyByteArray_GET_SIZE(self._backend._carry)
             or PyObject_Size(self._pending) or self._copy
@@ -120,7 +62,7 @@ cdef class QuickObserver(SessionObserver):
         if n < 6 or n > MOST_HELD or not (at[0] == 81 or at[0] == 66) or not self.at_rest():
             return False
         if self.asking is None:
-            self.asking = Asking(self._templates, self._digester.compiled)
+            self.asking = Asking(self._templates, self.digester.compiled)
         self.asking.begin()
         self.statement = None
         if at[0] == 81:  # Query
@@ -306,12 +248,12 @@ cdef class QuickObserver(SessionObserver):
                         counted.count += 1
                 elif known.way == COLUMN:
                     count_column(
-                        at, stop, 68, ANY_NUMBER, known.position, known.type_oid, known.binary, <Hmac>self._digester.compiled,
+                        at, stop, 68, ANY_NUMBER, known.position, known.type_oid, known.binary, <Hmac>self.digester.compiled,
                         self._patients, &self.asking.asked[0] if self.asking.count else NULL, &counted,
                     )
                 else:
                     count_estimated(
-                        at, stop, 68, ANY_NUMBER, known.columns, known.expressions, <Hmac>self._digester.compiled,
+                        at, stop, 68, ANY_NUMBER, known.columns, known.expressions, <Hmac>self.digester.compiled,
                         self._patients, &counted,
                     )
             at = counted.end
@@ -342,7 +284,7 @@ cdef class QuickObserver(SessionObserver):
         """What is known of these results; `described`: NULL without a RowDescription."""
         cdef PostgresAnswer known = <PostgresAnswer>self.asking.shape.answers
         while known is not None:
-            if known.generation == self._columns.generation and (known.described is None) == (described == NULL):
+            if known.generation == (<PatientColumns>self._columns).generation and (known.described is None) == (described == NULL):
                 if described != NULL:
                     if PyBytes_GET_SIZE(known.described) == n and not memcmp(PyBytes_AS_STRING(known.described), described, n):
                         break
@@ -372,7 +314,7 @@ cdef class QuickObserver(SessionObserver):
         known.described = described
         known.fields = self.statement.fields if self.statement is not None else None
         known.format = self.format
-        known.generation = self._columns.generation
+        known.generation = (<PatientColumns>self._columns).generation
         known.backslashes = self._backslashes
         if self.statement is not None:
             known.portal = Portal(statement, (self.format,) if self.format else ())
@@ -387,7 +329,7 @@ cdef class QuickObserver(SessionObserver):
             )
         try:
             reading = self._reading
-            known.by = self._patients_by
+            known.by = self.patients_by
             known.expressions = self._expressions
             known.columns = len(self._fields)
             known.way = SKIP
@@ -417,15 +359,15 @@ cdef class QuickObserver(SessionObserver):
     cdef tell(self, PostgresAnswer known, long long now_ms, long long rows, long long size, long long further):
         """Write the event."""
         cdef bytes text = b"", payload
-        self._now = now_ms
-        if known.text and not self._outlet.told(known.fingerprint, known.names):
+        self.now = now_ms
+        if known.text and not self.outlet.told(known.fingerprint, known.names):
             text = text_part(known.text, known.names)
         payload = self.asking.event(
-            known, text, self._constant_now(), now_ms, self.held_ms, self._ordinal + 1, rows, size, self._patients, further
+            known, text, self._constant_now(), now_ms, self.held_ms, self.ordinal + 1, rows, size, self._patients, further
         )
-        self._ordinal += 1
+        self.ordinal += 1
         self._reported_ms = now_ms
-        self._outlet.put(self.principal, now_ms, payload, rows, size, self._patients.size + further, True)
+        self.outlet.put(self.principal, now_ms, payload, rows, size, self._patients.size + further, True)
 
 
 cdef inline bint _starts(const uint8_t *tag, const uint8_t *stop, const char *verb, Py_ssize_t n) noexcept nogil:

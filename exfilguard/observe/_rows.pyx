@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """PostgreSQL's DataRows, from their bytes to the set of patients, in one loop without the interpreter.
 
-The definition is the observer's path row by row (session.py: `row`), which also takes every row that is left here: both stop
+The definition is the observer's path row by row (columns.py: `row`), which also takes every row that is left here: both stop
 before one that is not complete, does not hold what its counts promise, or needs a closer look.
 """
 

@@ -48,10 +48,10 @@ cdef class PostgresShortcut(Shortcut):
         return True  # no request is forbidden
 
     cpdef list client_data(self, bytes data, long long now_ms):
-        return QuickObserver.client_data(self.observer, data, now_ms)
+        return self.observer.client_data(data, now_ms)
 
     cpdef list observed(self, bytes data, long long now_ms):
-        return QuickObserver.observed(self.observer, data, now_ms)
+        return self.observer.observed(data, now_ms)
 
     cpdef long long rows(self):
         return self.observer.portion_rows
@@ -80,10 +80,10 @@ cdef class MysqlShortcut(Shortcut):
         return self.observer.passes_first(data)
 
     cpdef list client_data(self, bytes data, long long now_ms):
-        return QuickMysqlObserver.client_data(self.observer, data, now_ms)
+        return self.observer.client_data(data, now_ms)
 
     cpdef list observed(self, bytes data, long long now_ms):
-        return QuickMysqlObserver.observed(self.observer, data, now_ms)
+        return self.observer.observed(data, now_ms)
 
     cpdef long long rows(self):
         return self.observer.portion_rows

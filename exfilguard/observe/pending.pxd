@@ -1,7 +1,15 @@
-cdef class Statement:
+from .templates cimport Template
+
+
+cdef class Text:
     cdef public bytes sql
-    cdef public list fields, numbers
-    cdef public object script, plan, template, answers
+    cdef public list numbers
+    cdef public object script, plan, answers
+    cdef public Template template
+
+
+cdef class Statement(Text):
+    cdef public list fields
     cdef public tuple types
 
 

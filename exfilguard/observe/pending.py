@@ -1,4 +1,4 @@
-"""What a client has asked for, as long as it matters: statements, portals, requests without an answer."""
+"""What a client has asked for, as long as it matters: statements, PostgreSQL's portals and requests without an answer."""
 
 from __future__ import annotations
 
@@ -10,26 +10,36 @@ from .identity import Script
 from .templates import Template
 
 
-class Statement:
-    """A prepared statement, or the text of a simple Query."""
+class Text:
+    """A text that a client of either engine sent, and what is known of it."""
 
-    __slots__ = ("answers", "fields", "numbers", "plan", "script", "sql", "template", "types")
+    __slots__ = ("answers", "numbers", "plan", "script", "sql", "template")
 
     def __init__(self, sql: bytes) -> None:
         self.sql = sql
         self.template: Template | None = None
-        """What it has in common with texts that differ in their numbers only, and its own numbers; None: read by itself."""
+        """What is known of it with all texts that differ in their numbers only; then neither script nor plan is set."""
         self.numbers: list[bytes] = []
-        self.fields: list[Field] | None = None
-        """From Describe; None when nobody asked."""
+        """Its own; only with a template."""
         self.script: Script | None = None
         """What the text says of who is charged; None for most."""
         self.plan: Plan | None = None
         """What it asks for (asked.py); None for most."""
+        self.answers: object = None
+        """What the shortcut (_quick.pyx) knows of its results."""
+
+
+class Statement(Text):
+    """A prepared statement, or the text of a simple Query."""
+
+    __slots__ = ("fields", "types")
+
+    def __init__(self, sql: bytes) -> None:
+        super().__init__(sql)
+        self.fields: list[Field] | None = None
+        """From Describe; None when nobody asked."""
         self.types: tuple[int, ...] = ()
         """Type OIDs of its parameters, where they are known; kept only with a plan."""
-        self.answers: object = None
-        """What _quick.pyx knows of its results."""
 
 
 class Portal:

@@ -22,7 +22,7 @@ from ..wire.postgres.frontend import MAX_KEPT_BYTES
 from ..wire.postgres.messages import FRONTEND_TYPES
 
 if TYPE_CHECKING:
-    from .session import SessionObserver
+    from .requests import Requests
 
 Judge = Callable[[Collection[str], bytes], str]
 """(whom a statement would be charged to, its text) -> the words of its refusal, empty to let it pass."""
@@ -103,7 +103,7 @@ class Screener(RequestScreener):
 
     __slots__ = ("_observer", "_skip")
 
-    def __init__(self, observer: SessionObserver) -> None:
+    def __init__(self, observer: Requests) -> None:
         super().__init__(observer)
         self._observer = observer
         self._skip = False

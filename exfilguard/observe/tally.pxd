@@ -1,16 +1,17 @@
 cimport cython
 
-from ..wire.mysql.backend cimport Sink
+from ..wire.sink cimport Sink
 from ._digests cimport DigestSet
 from .outlet cimport Outlet
+from .patients cimport Digester
 
 
 cdef class Tally(Sink):
-    cdef dict __dict__  # what is not named here works too, only slower
     cdef public object setting
+    cdef public Digester digester
     cdef public Outlet outlet
     cdef public bytes _constant
-    cdef public tuple _constant_of
+    cdef public tuple _constant_of, always
     cdef public long long _progress_rows, _progress_ms, _large_value_bytes
     cdef public str engine, session_id, source, principal, evidence, login, database, application, patients_by
     cdef public bint logged_in, packed, large
@@ -21,6 +22,7 @@ cdef class Tally(Sink):
     cdef public list events
     cdef public object _allowed_patients, _known_patients
 
+    cpdef bint untold(self) except *
     cdef begin_portion(self, long long now_ms, object allowed_patients, object known_patients)
     cdef count(self, long long rows, long long size)
     cdef estimate(self, long long patients)

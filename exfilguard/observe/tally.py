@@ -1,8 +1,8 @@
 # cython: annotation_typing=False
 """What one session has delivered and not yet told: rows, bytes, patients, and the events that tell them.
 
-The part of an observer in which MySQL's protocol has no say; it is a Sink of its readers, so that an observer is one object. Times
-are milliseconds since the Unix epoch.
+The part of an observer (observer.py) in which no protocol has a say; it is a Sink of its readers, so that an observer is one object.
+Times are milliseconds since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from ..events.query import Engine, Evidence, Flag, Kind, PatientsBy, QueryEvent
-from ..wire.mysql.backend import Sink
+from ..wire.sink import Sink
 from . import digests
 from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part, text_part
 from .patients import Digester
@@ -40,6 +40,7 @@ class Tally(Sink):
 
     def __init__(self, setting: Setting, session_id: str, source: str) -> None:
         self.setting = setting
+        self.digester = setting.digester
         self.outlet = setting.outlet
         self._constant = b""
         self._constant_of: tuple[object, object, object, object, object] = (None, None, None, None, None)
@@ -51,6 +52,8 @@ class Tally(Sink):
         self.evidence: Evidence = "login"
         self.login = self.database = self.application = ""
         self.logged_in = False
+        self.always: tuple[Flag, ...] = ()
+        """Flags of all events of this session."""
         # the statement whose result is flowing
         self.patients_by: PatientsBy = ""
         self.delivered = 0
@@ -79,6 +82,10 @@ class Tally(Sink):
     def unreported(self) -> bool:
         """True while rows were counted, or patients seen, that no event has told yet: the identifier may come after its row
         was told."""
+        return self.untold()
+
+    def untold(self) -> bool:
+        """`unreported` for those who call it in C."""
         return self._rows > 0 or self._estimated > 0 or bool(self._patients)
 
     def begin_portion(self, now_ms: int, allowed_patients: int | None, known_patients: Container[str] | None) -> None:
@@ -132,9 +139,7 @@ class Tally(Sink):
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
         """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
         out = [] if events is None else events
-        if (self._rows > 0 or self._estimated > 0 or self._patients) and (
-            self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms
-        ):
+        if self.untold() and (self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms):
             self.now = now_ms
             self.events = out
             self.report("progress")
@@ -163,6 +168,8 @@ class Tally(Sink):
         if self.packed or self.large:
             flags = (*flags, *(("packed",) if self.packed else ()), *(("large_value",) if self.large else ()))
             self.packed = self.large = False
+        if self.always:
+            flags = (*flags, *[flag for flag in self.always if flag not in flags])
         final = kind == "query"
         if final:
             self.ordinal += 1
@@ -222,11 +229,13 @@ class Tally(Sink):
             or self.database is not of[4]
         ):
             self._constant_of = (self.principal, self.evidence, self.application, self.login, self.database)
-            self._constant = constant_part(self.event("query"))
+            self._constant = constant_part(self.event("query", flags=()))
         return self._constant
 
     def event(self, kind: Kind, **values: object) -> QueryEvent:
         """An event about this session."""
+        if self.always:
+            values.setdefault("flags", self.always)
         return QueryEvent(
             time_ms=self.now,
             kind=kind,

@@ -44,7 +44,7 @@ class Refusal(Enum):
 
 
 class Observer(Protocol):
-    """Reads both directions of one session and says what left the database (observe/session.py has the meaning of each)."""
+    """Reads both directions of one session and says what left the database (observe/observer.py has the meaning of each)."""
 
     principal: str
     evidence: Evidence

@@ -9,6 +9,7 @@ from exfilguard.observe import outlet as outlets
 from exfilguard.observe import session
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
 from exfilguard.wire.postgres import backend, frontend, startup
 from tests.fuzz import mutate
 from tests.fuzz.checked import Checked
@@ -95,7 +96,8 @@ class Postgres:
     def run_session(self, given: Input) -> None:
         # Every other one as in the relay: statements become bytes in C, and each of them must be an event.
         outlet = Checked() if outlets.COMPILED and len(given.steps) % 2 else None
-        seen = SessionObserver("dpi", "s", "10.0.0.9", self.columns, self.digester, 1000, 50, None, outlet)
+        setting = Setting("dpi", self.digester, 1000, 50, outlet=outlet)
+        seen = SessionObserver(setting, "s", "10.0.0.9", self.columns)
         seen.startup({"user": "app", "database": "care", "application_name": "fuzz"})
         rows_left, patients_left = given.allowed_rows, given.allowed_patients
         forwarded = bytearray()

@@ -16,6 +16,7 @@ from exfilguard.events.codec import encode_event
 from exfilguard.observe.digests import DigestSet, Hmac, PlainDigestSet
 from exfilguard.observe.patients import Digester, PatientColumns, canonical
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
 from tests.wire import build as b
 
 if os.environ.get("EXFILGUARD_REQUIRE_COMPILED") == "1":
@@ -107,7 +108,7 @@ TYPES = st.sampled_from([20, 21, 23, 25, 2950])
 def observer(digester: Digester, by_identifier: bool) -> SessionObserver:
     columns = PatientColumns(["dpi.patients.patient_id"])
     columns.set_origins({(1, 1)} if by_identifier else set(), set(), {1})
-    made = SessionObserver("ehr", "s1", "10.0.0.9", columns, digester, 7, 1_000, None, None)
+    made = SessionObserver(Setting("ehr", digester, 7, 1_000), "s1", "10.0.0.9", columns)
     made.startup({"user": "u", "database": "dpi"})
     made.server_data(b.LOGIN, 0)
     return made

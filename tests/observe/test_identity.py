@@ -13,6 +13,7 @@ from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.identity import Identity, Rules
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
 from tests.wire import build as b
 
 KEY = b"a key of the clinic, 32 bytes long"
@@ -28,7 +29,7 @@ def observer(
 ) -> SessionObserver:
     made = Rules(trusted_sources=("10.0.0.0/8",), **rules)  # type: ignore[arg-type]
     identity = Identity(made, contexts or Contexts({"k1": KEY}), "s1", source)
-    found = SessionObserver("ehr", "s1", source, PatientColumns([]), Digester(KEY[:16]), 1000, 50, identity)
+    found = SessionObserver(Setting("ehr", Digester(KEY[:16]), 1000, 50), "s1", source, PatientColumns([]), identity)
     found.startup({"user": "ehr_app", "database": "dpi", "application_name": app})
     return found
 

@@ -51,7 +51,7 @@ class Collected(outlet.Outlet):
 
 def observer(into: outlet.Outlet | None, application: str) -> SessionObserver:
     columns = PatientColumns(["dpi.patients.patient_id"])
-    made = SessionObserver("ehr", "s1", "10.0.0.9", columns, Digester(KEY), 2, 50, None, into)
+    made = SessionObserver(Setting("ehr", Digester(KEY), 2, 50, outlet=into), "s1", "10.0.0.9", columns)
     made.startup({"user": 'J "é" \\ D', "database": "dpi", "application_name": application})
     return made
 

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from exfilguard.events.codec import encode_event
 from exfilguard.observe.asked import AskedColumns
-from exfilguard.observe.classify import Classifier
 from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.identity import Identity, Rules
 from exfilguard.observe.outlet import Outlet
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.quick import QuickObserver
 from exfilguard.observe.session import SessionObserver
-from exfilguard.observe.templates import Templates
+from exfilguard.observe.tally import Setting
 from exfilguard.wire.postgres import startup
 from tests.wire import build as b
 
@@ -62,8 +61,8 @@ def observer(kind: type[SessionObserver], rules: Rules, large: int = 1 << 20) ->
     asked = AskedColumns(["dpi.patients.patient_id"])
     kept = Kept()
     made = kind(
-        "ehr", "s1", "10.0.0.9", columns, Digester(KEY), 3, 50, Identity(rules, Contexts({}), "s1", "10.0.0.9"), kept,
-        Classifier("postgresql"), large, asked, Templates(asked),
+        Setting("ehr", Digester(KEY), 3, 50, large, kept), "s1", "10.0.0.9", columns,
+        Identity(rules, Contexts({}), "s1", "10.0.0.9"), asked=asked,
     )  # fmt: skip
     made.startup({"user": "dpi", "database": "dpi", "application_name": "app"})
     return made, kept

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from exfilguard.events.query import QueryEvent
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
 from exfilguard.wire.postgres import backend
 from tests.wire import build as b
 
@@ -27,7 +28,7 @@ def observer(
 ) -> SessionObserver:
     columns = PatientColumns(["dpi.patients.patient_id"])
     columns.set_origins(origins or set(), others or set())
-    found = SessionObserver("ehr", "s1", "10.0.0.9", columns, Digester(KEY), progress_rows, 50)
+    found = SessionObserver(Setting("ehr", Digester(KEY), progress_rows, 50), "s1", "10.0.0.9", columns)
     found.startup({"user": "dpi_export", "database": "dpi", "application_name": "psql"})
     return found
 

@@ -12,6 +12,7 @@ from exfilguard.events.query import QueryEvent
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.portion import QUERY_CANCELED
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
 from exfilguard.wire.postgres import startup
 from tests.observe.test_session import merged
 from tests.wire import oracle, transcript
@@ -22,7 +23,7 @@ TRANSCRIPTS = {name: transcript.load(FOLDER / f"{name}.txt") for name in transcr
 
 def observer(parameters: dict[str, str]) -> SessionObserver:
     columns = PatientColumns(["care.patient.id", "care.sejour.patient_id"])
-    made = SessionObserver("ehr", "s1", "10.0.0.9", columns, Digester(b"0123456789abcdef"), 1000, 50)
+    made = SessionObserver(Setting("ehr", Digester(b"0123456789abcdef"), 1000, 50), "s1", "10.0.0.9", columns)
     made.startup(parameters)
     return made
 

@@ -25,15 +25,9 @@ cdef class Execution(Shape):
 
 cdef class QuickMysqlObserver(MysqlObserver):
     cdef readonly long shortcuts  # answers that were told here
-    cdef bytes held
-    cdef long long held_ms
     cdef Asking asking
     cdef Statement statement
-    cdef bint eager
     cdef bint between_commands(self) noexcept
-    cpdef list client_data(self, bytes data, long long now_ms)
-    cpdef list observed(self, bytes data, long long now_ms)
-    cdef list settle(self)
     cdef bint at_rest(self) except *
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_execution(self, const uint8_t *body, Py_ssize_t n) except *

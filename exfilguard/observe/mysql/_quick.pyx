@@ -102,15 +102,6 @@ cdef inline int ok_status(const uint8_t *at, Py_ssize_t n) noexcept nogil:
 cdef class QuickMysqlObserver(MysqlObserver):
     """A MysqlObserver that answers, event for event, as one does."""
 
-    @property
-    def awaiting_reply(self):
-        return self.held is not None or bool(self._pending)
-
-    @property
-    def only_reads(self):
-        self.settle()  # what is kept gives no event by itself
-        return MysqlObserver.only_reads.__get__(self)
-
     cpdef bint passes_first(self, bytes data) except *:
         cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
@@ -127,57 +118,6 @@ cdef class QuickMysqlObserver(MysqlObserver):
             self._frontend._skip or self._frontend._continued or self._frontend.infile
             or PyByteArray_GET_SIZE(self._frontend._carry)
         )
-
-    cpdef list client_data(self, bytes data, long long now_ms):
-        if self.held is None:
-            if self.eager and self.ask(data, now_ms):
-                return []
-            return MysqlObserver.client_data(self, data, now_ms)
-        return self.settle() + MysqlObserver.client_data(self, data, now_ms)
-
-    cpdef list observed(self, bytes data, long long now_ms):
-        if self.held is None:
-            self.eager = True
-            return MysqlObserver.observed(self, data, now_ms)
-        if self.answer(data, now_ms):
-            return []
-        return self.settle() + MysqlObserver.observed(self, data, now_ms)
-
-    def server_data(
-        self, data, now_ms, allowed_rows=None, allowed_patients=None, known_patients=None, *, follow=False
-    ):
-        late = self.settle()
-        self.eager = False  # somebody counts before forwarding: then each answer is wanted as a Result
-        found = MysqlObserver.server_data(
-            self, data, now_ms, allowed_rows, allowed_patients, known_patients, follow=follow
-        )
-        found.events[:0] = late
-        return found
-
-    def screen(self, data, now_ms, judge):
-        late = self.settle()
-        data, events = MysqlObserver.screen(self, data, now_ms, judge)
-        return data, late + events
-
-    def requests(self, data):
-        self.settle()
-        MysqlObserver.requests(self, data)
-
-    def give_up(self, now_ms):
-        self.held = None
-        return MysqlObserver.give_up(self, now_ms)
-
-    def close(self, now_ms):
-        late = self.settle()
-        return late + MysqlObserver.close(self, now_ms)
-
-    cdef list settle(self):
-        """Show the general path what was kept."""
-        cdef bytes held = self.held
-        if held is None:
-            return []
-        self.held = None
-        return MysqlObserver.client_data(self, held, self.held_ms)
 
     # -- the command --------------------------------------------------------------------------------------------------
 
@@ -201,9 +141,9 @@ cdef class QuickMysqlObserver(MysqlObserver):
         if not self.at_rest():
             return False
         if self.asking is None:
-            if self.setting.digester.compiled is None:
+            if self.digester.compiled is None:
                 return False
-            self.asking = Asking(self._templates, self.setting.digester.compiled)
+            self.asking = Asking(self._templates, self.digester.compiled)
         self.asking.begin()
         self.statement = None
         if at[4] == EXECUTE:

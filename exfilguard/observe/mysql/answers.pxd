@@ -4,13 +4,13 @@ from .commands cimport Command, Commands, Statement
 
 
 cdef class Answers(Commands):
-    cdef public bint in_transaction, _expressions
     cdef public long long _left
     cdef public list _definitions
-    cdef public Py_ssize_t wants_column
     cdef public bytes sizes
     cdef public int _result_columns, _announced
 
+    cdef bytes _canonical(self, bytes value)
+    cdef _desync(self, str detail)
     @cython.locals(binary=bint, found=list)
     cdef tuple _row_patients(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole)
     @cython.locals(head=Command)

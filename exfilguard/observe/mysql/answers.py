@@ -27,10 +27,8 @@ from typing import Any
 from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql._scan import column_values, row_values
-from ...wire.mysql.backend import MAX_KEPT_BYTES
 from ...wire.mysql.messages import Column
 from .. import digests
-from ..estimate import PATIENT_BYTES, patients_in
 from .commands import (
     AUTH,
     BINARY,
@@ -65,35 +63,22 @@ class Answers(Commands):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.in_transaction = False
         self._left = 0
         self._definitions: list[bytes] = []
         self._result_columns = 0
         self._announced = 0
         """Status bits of the result that is read, told before its rows (wire/mysql/messages.py, announced)."""
-        self.in_rows = False
-        self.wants_rows = False
-        self.wants_column = -1
-        """The one identifier column that is looked at; -1 for none, or several."""
         self.sizes = b""
         """Of a binary result's columns (wire/mysql/_scan.py); empty for a text result."""
-        self._expressions = False
 
     # -- rows -------------------------------------------------------------------------------------------------------
-
-    def rows(self, count: int, size: int) -> None:
-        self.count(count, size)
-        if self.patients_by == "estimate" and not self.wants_rows:
-            self.estimate(count)
-        if self._expressions and size > MAX_KEPT_BYTES:
-            self.estimate(size // PATIENT_BYTES)  # longer than what `row` is shown: judged by its length
 
     def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
         found, further = self._row_patients(data, start, end, whole)
         return self.admit(found, further)
 
     def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
-        reading, key, further = self._reading, self.setting.digester.compiled, 0
+        reading, key, further = self._reading, self.digester.compiled, 0
         if reading is None:
             return pos, 0, 0
         found = digests.DigestSet() if self._keeps_portion else self._patients
@@ -105,8 +90,10 @@ class Answers(Commands):
             else:
                 values: list[bytes | None] = []
                 pos, count, size = column_values(data, pos, most, self.wants_column, self.sizes, values)
-                digest, binary = self.setting.digester.digest, bool(self.sizes)
-                found.update([digest(canonical(value, field, binary)) for value in values if value is not None])
+                digester, binary = self.digester, bool(self.sizes)
+                found.update(
+                    [digester.digest(canonical(value, field, binary)) for value in values if value is not None]
+                )
         elif self.patients_by == "estimate" and reading.fields and key is not None and estimated is not None:
             fields = len(reading.fields)
             pos, count, size, further = estimated(data, pos, most, fields, self.sizes, self._expressions, key, found)
@@ -120,22 +107,17 @@ class Answers(Commands):
 
     def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
         """Digests of the row's patients, and how many more it stands for."""
-        digester = self.setting.digester
+        digester = self.digester
         reading = self._reading
         if reading is None or self.patients_by == "estimate":
             last = len(reading.fields) - 1 if reading is not None else -1
             values = row_values(data, start, end, last, self.sizes) if whole and last >= 0 else None
             if values is None:
                 return [digester.digest_row(data[start:end])], 0
-            identifiers, count = patients_in(values, expressions=self._expressions, keyed=self._columns.keyed)
-            if identifiers:
-                self.packed = self.packed or len(identifiers) > 1
-                return [digester.digest(canonical(value, _TEXT, False)) for value in identifiers], 0
-            return [digester.digest_row(data[start:end])], count - 1
+            return self._judged(data[start:end], values)
         values = row_values(data, start, end, reading.last, self.sizes)
         if values is None:
-            # The identifier is beyond what is kept: nobody can say whose row it was, so it is somebody new.
-            return [digester.digest(f"row {self.session_id} {self.ordinal} {self.delivered}".encode())], 0
+            return self._hidden_patient(), 0
         binary = bool(self.sizes)
         found = []
         for position in reading.positions:
@@ -144,7 +126,10 @@ class Answers(Commands):
                 found.append(digester.digest(canonical(value, reading.fields[position], binary)))
         return found, 0
 
-    def message(self, payload: bytes) -> None:
+    def _canonical(self, value: bytes) -> bytes:
+        return canonical(value, _TEXT, False)
+
+    def packet(self, payload: bytes) -> None:
         if self.desynced:
             return
         if not self._pending:
@@ -194,7 +179,8 @@ class Answers(Commands):
 
     def _read_columns(self, definitions: list[bytes]) -> Reading:
         extended = bool(self.capabilities & messages.MARIADB_CLIENT_EXTENDED_METADATA)
-        return self._columns.reading(tuple(definitions), extended)
+        reading: Reading = self._columns.reading(tuple(definitions), extended)
+        return reading
 
     def _columns_complete(self) -> None:
         if self.capabilities & messages.CLIENT_DEPRECATE_EOF:
@@ -403,8 +389,7 @@ class Answers(Commands):
 
     def _desync(self, detail: str) -> None:
         if not self.desynced:
-            self.desynced = True
-            self.events.append(self.event("desynced", detail=detail))
+            Commands._desync(self, detail)
             self._forget_rows()
             self.in_rows = True  # from here on every packet counts
 

@@ -2,16 +2,12 @@ cimport cython
 
 from ...wire.mysql.backend cimport BackendReader
 from ...wire.mysql.frontend cimport FrontendReader
-from ..identity cimport Identity
-from ..tally cimport Tally
-from ..templates cimport Template, Templates
+from ..observer cimport Observer
+from ..pending cimport Text
 
 
-cdef class Statement:
-    cdef public bytes sql
-    cdef public object reading, script, plan, answers
-    cdef public Template template
-    cdef public list numbers
+cdef class Statement(Text):
+    cdef public object reading
     cdef public int parameters
     cdef public tuple types, direct
     cdef public dict long_data
@@ -27,13 +23,10 @@ cdef class Command:
     cdef public list asked
 
 
-cdef class Commands(Tally):
-    cdef public bint desynced, _follow, _charged, _allow_replication, _backslashes
-    cdef public str forbidden
+cdef class Commands(Observer):
+    cdef public bint _allow_replication
     cdef public unsigned long long capabilities
-    cdef public Identity _identity
-    cdef public Templates _templates
-    cdef public object on_change_user, _columns, _classifier, _asked, _inflate_server, _pending, _reading
+    cdef public object on_change_user, _inflate_server, _reading
     cdef public FrontendReader _frontend
     cdef public BackendReader _backend
     cdef public dict _statements
@@ -42,7 +35,7 @@ cdef class Commands(Tally):
     cdef public int _phase
 
     @cython.locals(command=Command, attributes=bint)
-    cpdef command(self, int kind, bytes body, bint whole)
+    cpdef request(self, int kind, bytes body, bint whole)
     @cython.locals(head=Command, prepared=bint)
     cdef _begin(self)
     cdef Command _head(self)
@@ -50,13 +43,15 @@ cdef class Commands(Tally):
     cdef _identify(self, object login)
     cdef _done(self)
     cpdef _show_rows(self, object reading, bint binary)
-    cpdef _desync(self, str detail)
     @cython.locals(statement=Statement)
     cdef _ask(self, Command command, bytes body)
     cdef list _parameters_asked(self, int kind, Statement statement, object plan, bytes body)
     cdef _note_long_data(self, bytes body, bint whole)
     @cython.locals(statement=Statement)
     cdef Statement _read(self, bytes sql, bint whole, bint simple=*)
-    cdef _charge(self, object script)
-    cdef _tell_finding(self, Statement statement)
-    cdef tuple _shape(self, Statement statement)
+    @cython.locals(head=Command)
+    cdef Text _statement(self)
+    @cython.locals(head=Command)
+    cdef long long _asked_ms(self) except -1
+    @cython.locals(head=Command)
+    cpdef list statement_asked(self)

@@ -6,12 +6,9 @@ The queue is mostly of length one (MariaDB's connectors pipeline). Its head deci
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 
 from ...errors import ProtocolError
-from ...events.query import Flag
 from ...wire.mysql import messages, parameters
 from ...wire.mysql.backend import BackendReader
 from ...wire.mysql.compression import Inflater
@@ -20,13 +17,14 @@ from ...wire.mysql.startup import Login, change_user
 from ..asked import MAX_ASKED, AskedColumns, Parameter, Parameters, Plan
 from ..classify import Classifier
 from ..completed import plain_names
-from ..contexts import Contexts
-from ..effects import returns_nothing
-from ..identity import APPLICATION, Identity, Rules, Script
+from ..identity import APPLICATION, Identity, Script
+from ..observer import Observer
+from ..pending import Text
 from ..screening import Judge
-from ..tally import Setting, Tally
-from ..templates import Template, Templates
+from ..tally import Setting
+from ..templates import Templates
 from .patients import UUID_BYTES, OriginColumns, Reading
+from .screening import Screener
 from .statement import normalise_bytes
 from .statement import templates as shared
 
@@ -57,24 +55,15 @@ REPORTED = BINARY | {messages.COM_QUERY, messages.COM_STMT_PREPARE}
 """Commands whose end is an event of kind `query`; preparing only when it fails."""
 
 
-class Statement:
+class Statement(Text):
     """A prepared statement, or the text of a COM_QUERY."""
 
-    __slots__ = (
-        "answers", "direct", "long_data", "numbers", "parameters", "plan", "reading", "script", "sql", "template", "types",
-    )  # fmt: skip
+    __slots__ = ("direct", "long_data", "parameters", "reading", "types")
 
     def __init__(self, sql: bytes) -> None:
-        self.sql = sql
-        self.template: Template | None = None
-        """What is known of it with all texts that differ in their numbers only; then neither script nor plan is set."""
-        self.numbers: list[bytes] = []
+        super().__init__(sql)
         self.reading: Reading | None = None
         """How its rows are read; None until its columns were seen."""
-        self.script: Script | None = None
-        """What the text says of who is charged; None for most."""
-        self.plan: Plan | None = None
-        """What it asks for (../asked.py); None for most."""
         self.direct: tuple[int, ...] | None = None
         """Of a plan that is nothing but parameters: which ones. None: not known yet."""
         self.parameters = 0
@@ -83,8 +72,6 @@ class Statement:
         """Of its last execution; kept only with a plan."""
         self.long_data: dict[int, bytes | None] = {}
         """Values that were sent ahead of the next execution, None for one that is no identifier; kept only with a plan."""
-        self.answers: object = None
-        """What _quick.pyx knows of its results."""
 
 
 class Command:
@@ -119,7 +106,7 @@ class Command:
         """Of an execution whose statement is not known yet."""
 
 
-class Commands(Tally):
+class Commands(Observer):
     """Who asks for what."""
 
     def __init__(
@@ -135,36 +122,34 @@ class Commands(Tally):
         templates: Templates | None = None,
         allow_replication: bool = False,
     ) -> None:
-        super().__init__(setting, session_id, source)
-        self.engine = "mysql"
-        self.desynced = False
-        self.forbidden = ""
-        """Set when the client asks for what may not pass: its bytes must not be forwarded."""
+        super().__init__(
+            "mysql", setting, session_id, source, columns, identity, classifier, asked, templates or shared(asked)
+        )
         self.capabilities = 0
         """As agreed at login."""
         self.on_change_user: Callable[[str], None] | None = None
         """Called with its plugin when a COM_CHANGE_USER is read that waits for nothing else."""
-        self._columns = columns
-        self._identity = identity or Identity(Rules(engine="mysql"), Contexts({}), session_id, source)
-        self._classifier = classifier or Classifier("mysql")
-        self._asked = asked
-        self._templates = templates or shared(asked)
-        self.stop = False
-        self._follow = False  # stop where another principal's answers begin
-        self._charged = False  # the principal is that of a statement's own evidence
+        self._screener = Screener(self)
         self._allow_replication = allow_replication
         self._backslashes = True
         self._frontend = FrontendReader(self)
         self._backend = BackendReader(self)
         self._inflate_server: Inflater | None = None
-        self._pending: deque[Command] = deque()
         self._statements: dict[int, Statement] = {}
         self._last_prepared: Statement | None = None
         self._held_bytes = 0  # of Command.body
         self._phase = IDLE
         self._reading: Reading | None = None  # of the rows that are flowing
 
-    def command(self, kind: int, body: bytes, whole: bool) -> None:
+    def requests(self, data: bytes) -> None:
+        self._frontend.feed(data)
+
+    @property
+    def client_at_boundary(self) -> bool:
+        """True when the client's bytes so far are whole packets."""
+        return self._frontend.at_boundary and not self._frontend.infile
+
+    def request(self, kind: int, body: bytes, whole: bool) -> None:
         if kind in messages.REPLICATION and not self._allow_replication:
             self.forbidden = "replication"
             return
@@ -229,10 +214,7 @@ class Commands(Tally):
                         head.asked = self._parameters_asked(head.kind, head.statement, head.statement.plan, head.body)
                     head.body = b""
                 if head.statement is not None and head.statement.script is not None:
-                    head.script = again = self._identity.again(head.statement.script, self.now)
-                    if again is not head.statement.script:
-                        head.statement.script = again
-                        self._tell_finding(head.statement)
+                    head.script = self._sent_again(head.statement, head.statement.script)
             if head.script is not None or self._charged:
                 self._charge(head.script)
             self._phase = _BEGINS.get(head.kind, SINGLE)
@@ -243,7 +225,8 @@ class Commands(Tally):
 
     def _head(self) -> Command:
         """The command whose answer is coming; there must be one."""
-        return self._pending[0]
+        head: Command = self._pending[0]
+        return head
 
     def _current(self) -> Command | None:
         """The same, None where there is none."""
@@ -259,9 +242,6 @@ class Commands(Tally):
 
     def _show_rows(self, reading: Reading | None, binary: bool) -> None:
         """Rows follow: the answers' part."""
-        raise NotImplementedError
-
-    def _desync(self, detail: str) -> None:
         raise NotImplementedError
 
     # -- what it asks for -------------------------------------------------------------------------------------------
@@ -296,12 +276,12 @@ class Commands(Tally):
                 rows = [values]
                 known = _numbers(values, statement.direct) if statement.direct else None
                 if known is not None:
-                    return [self.setting.digester.digest(value) for value in known]
+                    return [self.digester.digest(value) for value in known]
         except (ProtocolError, IndexError):
             rows = [[]]  # the server's to refuse, or longer than what is kept: the text's own literals
         for values in rows:
             found.update(dict.fromkeys(plan.resolve(_lookup(values))))
-        return [self.setting.digester.digest(value) for value in list(found)[:MAX_ASKED]]
+        return [self.digester.digest(value) for value in list(found)[:MAX_ASKED]]
 
     def _note_long_data(self, body: bytes, whole: bool) -> None:
         statement = self._statements.get(int.from_bytes(body[:4], "little"))
@@ -329,32 +309,8 @@ class Commands(Tally):
             if known is not None:
                 statement.template, statement.numbers = known
                 return statement
-        script = self._identity.read(sql, self.now, whole=whole, backslashes=self._backslashes)
-        statement.script = script
-        if self._asked is not None:
-            # Without its signature, which makes every text another one.
-            own = sql[: script.shape_end] if script is not None and script.shape_end else sql
-            statement.plan = self._asked.plan(own)
-        if statement.script is not None and statement.script.finding:
-            self._tell_finding(statement)
+        self._understand(statement, whole)
         return statement
-
-    def _charge(self, script: Script | None) -> None:
-        """From here on, what the server sends is this statement's."""
-        identity = self._identity
-        identity.charge(script)
-        self._charged = script is not None
-        if self._follow and identity.principal != self.principal:
-            self.stop = True
-        self.principal, self.evidence = identity.principal, identity.evidence
-
-    def _tell_finding(self, statement: Statement) -> None:
-        """A context that does not hold: told of the login, which is charged."""
-        detail = self._identity.finding(statement.script, self.now)
-        if detail:
-            fingerprint, text = self._shape(statement)
-            found = self.event("finding", detail=detail, fingerprint=fingerprint, query=text)
-            self.events.append(replace(found, principal=self.login, evidence="login"))
 
     def judge(self, kind: int, body: bytes, judge: Judge) -> str:
         """Why this command must be refused; empty when it may pass."""
@@ -370,51 +326,29 @@ class Commands(Tally):
             statement = self._read(body, True)
         if statement is None:
             return ""
-        script = statement.script
-        harmless = (script is not None and script.harmless) or returns_nothing(statement.sql)
-        if kind == messages.COM_STMT_PREPARE and script is not None:
-            script = replace(script, effects=())
-        names = self._identity.expected(script)
-        return "" if harmless else judge(names, statement.sql)
+        return self._words(judge, statement.sql, statement.script, kind != messages.COM_STMT_PREPARE)
 
-    # -- events -----------------------------------------------------------------------------------------------------
+    # -- the statement whose result is flowing ------------------------------------------------------------------------
 
-    def shape(self) -> tuple[str, str, int]:
+    def _statement(self) -> Statement | None:
         head = self._current()
-        if head is None:
-            return "", "", 0
-        if head.statement is None or not head.statement.sql:
-            return "", "", head.asked_ms
-        return *self._shape(head.statement), head.asked_ms
+        return head.statement if head is not None else None
+
+    def _asked_ms(self) -> int:
+        head = self._current()
+        return head.asked_ms if head is not None else 0
+
+    def _normalise(self, sql: bytes) -> tuple[str, str]:
+        return normalise_bytes(sql, self._backslashes)
 
     def statement_asked(self) -> list[str]:
         head = self._current()
         if head is None or head.statement is None or head.done:
             return []
-        if head.statement.template is not None:
-            return [
-                self.setting.digester.digest(value) for value in head.statement.template.values(head.statement.numbers)
-            ]
-        if head.statement.plan is None:
-            return []
-        if head.asked is not None:
+        if head.statement.plan is not None and head.asked is not None:
             found, head.asked = head.asked, []
             return found
-        return [self.setting.digester.digest(value) for value in head.statement.plan.resolve()]
-
-    def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
-        head = self._current()
-        if head is None or head.statement is None or not fingerprint:
-            return ()
-        return self._classifier.flags(fingerprint, head.statement.sql, self._columns.mentioned_in)
-
-    def _shape(self, statement: Statement) -> tuple[str, str]:
-        """Fingerprint and normalised text, without a final comment: it differs each time."""
-        if statement.template is not None:
-            return statement.template.shape
-        script = statement.script
-        sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
-        return normalise_bytes(sql, self._backslashes)
+        return self._asked_in(head.statement)
 
     def statement_columns(self) -> tuple[str, ...]:
         return plain_names(self._reading.names) if self._reading is not None else ()

@@ -13,7 +13,7 @@ from ...wire.mysql.frontend import MAX_KEPT_BYTES
 from ..screening import Judge, RequestScreener
 
 if TYPE_CHECKING:
-    from .session import MysqlObserver
+    from .commands import Commands
 
 SQLSTATE = "45000"
 MAX_WORDS = 128
@@ -27,7 +27,7 @@ class Screener(RequestScreener):
 
     __slots__ = ("_observer",)
 
-    def __init__(self, observer: MysqlObserver) -> None:
+    def __init__(self, observer: Commands) -> None:
         super().__init__(observer)
         self._observer = observer
 

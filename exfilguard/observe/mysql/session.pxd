@@ -1,14 +1,17 @@
 cimport cython
 
+from ...wire.mysql.backend cimport Scan
 from .answers cimport Answers
 
 
 cdef class MysqlObserver(Answers):
-    cdef public bint authenticated, _lost
-    cdef public long refusals
-    cdef public object _screener, _inflate_client, _envelopes
+    cdef public object _inflate_client, _envelopes
 
     cpdef bint passes_first(self, bytes data) except *
-    cpdef list client_data(self, bytes data, long long now_ms)
-    cpdef list observed(self, bytes data, long long now_ms)
     cdef _read_client(self, bytes data)
+    cdef bint _screens(self) except *
+    cdef _misread(self, str detail)
+    @cython.locals(scan=Scan)
+    cdef _read_server(self, bytes data, object allowed_rows, bint hold, object found)
+    cdef _read_passed(self, bytes data)
+    cdef _unread(self, bytes data, object allowed_rows, object found)

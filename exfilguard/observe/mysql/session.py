@@ -8,7 +8,6 @@ Everything that grows is bounded: pending commands, statements, kept bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 from typing import Any
 
 from ...errors import ProtocolError
@@ -17,11 +16,9 @@ from ...wire.mysql import messages
 from ...wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
 from ...wire.mysql.startup import Login
 from ..estimate import PATIENT_BYTES
-from ..portion import QUERY_CANCELED, Result
-from ..screening import Judge
+from ..portion import Result
 from .answers import Answers
 from .commands import MAX_PENDING, MAX_STATEMENTS
-from .screening import Screener
 
 __all__ = ["MAX_PENDING", "MAX_STATEMENTS", "MysqlObserver"]
 
@@ -32,11 +29,6 @@ class MysqlObserver(Answers):
     def __init__(self, *args: Any, **options: Any) -> None:
         """See Commands."""
         super().__init__(*args, **options)
-        self.authenticated = False
-        """The server's OK to the login was seen: from here on bytes are this observer's."""
-        self.refusals = 0
-        self._screener = Screener(self)
-        self._lost = False  # packets can no longer be told apart
         self._inflate_client: Inflater | None = None
         self._envelopes: Envelopes | None = None
 
@@ -58,6 +50,7 @@ class MysqlObserver(Answers):
             self._inflate_client = Inflater(compression)
             self._envelopes = envelopes
             self._inflate_server = Inflater(compression) if envelopes is None else None
+            self._wrapped = envelopes is None
         return [self.event("login")]
 
     def login_failed(self, sqlstate: str, now_ms: int) -> list[QueryEvent]:
@@ -72,13 +65,9 @@ class MysqlObserver(Answers):
         return self._lost or (self._backend.at_boundary and (inflate is None or inflate.at_boundary))
 
     @property
-    def awaiting_reply(self) -> bool:
-        """True while the server owes an answer."""
-        return bool(self._pending)
-
-    @property
     def only_reads(self) -> bool:
         """True when the statement whose result is flowing begins as one that changes nothing."""
+        self.settle()  # what is held gives no event by itself
         head = self._pending[0] if self._pending else None
         sql = head.statement.sql if head is not None and head.statement is not None else b""
         return _READS.match(sql) is not None
@@ -102,7 +91,6 @@ class MysqlObserver(Answers):
         return None if self._inflate_client is None else self._inflate_client.sequence
 
     def passes_first(self, data: bytes) -> bool:
-        """True when these client bytes are one whole command that is never forbidden: they may be forwarded before they are read."""
         return (
             self._inflate_client is None
             and len(data) > 4
@@ -112,106 +100,42 @@ class MysqlObserver(Answers):
             and self.client_at_boundary
         )
 
-    def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
-        """Bytes from the client. Events are rare here: only a lost stream makes one."""
-        self.events = []
-        if self._lost:
-            return self.events
-        self.now = now_ms
-        if self._inflate_client is None:
-            self._read_client(data)
-            return self.events
+    def _read_client(self, data: bytes) -> None:
+        inflate = self._inflate_client
+        if inflate is None:
+            self._frontend.feed(data)
+            return
         try:
-            for content, _ in self._inflate_client.feed(data):
-                self._read_client(content)
+            for content, _ in inflate.feed(data):
+                try:
+                    self._frontend.feed(content)
+                except ProtocolError as error:
+                    self._misread(str(error))
             if self._envelopes is not None:
-                self._envelopes.next = (self._inflate_client.sequence + 1) & 0xFF
+                self._envelopes.next = (inflate.sequence + 1) & 0xFF
         except ProtocolError as error:
             self._lose(str(error))
-        return self.events
 
-    def _read_client(self, data: bytes) -> None:
-        try:
-            self.requests(data)
-        except ProtocolError as error:
-            self._desync(str(error))
+    def _misread(self, detail: str) -> None:
+        self._desync(detail)
 
-    def requests(self, data: bytes) -> None:
-        """Bytes that are sent to the server as they are. Raises ProtocolError."""
-        self._frontend.feed(data)
+    def _screens(self) -> bool:
+        return self._inflate_client is None
 
-    @property
-    def client_at_boundary(self) -> bool:
-        """True when the client's bytes so far are whole packets."""
-        return self._frontend.at_boundary and not self._frontend.infile
-
-    @property
-    def holding(self) -> bool:
-        """True while the beginning of a command is held back: the next bytes go to `screen`."""
-        return bool(self._screener.held)
-
-    def screen(self, data: bytes, now_ms: int, judge: Judge) -> tuple[bytes, list[QueryEvent]]:
-        """Like `client_data`, while somebody must be refused: returns what to send to the server instead of `data`."""
-        if self._inflate_client is not None or self._lost:
-            return data, self.client_data(data, now_ms)
-        self.events = []
-        self.now = now_ms
-        data = self._screener.release() + data
-        try:
-            data = self._screener.data(data, judge)
-        except ProtocolError as error:
-            self._desync(str(error))
-        return data, self.events
-
-    def server_data(
-        self,
-        data: bytes,
-        now_ms: int,
-        allowed_rows: int | None = None,
-        allowed_patients: int | None = None,
-        known_patients: Container[str] | None = None,
-        *,
-        follow: bool = False,
-    ) -> Result:
-        """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where somebody else's answers
-        begin (see Result)."""
-        self.begin_portion(now_ms, allowed_patients, known_patients)
-        if self._lost:
-            # Nothing can be told apart: charged by its length, too many rather than too few.
-            self.count(len(data) // PATIENT_BYTES, len(data))
-            self.tick(now_ms, self.events)
-            return Result(self.events, self.portion_rows, cut_at=0 if allowed_rows == 0 else None)
-        cut_at = hold_at = stop_at = None
-        tail = b""
-        self.stop = False
+    def _read_server(self, data: bytes, allowed_rows: int | None, hold: bool, found: Result) -> None:
         if self._inflate_server is None:
-            self._follow = follow
-            scan = self._backend.feed(data, allowed_rows, hold=allowed_patients is not None)
-            self._follow = False
-            cut_at, hold_at, stop_at = scan.cut_at, scan.hold_at, scan.stop_at
+            scan = self._backend.feed(data, allowed_rows, hold=hold)
+            found.cut_at, found.hold_at, found.stop_at = scan.cut_at, scan.hold_at, scan.stop_at
         else:
-            try:
-                cut_at, hold_at, tail = self._inflated(self._inflate_server, data, allowed_rows)
-            except ProtocolError as error:
-                self._lose(str(error))
-        self.tick(now_ms, self.events)
-        patients = tuple(self.portion_patients)
-        return Result(self.events, self.portion_rows, patients, self.portion_estimated, cut_at, hold_at, tail, stop_at)
+            found.cut_at, found.hold_at, found.tail = self._inflated(self._inflate_server, data, allowed_rows)
 
-    def observed(self, data: bytes, now_ms: int) -> list[QueryEvent]:
-        """`server_data` for bytes that have passed already: nothing is allowed or held back, and nobody asks whose patients they held.
-        `portion_rows` has the rows."""
-        if self._lost or self._inflate_server is not None:
-            return self.server_data(data, now_ms).events
-        self.events = []
-        self.portion_rows = 0
-        self.now = now_ms
-        self._keeps_portion = self.stop = self._follow = False
-        self._allowed_patients = None
+    def _read_passed(self, data: bytes) -> None:
         self._backend.feed(data)
-        if self._rows or self._estimated or self._patients:
-            self.tick(now_ms, self.events)
-        return self.events
+
+    def _unread(self, data: bytes, allowed_rows: int | None, found: Result) -> None:
+        """Nothing can be told apart: charged by its length, too many rather than too few."""
+        self.count(len(data) // PATIENT_BYTES, len(data))
+        found.cut_at = 0 if allowed_rows == 0 else None
 
     def _inflated(self, inflate: Inflater, data: bytes, allowed: int | None) -> tuple[int | None, int | None, bytes]:
         """A compressed session's bytes: (cut_at, hold_at, tail) of Result. An allowance is only ever that of a session that
@@ -240,30 +164,6 @@ class MysqlObserver(Answers):
             return None, None, b""
         inflate.forget()
         return None, forwarded, b""
-
-    def close(self, now_ms: int) -> list[QueryEvent]:
-        """The connection ended: what was delivered of the running statement, and the logout."""
-        self.now = now_ms
-        out: list[QueryEvent] = []
-        self.events = out
-        if self.unreported:
-            self.report("query", 0, "" if self._lost else QUERY_CANCELED)
-        if self.logged_in:
-            out.append(self.event("logout"))
-            self.logged_in = False
-        return out
-
-    def give_up(self, now_ms: int) -> list[QueryEvent]:
-        """See engine.Observer."""
-        self.events = []
-        self._lose("the guard failed at it")
-        return self.events
-
-    def _lose(self, detail: str) -> None:
-        self._desync(detail)
-        if self.unreported:
-            self.report("progress")
-        self._lost = True
 
 
 _READ_FIRST = messages.REPLICATION | {messages.COM_CHANGE_USER}

@@ -13,6 +13,7 @@ from ...observe.identity import Identity
 from ...observe.patients import PatientColumns
 from ...observe.quick import Reader
 from ...observe.session import SessionObserver
+from ...observe.tally import Setting
 from ...runtime.tasks import spawn
 from ...wire.postgres import startup
 from ...wire.postgres.discard import Discard
@@ -154,19 +155,21 @@ class PostgresFront:
             session.refuse(Refusal.LOGIN, problem, "client certificate refused")
             return
         observer = Reader(
-            listener.name,
+            Setting(
+                listener.name,
+                guard.digester,
+                listener.progress_rows,
+                listener.progress_ms,
+                listener.large_value_bytes,
+                guard.outlet,
+            ),
             session.id,
             session.source,
             cast("PatientColumns", guard.columns),
-            guard.digester,
-            listener.progress_rows,
-            listener.progress_ms,
             Identity(guard.rules, guard.contexts, session.id, session.source),
-            guard.outlet,
-            guard.classifier,
-            listener.large_value_bytes,
-            guard.asked,
-            guard.templates,
+            classifier=guard.classifier,
+            asked=guard.asked,
+            templates=guard.templates,
         )
         observer.startup(params)
         if not session.admit(observer, params.get("application_name", "")):

@@ -1,14 +1,6 @@
 cimport cython
 
-
-cdef class Sink:
-    cdef public bint in_rows, wants_rows, stop
-
-    cpdef rows(self, long long count, long long size)
-    cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
-    cpdef tuple scan(self, bytes data, Py_ssize_t pos, long long most)
-    cpdef message(self, bytes payload)
-    cpdef command(self, int kind, bytes body, bint whole)
+from ..sink cimport Sink
 
 
 cdef class Scan:

@@ -11,43 +11,12 @@ end. With an allowance, fewer bytes than that are held back, so that the next ro
 
 from __future__ import annotations
 
+from ..sink import MAX_KEPT_BYTES as MAX_KEPT_BYTES
+from ..sink import Sink
 from ._scan import skip_rows
 from .messages import EOF, MAX_PAYLOAD_BYTES
 
-MAX_KEPT_BYTES = 256 << 10
 UNLIMITED = 1 << 62
-
-
-class Sink:
-    """Who receives the packets of both directions."""
-
-    in_rows: bool
-    """True while packets are rows."""
-    wants_rows: bool
-    """True while the bodies of rows must be shown."""
-    stop: bool
-    """Set by `message`: what follows is another principal's and is not read in this call."""
-
-    def rows(self, count: int, size: int) -> None:
-        """`count` rows of `size` bytes went by; 0 rows for a further packet of a long one."""
-        raise NotImplementedError
-
-    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
-        """The payload of one row, before `rows` counts it. False: do not let it pass."""
-        raise NotImplementedError
-
-    def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
-        """Look into complete rows from `pos` on, at most `most`, and let them pass, before `rows` counts them: the position behind the
-        last one, how many, bytes of their payloads. The next one, if it is complete, goes to `row`."""
-        raise NotImplementedError
-
-    def message(self, payload: bytes) -> None:
-        """Any other packet of the server."""
-        raise NotImplementedError
-
-    def command(self, kind: int, body: bytes, whole: bool) -> None:
-        """A command of the client: its body or the beginning of it, True when that is whole."""
-        raise NotImplementedError
 
 
 class Scan:
@@ -116,7 +85,7 @@ class BackendReader:
                     self.sequence = data[pos + 3]
                     start = pos + 4
                     pos = start + length
-                    sink.message(data[start:pos])
+                    sink.packet(data[start:pos])
                     continue
                 pos = self._continue(data, pos, end)
                 continue
@@ -188,7 +157,7 @@ class BackendReader:
             return pos
         if not length:
             self._drop(0)
-            sink.message(b"")
+            sink.packet(b"")
             return pos
         if len(carry) == 4:
             if pos >= end:
@@ -216,7 +185,7 @@ class BackendReader:
             if self._is_row:
                 sink.row(body, 0, len(body), len(body) == length and not self._continued)
             else:
-                sink.message(body)
+                sink.packet(body)
         return pos
 
     def _drop(self, skip: int) -> None:

@@ -7,8 +7,9 @@ error that KILL QUERY makes, and with the results that may follow.
 from __future__ import annotations
 
 from ...errors import ProtocolError
+from ..sink import Sink
 from . import messages
-from .backend import BackendReader, Sink
+from .backend import BackendReader
 from .messages import CLIENT_DEPRECATE_EOF, MARIADB_CLIENT_CACHE_METADATA, SERVER_MORE_RESULTS_EXISTS
 
 ROWS, FIRST, COLUMNS, MIDDLE = range(4)
@@ -49,7 +50,7 @@ class Discard(Sink):
     def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
         return pos, 0, 0
 
-    def message(self, payload: bytes) -> None:
+    def packet(self, payload: bytes) -> None:
         if not payload:
             raise ProtocolError("an empty reply")
         first = payload[0]

@@ -1,6 +1,6 @@
 cimport cython
 
-from .backend cimport Sink
+from ..sink cimport Sink
 
 
 cdef class FrontendReader:

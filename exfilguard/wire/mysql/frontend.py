@@ -9,7 +9,7 @@ password and no file is ever kept.
 from __future__ import annotations
 
 from ...errors import ProtocolError
-from .backend import Sink
+from ..sink import Sink
 from .messages import COM_STMT_SEND_LONG_DATA, MAX_LOGICAL_BYTES, MAX_PAYLOAD_BYTES
 
 MAX_KEPT_BYTES = 64 << 10
@@ -65,7 +65,7 @@ class FrontendReader:
                     self._logical = 0
                     start = pos + 5
                     pos += 4 + length
-                    self.sink.command(data[start - 1], data[start:pos], True)
+                    self.sink.request(data[start - 1], data[start:pos], True)
                     continue
             if len(carry) < 4:
                 taken = min(4 - len(carry), end - pos)
@@ -89,7 +89,7 @@ class FrontendReader:
                 command, body = carry[4], bytes(carry[5:])
                 carry.clear()
                 self._skip = 4 + length - kept
-                self.sink.command(command, body, not self._skip and not self._continued)
+                self.sink.request(command, body, not self._skip and not self._continued)
 
     def _header(self, carry: bytearray) -> bool:
         """A header is complete. True when its packet is no command and is skipped."""

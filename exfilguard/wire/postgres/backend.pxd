@@ -1,14 +1,6 @@
 cimport cython
 
-
-cdef class Sink:
-    cdef public bint wants_rows
-    cdef public bint stop, holds_errors, free
-
-    cpdef rows(self, int kind, long long count, long long size)
-    cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
-    cpdef tuple scan(self, bytes data, Py_ssize_t pos, int kind, long long most)
-    cpdef message(self, int kind, bytes body)
+from ..sink cimport Sink
 
 
 cdef class Scan:

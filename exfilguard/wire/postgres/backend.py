@@ -11,49 +11,14 @@ A row is counted at its type byte: when the allowance is spent, the next row's f
 from __future__ import annotations
 
 from ...errors import ProtocolError
+from ..sink import MAX_KEPT_BYTES as MAX_KEPT_BYTES
+from ..sink import Sink
 from ._scan import skip_rows
 from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
-
-MAX_KEPT_BYTES = 256 << 10
 
 _DATA_ROW, _COPY_DATA, _ERROR = b"DdE"
 _COPY_TRAILER = b"d\0\0\0\6\xff\xff"
 """The end of a binary COPY, in a message of its own."""
-
-
-class Sink:
-    """Who receives the messages of both directions."""
-
-    wants_rows: bool
-    """True while the bodies of rows must be shown."""
-
-    def rows(self, kind: int, count: int, size: int) -> None:
-        """`count` rows of `size` bytes went by; size arrives with the header, so once with count 0 for a split header."""
-        raise NotImplementedError
-
-    free: bool
-    """Set by `row`: what it was shown is no row (a header, a trailer, a keepalive) and takes nothing of the allowance."""
-    stop: bool
-    """Set by `message`: what follows is another principal's and is not read in this call."""
-    holds_errors: bool
-    """True while an ErrorResponse must be shown whole, since it will be replaced."""
-
-    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
-        """The body of one row, before `rows` counts it. False: do not let it pass."""
-        raise NotImplementedError
-
-    def scan(self, data: bytes, pos: int, kind: int, most: int) -> tuple[int, int, int]:
-        """Look into complete rows of type `kind` from `pos` on, at most `most`, and let them pass, before `rows` counts them: the
-        position behind the last one, how many, bytes of their bodies. The next one, if it is complete, goes to `row`."""
-        raise NotImplementedError
-
-    def message(self, kind: int, body: bytes) -> None:
-        """Any other message of the server."""
-        raise NotImplementedError
-
-    def request(self, kind: int, body: bytes, whole: bool) -> None:
-        """A message of the client: its body or the beginning of it, True when that is whole."""
-        raise NotImplementedError
 
 
 class Scan:
@@ -124,18 +89,18 @@ class BackendReader:
                 if not sink.wants_rows:
                     pos_after, count, size = skip_rows(data, pos, kind, left)
                     if count:
-                        sink.rows(kind, count, size)
+                        sink.rows(count, size)
                         left -= count
                         pos = pos_after
                         continue
-                    sink.rows(kind, 1, 0)
+                    sink.rows(1, 0)
                     left -= 1
                     self._counted = True
                 else:
                     if not hold:
-                        pos_after, count, size = sink.scan(data, pos, kind, left)
+                        pos_after, count, size = sink.scan(data, pos, left)
                         if count:
-                            sink.rows(kind, count, size)
+                            sink.rows(count, size)
                             left -= count
                             pos = pos_after
                             continue
@@ -144,7 +109,7 @@ class BackendReader:
                         _check(kind, length)
                         if not sink.row(data, pos + 5, pos + 1 + length, True):
                             return Scan(cut_at=pos)
-                        sink.rows(kind, 1, length - 4)
+                        sink.rows(1, length - 4)
                         left -= 0 if sink.free else 1
                         sink.free = False
                         pos += 1 + length
@@ -155,11 +120,11 @@ class BackendReader:
                         _check(kind, length)
                         if not sink.row(data, pos + 5, end, False):
                             return Scan(cut_at=pos)
-                        sink.rows(kind, 1, length - 4)
+                        sink.rows(1, length - 4)
                         left -= 1
                         self._skip = 1 + length
                         continue
-                    sink.rows(kind, 1, 0)
+                    sink.rows(1, 0)
                     left -= 1
                     self._counted = True
             elif pos + 5 <= end:
@@ -193,7 +158,7 @@ class BackendReader:
             length = int.from_bytes(carry[1:5], "big")
             _check(carry[0], length)
             if carry[0] in (_DATA_ROW, _COPY_DATA):
-                self.sink.rows(carry[0], 0 if self._counted else 1, length - 4)
+                self.sink.rows(0 if self._counted else 1, length - 4)
                 self._counted = True
                 if not self.sink.wants_rows:
                     self._drop(length - 4)

@@ -1,6 +1,7 @@
 cimport cython
 
-from .backend cimport Sink, length_at
+from ..sink cimport Sink
+from .backend cimport length_at
 
 
 cdef class FrontendReader:

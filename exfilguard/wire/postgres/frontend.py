@@ -8,7 +8,8 @@ bodies of CopyData and of password messages, are skipped: no secret is ever kept
 from __future__ import annotations
 
 from ...errors import ProtocolError
-from .backend import Sink, length_at
+from ..sink import Sink
+from .backend import length_at
 from .messages import FRONTEND_TYPES, MAX_MESSAGE_BYTES
 
 MAX_KEPT_BYTES = 64 << 10

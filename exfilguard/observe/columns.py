@@ -1,0 +1,238 @@
+# cython: annotation_typing=False
+"""The columns of the result that is flowing in a PostgreSQL session, and whose rows these are.
+
+Rules:
+- Rows are counted whatever the pairing says; their columns decide only whether they are looked into.
+- A row that hides its identifier (too long to be kept) counts as a patient of its own: too many, never too few.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..wire.postgres._scan import column_values, row_values
+from ..wire.postgres.messages import Field
+from . import digests
+from .completed import no_tuple, plain_names
+from .copy_rows import CopyRows
+from .estimate import PATIENT_BYTES
+from .patients import Reading, canonical
+from .pending import Pending, Statement
+from .requests import Requests
+
+try:
+    from ._rows import column, estimated
+except ImportError:  # no C compiler at installation
+    column = estimated = None  # type: ignore[assignment]
+
+try:
+    from ._copy_rows import Passing
+except ImportError:
+    Passing = None  # type: ignore[assignment,misc]
+
+_DATA_ROW, _COPY_DATA = b"Dd"
+_KEEPALIVE = b"k"
+
+
+class Columns(Requests):
+    """Whose rows they are."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._reading: Reading | None = None
+        self._positions: tuple[int, ...] = ()
+        self._last_position = 0
+        self._fields: list[Field] = []
+        self._formats: tuple[int, ...] = ()
+        self._encoding = ""
+        """The client's."""
+        self._copied_in = False
+        self._copying: CopyRows | None = None
+        """A COPY whose identifiers are read,"""
+        self._passing: Passing | None = None
+        """and the quick way over its rows."""
+
+    # -- columns ----------------------------------------------------------------------------------------------------
+
+    def _begin_columns(self, fields: list[Field], formats: tuple[int, ...] | None, statement: Statement | None) -> None:
+        """`formats`: None for those of the description."""
+        columns = self._columns
+        reading = columns.reading(fields)
+        self._reading = reading
+        self._fields = fields
+        if formats is None:
+            self._formats = reading.formats
+        else:
+            if len(formats) == 1:
+                formats = formats * len(fields)
+            self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
+        self._positions, self.patients_by, self._last_position = reading.positions, reading.by, reading.last
+        self._expressions = False
+        if (
+            not reading.positions
+            and statement is not None
+            and (reading.identity or (reading.expressions and columns.mentioned_in(statement.sql)))
+        ):
+            self.patients_by = "estimate"
+            self._expressions = reading.expressions
+        self.wants_rows = bool(self.patients_by)
+        self.wants_column = self._positions[0] if len(self._positions) == 1 else -1
+
+    def _show_portal(self, head: Pending) -> None:
+        """Its columns decide whether its rows are looked into."""
+        portal = head.portal
+        fields = None
+        if portal is not None:
+            fields = portal.fields or portal.statement.fields
+        if fields:
+            self._begin_columns(fields, portal.formats or () if portal is not None else (), head.statement)
+        else:
+            self._forget_columns()
+
+    def _forget_columns(self) -> None:
+        self.wants_rows = False
+        self.wants_column = -1
+        self._positions = ()
+        self.patients_by = ""
+        self._expressions = False
+        self._reading = None
+        self._copying = None
+        self._fields = []
+        self._formats = ()
+
+    def statement_columns(self) -> tuple[str, ...]:
+        reading = self._reading
+        if reading is None:
+            return ()
+        if reading.plain is None:
+            reading.plain = plain_names(reading.names)
+        return reading.plain
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
+        if self._copying is not None:
+            return self._copied(self._copying, data, start, end, whole)
+        if (self._copy == "out" and whole and no_tuple(data, start, end)) or (
+            self._copy == "both" and data[start : start + 1] == _KEEPALIVE
+        ):
+            # Not a tuple, or a keepalive of replication: taken back here, counted by `rows` next.
+            self._recount(0)
+            return True
+        if not self.patients_by:
+            return True
+        found, further = self._row_patients(data, start, end, whole)
+        return self.admit(found, further)
+
+    def _recount(self, rows: int) -> None:
+        """What `row` is shown counts for so many rows, not for one as `rows` counts it (before or behind)."""
+        self.delivered += rows - 1
+        self._rows += rows - 1
+        self.portion_rows += rows - 1
+        self.free = not rows
+
+    def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+        kind = data[pos]
+        if self._copying is not None and kind == _COPY_DATA:
+            return self._scan_copied(self._copying, data, pos, most)
+        if kind != _DATA_ROW or self._copy:
+            return pos, 0, 0
+        key, further = self.digester.compiled, 0
+        found = digests.DigestSet() if self._keeps_portion else self._patients
+        if self.wants_column >= 0:
+            type_oid, binary = self._fields[self.wants_column].type_oid, self._formats[self.wants_column] == 1
+            if key is not None and column is not None:
+                pos, count, size = column(data, pos, kind, most, self.wants_column, type_oid, binary, key, found)
+            else:
+                values: list[bytes | None] = []
+                pos, count, size = column_values(data, pos, kind, most, self.wants_column, values)
+                found.update([self.digester.digest(canonical(v, type_oid, binary)) for v in values if v is not None])
+        elif self.patients_by == "estimate" and self._fields and key is not None and estimated is not None:
+            pos, count, size, further = estimated(
+                data, pos, kind, most, len(self._fields), self._expressions, key, found
+            )
+        else:
+            return pos, 0, 0
+        if self._keeps_portion:
+            self.found(found)
+        if further:
+            self.estimate(further)
+        return pos, count, size
+
+    def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
+        """Digests of the row's patients, and how many more it stands for."""
+        if self.patients_by == "estimate":
+            values = row_values(data, start, end, len(self._fields) - 1) if whole and self._fields else None
+            if values is not None:
+                return self._judged(data[start:end], values)
+            # a line of COPY, or a row too long to be kept
+            packed = whole and self._expressions and self._copy == "out"
+            further = max(0, (end - start) // PATIENT_BYTES - 1) if packed else 0
+            return [self.digester.digest_row(data[start:end])], further
+        values = row_values(data, start, end, self._last_position)
+        if values is None:
+            return self._hidden_patient(), 0
+        found = []
+        for position in self._positions:
+            value = values[position]
+            if value is not None:
+                binary = self._formats[position] == 1
+                found.append(self.digester.digest(canonical(value, self._fields[position].type_oid, binary)))
+        return found, 0
+
+    def _canonical(self, value: bytes) -> bytes:
+        return canonical(value, 0, False)
+
+    # -- rows of a COPY whose identifiers are read -------------------------------------------------------------------
+
+    def _copied(self, copying: CopyRows, data: bytes, start: int, end: int, whole: bool) -> bool:
+        """`row` of it."""
+        rows = copying.message(data, start, end, whole)
+        if rows > 1 and self._allowed_rows is not None and self.portion_rows + rows > self._allowed_rows:
+            return False
+        found = [self.digester.digest(value) for value in copying.values]
+        # Whose rows these were nobody can say: somebody new each time.
+        who = f"copy {self.session_id} {self.ordinal} {copying.total}"
+        found += [self.digester.digest(f"{who} {n}".encode()) for n in range(copying.unread)]
+        if not self.admit(found, 0):
+            return False
+        if rows != 1:
+            self._recount(rows)
+        return True
+
+    def _scan_copied(self, copying: CopyRows, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+        """`scan` of it."""
+        key = self.digester.compiled
+        if key is None or self._passing is None or not copying.between():
+            return pos, 0, 0
+        found = digests.DigestSet() if self._keeps_portion else self._patients
+        pos, count, size = self._passing.rows(data, pos, most, key, found)
+        if count:
+            copying.passed(count)
+            if self._keeps_portion:
+                self.found(found)
+        return pos, count, size
+
+    def _begin_copy(self, statement: Statement | None, done: int, answer: bytes) -> None:
+        """COPY TO STDOUT begins; `answer`: CopyOutResponse's body, `done`: statements of the same text before it."""
+        self._copy = "out"
+        self._forget_columns()
+        self.wants_rows = answer[:1] == b"\1"  # binary: only to know the trailer from a tuple
+        if statement is None:
+            return
+        columns, sql = self._columns, statement.sql
+        if columns.copies is not None:
+            form = columns.copies.form(sql, done, self._encoding, backslashes=self._backslashes, answer=answer)
+            if form is not None:
+                self._copying = CopyRows(form)
+                self._passing = Passing(form) if Passing is not None and form.position >= 0 else None
+                self.patients_by = "origin"
+                self.wants_rows = True
+                return
+        if columns.mentioned_in(sql):
+            self.patients_by = "estimate"
+            flags = self._classifier.flags(self._shape(statement)[0], sql, columns.mentioned_in)
+            # A line may hold many patients then: its length says how many.
+            self._expressions = "aggregate" in flags or "watched_call" in flags
+            # With a budget of patients each line is looked at, so that the same patient again costs nothing.
+            self.wants_rows = self.wants_rows or self._allowed_patients is not None

@@ -1,0 +1,408 @@
+# cython: annotation_typing=False
+"""What the observers of both engines do alike: what the relay calls, who is charged, what is known of the statement whose result flows.
+
+The rest is each engine's: requests.py, columns.py and answers.py for PostgreSQL, mysql/commands.py and mysql/answers.py for MySQL.
+
+Rules:
+- The relay calls these in C, so no class of these has a `__dict__`: a method of one that has is looked up at each call.
+- A request may be held until its answer is here, so that both are read at once (`ask`, `answer`: the shortcut, where it is compiled).
+  Whatever else happens first, the general path is shown what was held: `settle`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container
+from dataclasses import replace
+from typing import Any
+
+from ..errors import ProtocolError
+from ..events.query import Engine, Flag, QueryEvent
+from ..wire.sink import MAX_KEPT_BYTES
+from .asked import AskedColumns
+from .classify import Classifier
+from .contexts import Contexts
+from .effects import returns_nothing
+from .estimate import PATIENT_BYTES, patients_in
+from .identity import Identity, Parameters, Rules, Script
+from .pending import Text
+from .portion import QUERY_CANCELED, Result
+from .screening import Judge, RequestScreener
+from .tally import Setting, Tally
+from .templates import Templates
+
+NOTHING: list[QueryEvent] = []
+"""Never changed."""
+
+
+class Observer(Tally):
+    """Feed it both directions' bytes; it returns QueryEvents. Times are milliseconds since the Unix epoch."""
+
+    _screener: RequestScreener
+
+    def __init__(
+        self,
+        engine: Engine,
+        setting: Setting,
+        session_id: str,
+        source: str,
+        columns: Any,
+        identity: Identity | None,
+        classifier: Classifier | None,
+        asked: AskedColumns | None,
+        templates: Templates,
+    ) -> None:
+        super().__init__(setting, session_id, source)
+        self.engine = engine
+        self.authenticated = False
+        """The server has accepted the login."""
+        self.desynced = False
+        self.in_transaction = False
+        """By the server's last word: true in a failed one too."""
+        self.forbidden = ""
+        """Set when the client asks for what may not pass: its bytes must not be forwarded."""
+        self.refusals = 0
+        """Refused requests whose answer is still to come: until then use `server_data` before forwarding."""
+        self._columns = columns
+        self._identity = identity or Identity(Rules(engine=engine), Contexts({}), session_id, source)
+        self._classifier = classifier or Classifier(engine)
+        self._asked = asked
+        self._templates = templates
+        self._pending: deque[Any] = deque()  # requests without an answer; the server's bytes work on the head
+        self._charged = False  # the principal is that of a statement's own evidence
+        self._follow = False  # stop where another principal's answers begin
+        self._backslashes = False  # they escape in strings
+        self._lost = False  # the stream itself can no longer be cut into messages
+        self._wrapped = False  # the server's bytes are compressed
+        self._allowed_rows: int | None = None
+        self.stop = self.free = self.holds_errors = False
+        # the result that is flowing
+        self.in_rows = self.wants_rows = False
+        self.wants_column = -1
+        """The one identifier column that is looked at; -1 for none, or several."""
+        self._expressions = False
+        """A cell may hold several identifiers."""
+        self.held: bytes | None = None
+        """A request that waits for its answer (`ask`)."""
+        self.held_ms = 0
+        self.eager = False
+        """Bytes are shown here when they have passed: then a request may be held."""
+
+    # -- what the relay calls ---------------------------------------------------------------------------------------
+
+    @property
+    def awaiting_reply(self) -> bool:
+        """True while the server owes an answer."""
+        return self.held is not None or bool(self._pending)
+
+    @property
+    def holding(self) -> bool:
+        """True while the beginning of a request is held back: the next bytes go to `screen`."""
+        return bool(self._screener.held)
+
+    def passes_first(self, data: bytes) -> bool:
+        """True when nothing in these client bytes can be forbidden: they may be forwarded before they are read."""
+        return True
+
+    def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """Bytes from the client, behind the login. Events are rare here: only a lost stream makes one."""
+        if self.held is None:
+            if self.eager and self.ask(data, now_ms):
+                return NOTHING
+            return self._asked_for(data, now_ms)
+        return self.settle() + self._asked_for(data, now_ms)
+
+    def screen(self, data: bytes, now_ms: int, judge: Judge) -> tuple[bytes, list[QueryEvent]]:
+        """Like `client_data`, while somebody must be refused: returns what to send to the server instead of `data`."""
+        late = self.settle()
+        if not self._screens():
+            return data, late + self._asked_for(data, now_ms)
+        self.events = []
+        data = self._screener.release() + data
+        if not self._lost:
+            self.now = now_ms
+            try:
+                data = self._screener.data(data, judge)
+            except ProtocolError as error:
+                self._misread(str(error))
+        return data, late + self.events
+
+    def requests(self, data: bytes) -> None:
+        """Bytes from the client that are sent to the server as they are. Raises ProtocolError."""
+        raise NotImplementedError
+
+    def server_data(
+        self,
+        data: bytes,
+        now_ms: int,
+        allowed_rows: int | None = None,
+        allowed_patients: int | None = None,
+        known_patients: Container[str] | None = None,
+        *,
+        follow: bool = False,
+    ) -> Result:
+        """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where somebody else's answers
+        begin (see Result)."""
+        late = self.settle()
+        self.eager = False  # somebody counts before forwarding: then each answer is wanted as a Result
+        found = self._portion(data, now_ms, allowed_rows, allowed_patients, known_patients, follow)
+        if late:
+            found.events[:0] = late
+        return found
+
+    def observed(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """`server_data` for bytes that have passed already: nothing is allowed or held back, and nobody asks whose patients they held.
+        `portion_rows` has the rows."""
+        if self.held is None:
+            self.eager = True
+            return self._passed(data, now_ms)
+        if self.answer(data, now_ms):
+            return NOTHING
+        return self.settle() + self._passed(data, now_ms)
+
+    def give_up(self, now_ms: int) -> list[QueryEvent]:
+        """Reading failed with an error that is the guard's own: the session is desynced, and its bytes are not read any more."""
+        self.held = None
+        self.now = now_ms
+        self.events = []
+        self._lose("the guard failed at it")
+        return self.events
+
+    def close(self, now_ms: int) -> list[QueryEvent]:
+        """The connection ended: what was delivered of the running statement, and the logout."""
+        out = self.settle()[:]
+        self.now = now_ms
+        self.events = out
+        if self.untold():
+            self.report("query", 0, "" if self._lost else QUERY_CANCELED)
+        if self.logged_in:
+            out.append(self.event("logout"))
+            self.logged_in = False
+        return out
+
+    # -- the shortcut -----------------------------------------------------------------------------------------------
+
+    def ask(self, data: bytes, now_ms: int) -> bool:
+        """True: these bytes are one request that is held until the server's next bytes are here."""
+        return False
+
+    def answer(self, data: bytes, now_ms: int) -> bool:
+        """True: these bytes were the whole answer to it, and it was told."""
+        return False
+
+    def settle(self) -> list[QueryEvent]:
+        """Show the general path what was held."""
+        held = self.held
+        if held is None:
+            return NOTHING
+        self.held = None
+        return self._asked_for(held, self.held_ms)
+
+    # -- the general path -------------------------------------------------------------------------------------------
+
+    def _asked_for(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """Bytes from the client."""
+        self.events = []
+        if not self._lost:
+            self.now = now_ms
+            try:
+                self._read_client(data)
+            except ProtocolError as error:
+                self._misread(str(error))
+        return self.events
+
+    def _read_client(self, data: bytes) -> None:
+        """Raises ProtocolError."""
+        self.requests(data)
+
+    def _screens(self) -> bool:
+        """False where no request can be replaced by another."""
+        return True
+
+    def _misread(self, detail: str) -> None:
+        """The client's bytes are not what they must be."""
+        self._lose(detail)
+
+    def _portion(
+        self,
+        data: bytes,
+        now_ms: int,
+        allowed_rows: int | None,
+        allowed_patients: int | None,
+        known_patients: Container[str] | None,
+        follow: bool,
+    ) -> Result:
+        """Bytes from the server that are counted before they pass."""
+        self.begin_portion(now_ms, allowed_patients, known_patients)
+        self._allowed_rows = allowed_rows
+        found = Result(self.events)
+        if self._lost:
+            self._unread(data, allowed_rows, found)
+        else:
+            self.stop = False
+            self._follow = follow and not self._wrapped
+            try:
+                self._read_server(data, allowed_rows, allowed_patients is not None, found)
+            except ProtocolError as error:
+                self._lose(str(error))
+            self._follow = False
+        self.tick(now_ms, self.events)
+        found.rows, found.estimated = self.portion_rows, self.portion_estimated
+        found.new_patients = tuple(self.portion_patients)
+        return found
+
+    def _passed(self, data: bytes, now_ms: int) -> list[QueryEvent]:
+        """Bytes from the server that have passed."""
+        if self._lost or self._wrapped:
+            return self._portion(data, now_ms, None, None, None, False).events
+        self.events = []
+        self.portion_rows = 0
+        self.now = now_ms
+        self._keeps_portion = self.stop = self._follow = False
+        self._allowed_patients = self._allowed_rows = None
+        try:
+            self._read_passed(data)
+        except ProtocolError as error:
+            self._lose(str(error))
+        if self.untold():
+            self.tick(now_ms, self.events)
+        return self.events
+
+    def _read_server(self, data: bytes, allowed_rows: int | None, hold: bool, found: Result) -> None:
+        """What may pass of it goes into `found`. Raises ProtocolError."""
+        raise NotImplementedError
+
+    def _read_passed(self, data: bytes) -> None:
+        """Raises ProtocolError."""
+        raise NotImplementedError
+
+    def _unread(self, data: bytes, allowed_rows: int | None, found: Result) -> None:
+        """Bytes of a lost stream."""
+
+    def _desync(self, detail: str) -> None:
+        if not self.desynced:
+            self.desynced = True
+            self.events.append(self.event("desynced", detail=detail))
+
+    def _lose(self, detail: str) -> None:
+        self._desync(detail)
+        if self.untold():
+            self.report("progress")
+        self._lost = True
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    def rows(self, count: int, size: int) -> None:
+        self.count(count, size)
+        if count and self.patients_by == "estimate" and not self.wants_rows:
+            self.estimate(max(count, size // PATIENT_BYTES) if self._expressions else count)
+        if self._expressions and size > MAX_KEPT_BYTES:
+            self.estimate(size // PATIENT_BYTES)  # longer than what `row` is shown: judged by its length
+
+    def _hidden_patient(self) -> list[str]:
+        """The row's identifier is beyond what is kept: nobody can say whose row it was, so it is somebody new."""
+        return [self.digester.digest(f"row {self.session_id} {self.ordinal} {self.delivered}".encode())]
+
+    def _judged(self, row: bytes, values: list[bytes | None]) -> tuple[list[str], int]:
+        """Without an identifier column: digests of the row's patients, and how many more it stands for (estimate.py)."""
+        identifiers, patients = patients_in(values, expressions=self._expressions, keyed=self._columns.keyed)
+        if identifiers:
+            self.packed = self.packed or len(identifiers) > 1
+            return [self.digester.digest(self._canonical(value)) for value in identifiers], 0
+        return [self.digester.digest_row(row)], patients - 1
+
+    def _canonical(self, value: bytes) -> bytes:
+        """An identifier that was found in a text."""
+        raise NotImplementedError
+
+    # -- who is charged ---------------------------------------------------------------------------------------------
+
+    def _charge(self, script: Script | None) -> None:
+        """From here on, what the server sends is this statement's."""
+        identity = self._identity
+        identity.charge(script)
+        self._charged = script is not None
+        if self._follow and identity.principal != self.principal:
+            self.stop = True
+        self.principal, self.evidence = identity.principal, identity.evidence
+
+    def _understand(self, statement: Text, whole: bool) -> None:
+        """What a text of the client's says of who is charged, and which patients it asks for."""
+        script = self._identity.read(statement.sql, self.now, whole=whole, backslashes=self._backslashes)
+        statement.script = script
+        if self._asked is not None:
+            # Without its signature, which makes every text another one.
+            own = statement.sql
+            if script is not None and script.shape_end:
+                own = own[: script.shape_end]
+            statement.plan = self._asked.plan(own)
+        if script is not None and script.finding:
+            self._tell_finding(statement)
+
+    def _sent_again(self, statement: Text, script: Script) -> Script:
+        """The script of a prepared statement, for its next execution."""
+        again = self._identity.again(script, self.now)
+        if again is not script:
+            statement.script = again
+            self._tell_finding(statement)
+        return again
+
+    def _tell_finding(self, statement: Text) -> None:
+        """A context that does not hold: told of the login, which is charged."""
+        detail = self._identity.finding(statement.script, self.now)
+        if detail:
+            fingerprint, text = self._shape(statement)
+            found = self.event("finding", detail=detail, fingerprint=fingerprint, query=text)
+            self.events.append(replace(found, principal=self.login, evidence="login"))
+
+    def _words(
+        self, judge: Judge, text: bytes, script: Script | None, takes_effect: bool, parameters: Parameters | None = None
+    ) -> str:
+        """Why the request must be refused; empty when it may pass. `takes_effect`: it is executed, not only prepared."""
+        harmless = (script is not None and script.harmless) or returns_nothing(text)
+        if script is not None and not takes_effect:
+            script = replace(script, effects=())
+        names = self._identity.expected(script, parameters)
+        return "" if harmless else judge(names, text)
+
+    # -- the statement whose result is flowing ----------------------------------------------------------------------
+
+    def _statement(self) -> Text | None:
+        """None: there is none, or it is not known."""
+        raise NotImplementedError
+
+    def _asked_ms(self) -> int:
+        """When it was asked; 0: there is none."""
+        raise NotImplementedError
+
+    def _normalise(self, sql: bytes) -> tuple[str, str]:
+        """Fingerprint and normalised text."""
+        raise NotImplementedError
+
+    def shape(self) -> tuple[str, str, int]:
+        statement = self._statement()
+        if statement is None or not statement.sql:
+            return "", "", self._asked_ms()
+        return *self._shape(statement), self._asked_ms()
+
+    def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
+        statement = self._statement()
+        if statement is None or not fingerprint:
+            return ()
+        return self._classifier.flags(fingerprint, statement.sql, self._columns.mentioned_in)
+
+    def _shape(self, statement: Text) -> tuple[str, str]:
+        """Fingerprint and normalised text, without a final comment: it differs each time."""
+        if statement.template is not None:
+            return statement.template.shape
+        script = statement.script
+        sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
+        return self._normalise(sql)
+
+    def _asked_in(self, statement: Text) -> list[str]:
+        """Digests of the patients its text asks for by itself."""
+        if statement.template is not None:
+            return [self.digester.digest(value) for value in statement.template.values(statement.numbers)]
+        if statement.plan is not None:
+            return [self.digester.digest(value) for value in statement.plan.resolve()]
+        return []

@@ -1,0 +1,51 @@
+# cython: annotation_typing=False
+"""Who receives what the readers of either engine cut the streams into: PostgreSQL's messages, MySQL's packets.
+
+One class for both, so that an observer of either is one object, with one base, that its readers call in C.
+"""
+
+from __future__ import annotations
+
+MAX_KEPT_BYTES = 256 << 10
+"""Of one message or packet: a longer one is handed over as its beginning."""
+
+
+class Sink:
+    """Receives both directions of one session."""
+
+    wants_rows: bool
+    """True while the bodies of rows must be shown."""
+    stop: bool
+    """Set by `message` and `packet`: what follows is another principal's and is not read in this call."""
+    in_rows: bool
+    """MySQL: True while packets are rows; the protocol does not say what a packet is."""
+    free: bool
+    """PostgreSQL: set by `row` when what it was shown is no row (a header, a trailer, a keepalive) and takes nothing of the allowance."""
+    holds_errors: bool
+    """PostgreSQL: True while an ErrorResponse must be shown whole, since it will be replaced."""
+
+    def rows(self, count: int, size: int) -> None:
+        """`count` rows of `size` bytes went by; 0 rows for more bytes of one that was counted: PostgreSQL's size arrives with the header,
+        MySQL's long row goes on in a further packet."""
+        raise NotImplementedError
+
+    def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
+        """The body of one row, before `rows` counts it. False: do not let it pass."""
+        raise NotImplementedError
+
+    def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
+        """Look into complete rows (all of the first one's type) from `pos` on, at most `most`, and let them pass, before `rows` counts
+        them: the position behind the last one, how many, bytes of their bodies. The next one, if it is complete, goes to `row`."""
+        raise NotImplementedError
+
+    def message(self, kind: int, body: bytes) -> None:
+        """Any other message of PostgreSQL's server."""
+        raise NotImplementedError
+
+    def packet(self, payload: bytes) -> None:
+        """Any other packet of MySQL's server."""
+        raise NotImplementedError
+
+    def request(self, kind: int, body: bytes, whole: bool) -> None:
+        """A message of PostgreSQL's client, a command of MySQL's: its body or the beginning of it, True when that is whole."""
+        raise NotImplementedError

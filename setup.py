@@ -34,7 +34,6 @@ SOURCES = {
     "exfilguard.observe._digests": "exfilguard/observe/_digests.pyx",
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
     "exfilguard.observe._quick": "exfilguard/observe/_quick.pyx",
-    "exfilguard.observe._shortcut": "exfilguard/observe/_shortcut.pyx",
     "exfilguard.observe._rows": "exfilguard/observe/_rows.pyx",
 }
 

@@ -4,6 +4,8 @@ from libc.stdint cimport uint8_t
 
 from ._digests cimport DigestSet, Hmac
 from ._values cimport Known
+from .observer cimport Observer
+from .pending cimport Text
 from .templates cimport Template, Templates
 
 cdef enum:
@@ -53,3 +55,5 @@ cdef class Asking:
         self, Answer known, bytes text, bytes constant, long long now_ms, long long asked_ms, long long statement, long long rows,
         long long size, DigestSet patients, long long further
     )
+    cdef learned(self, Observer observer, Text statement, Answer known)
+    cdef tell(self, Observer observer, Answer known, long long now_ms, long long rows, long long size, long long further)

@@ -9,6 +9,8 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
+from .outlet import flags_part, text_part
+
 from ..events._encode cimport MOST_FIXED, write_query
 from ._digests cimport write_hex
 from ._hot cimport MOST_NUMBERS, MOST_SKELETON, Number, take_numbers
@@ -229,3 +231,25 @@ cdef class Asking:
         finally:
             if room != on_stack:
                 free(room)
+
+    cdef learned(self, Observer observer, Text statement, Answer known):
+        """Keep what the general path made of this statement's results."""
+        flags = observer._classifier.flags(known.fingerprint, statement.sql, observer._columns.mentioned_in)
+        if not observer._classifier.lasting(known.fingerprint):
+            known.way = GENERAL
+        known.flags = flags_part(flags) if flags else b""
+        self.shape.keep(known)
+
+    cdef tell(self, Observer observer, Answer known, long long now_ms, long long rows, long long size, long long further):
+        """Write the event of the request that the observer holds."""
+        cdef bytes text = b"", payload
+        observer.now = now_ms
+        if known.text and not observer.outlet.told(known.fingerprint, known.names):
+            text = text_part(known.text, known.names)
+        payload = self.event(
+            known, text, observer._constant_now(), now_ms, observer.held_ms, observer.ordinal + 1, rows, size, observer._patients,
+            further,
+        )
+        observer.ordinal += 1
+        observer._reported_ms = now_ms
+        observer.outlet.put(observer.principal, now_ms, payload, rows, size, observer._patients.size + further, True)

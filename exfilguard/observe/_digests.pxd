@@ -1,10 +1,13 @@
 """From an identifier's canonical text to the set of digests, without an object in between.
 
-For a loop over rows, of any engine: `found.reserve(rows)`, then for each value `key.take(&lanes, found, value, length)`, at last
-`key.flush(&lanes, found)`. All of it runs without the interpreter; `lanes.count` is 0 before the first.
+For a loop over rows, of any engine: for each value `take_value`, at last `key.flush(&lanes, found)`. All of it runs without the
+interpreter; `lanes.count` is 0 before the first.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from ._values cimport Known
 
 cdef enum:
     LANES = 32
@@ -46,3 +49,17 @@ cdef class Hmac:
     cdef void take(self, Lanes *lanes, DigestSet found, const uint8_t *value, Py_ssize_t n) noexcept nogil
     cdef void flush(self, Lanes *lanes, DigestSet found) noexcept nogil
     cpdef str hex(self, bytes value)
+
+
+cdef inline int take_value(
+    Hmac key, Lanes *lanes, DigestSet found, const uint8_t *value, Py_ssize_t n, const Known *known
+) except -1 nogil:
+    """One row's value of `n` bytes. `known`: one whose digest is known already; NULL: none."""
+    if not lanes.count:
+        found.reserve(LANES + 1)
+    if known != NULL and known.size == n and not memcmp(known.value, value, n):
+        key.flush(lanes, found)
+        found.put(known.digest)
+    else:
+        key.take(lanes, found, value, n)
+    return 0

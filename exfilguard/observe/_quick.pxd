@@ -31,4 +31,3 @@ cdef class QuickObserver(SessionObserver):
     cdef bint answer(self, bytes data, long long now_ms) except *
     cdef PostgresAnswer find(self, const uint8_t *described, Py_ssize_t n)
     cdef PostgresAnswer learn(self, bytes described)
-    cdef tell(self, PostgresAnswer known, long long now_ms, long long rows, long long size, long long further)

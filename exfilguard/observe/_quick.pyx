@@ -25,7 +25,6 @@ from libc.string cimport memchr, memcmp
 from ..errors import ProtocolError
 from ..wire.postgres.messages import row_description
 from .completed import SELECTS, plain_names
-from .outlet import flags_part, text_part
 from .session import MAX_STATEMENTS
 
 from ._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_HELD, SKIP, Asking, Shape
@@ -269,7 +268,7 @@ cdef class QuickObserver(SessionObserver):
                     or (known.selects and _starts(tag, stop, b"INSERT", 6))
                 ):
                     return False
-            self.tell(known, now_ms, counted.count, counted.size, counted.further)
+            self.asking.tell(self, known, now_ms, counted.count, counted.size, counted.further)
         finally:
             self._patients.clear()
         self.in_transaction = stop[5] != 73
@@ -348,26 +347,9 @@ cdef class QuickObserver(SessionObserver):
             self._forget_columns()
         known.fingerprint, known.text = self._shape(statement)
         known.names = plain_names(reading.names) if known.text and reading is not None else ()
-        flags = self._classifier.flags(known.fingerprint, statement.sql, self._columns.mentioned_in)
-        if not self._classifier.lasting(known.fingerprint):
-            known.way = GENERAL
-        known.flags = flags_part(flags) if flags else b""
         known.selects = SELECTS.search(statement.sql) is not None
-        self.asking.shape.keep(known)
+        self.asking.learned(self, statement, known)
         return known
-
-    cdef tell(self, PostgresAnswer known, long long now_ms, long long rows, long long size, long long further):
-        """Write the event."""
-        cdef bytes text = b"", payload
-        self.now = now_ms
-        if known.text and not self.outlet.told(known.fingerprint, known.names):
-            text = text_part(known.text, known.names)
-        payload = self.asking.event(
-            known, text, self._constant_now(), now_ms, self.held_ms, self.ordinal + 1, rows, size, self._patients, further
-        )
-        self.ordinal += 1
-        self._reported_ms = now_ms
-        self.outlet.put(self.principal, now_ms, payload, rows, size, self._patients.size + further, True)
 
 
 cdef inline bint _starts(const uint8_t *tag, const uint8_t *stop, const char *verb, Py_ssize_t n) noexcept nogil:

@@ -7,9 +7,9 @@ before one that is not complete, does not hold what its counts promise, or needs
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcpy
 
-from ._digests cimport LANES, DigestSet, Hmac, Lanes
+from ._digests cimport DigestSet, Hmac, Lanes, take_value
 from ._values cimport MOST_TEXT, decimal, hexadecimal, is_space, plain_cell
 
 cdef enum:
@@ -108,13 +108,7 @@ cdef int count_column(
             n = canonical(at, size, type_oid, binary, room, &value)
             if n < 0:
                 break
-            if not lanes.count:
-                found.reserve(LANES + 1)
-            if known != NULL and known.size == n and not memcmp(known.value, value, n):
-                key.flush(&lanes, found)
-                found.put(known.digest)
-            else:
-                key.take(&lanes, found, value, n)
+            take_value(key, &lanes, found, value, n, known)
         row = end
         out.size += length - 4
         out.count += 1
@@ -178,10 +172,8 @@ cdef int count_estimated(
                 cells += size
         if not plain:
             break
-        if not lanes.count:
-            found.reserve(LANES + 1)
         memcpy(room + 4, row + 5, length - 4)
-        key.take(&lanes, found, room, length)
+        take_value(key, &lanes, found, room, length, NULL)
         if expressions and cells >= 2 * PATIENT_BYTES:
             out.further += cells // PATIENT_BYTES - 1
         row = end

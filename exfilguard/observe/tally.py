@@ -78,14 +78,9 @@ class Tally(Sink):
         self._allowed_patients: int | None = None
         self._known_patients: Container[str] = ()
 
-    @property
-    def unreported(self) -> bool:
+    def untold(self) -> bool:
         """True while rows were counted, or patients seen, that no event has told yet: the identifier may come after its row
         was told."""
-        return self.untold()
-
-    def untold(self) -> bool:
-        """`unreported` for those who call it in C."""
         return self._rows > 0 or self._estimated > 0 or bool(self._patients)
 
     def begin_portion(self, now_ms: int, allowed_patients: int | None, known_patients: Container[str] | None) -> None:
@@ -137,7 +132,7 @@ class Tally(Sink):
         return True
 
     def tick(self, now_ms: int, events: list[QueryEvent] | None = None) -> list[QueryEvent]:
-        """A progress event when enough rows or enough time went by. Call it now and then while `unreported`."""
+        """A progress event when enough rows or enough time went by. Call it now and then while `untold`."""
         out = [] if events is None else events
         if self.untold() and (self._rows >= self._progress_rows or now_ms - self._reported_ms >= self._progress_ms):
             self.now = now_ms

@@ -67,8 +67,7 @@ class Observer(Protocol):
     def in_transaction(self) -> bool:
         """True while a transaction is open, failed or not."""
 
-    @property
-    def unreported(self) -> bool:
+    def untold(self) -> bool:
         """True while rows were counted that no event has told yet."""
 
     def passes_first(self, data: bytes) -> bool:

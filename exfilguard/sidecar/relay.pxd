@@ -1,28 +1,28 @@
 cimport cython
 
-from ..observe._shortcut cimport Shortcut
+from ..observe.observer cimport Observer as AnyObserver
 from ..runtime.clock cimport elapsed_s, now_ms
-from ._pump cimport PumpTransport
+from ._pump cimport Pump
 from .gate cimport Gate
 from .sides cimport Side, Talk
 
 
 cdef class Session(Talk):
-    cdef public object guard, listener, front, observer, budget, throttle, envelopes, ending, in_step, journal
+    cdef public object guard, listener, front, budget, throttle, envelopes, ending, in_step, journal
     cdef public object client, server  # sides; in tests also what looks like one
     cdef public Side downstream, upstream
     cdef public Gate gate
-    cdef public Shortcut quick
+    cdef public AnyObserver observer
     cdef public str source, id, principal, login, application
     cdef public long long rows_total, session_limit, heard_ms
     cdef public bint closed, started, enforces, screened, refuses_when_full, passed
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
-    @cython.locals(began=double, now=cython.longlong, gate=Gate, quick=Shortcut, upstream=Side, downstream=Side,
-                   direct=PumpTransport, forward_first=bint)
+    @cython.locals(began=double, now=cython.longlong, gate=Gate, observer=AnyObserver, upstream=Side, downstream=Side,
+                   pump=Pump, forward_first=bint)
     cpdef _from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
-    @cython.locals(began=double, now=cython.longlong, quick=Shortcut, downstream=Side, direct=PumpTransport)
+    @cython.locals(began=double, now=cython.longlong, observer=AnyObserver, downstream=Side, pump=Pump)
     cpdef _from_server(self, bytes data, bint opened)
     cdef _counted(self, list events, long long rows, str principal, long long now)
     cpdef _account(self, long long rows, long long now)

@@ -29,7 +29,6 @@ from ..config.schema import ListenerConfig
 from ..errors import ProtocolError
 from ..events.query import QueryEvent
 from ..events.verdict import Verdict, severity
-from ..observe.quick import shortcut
 from ..runtime.clock import elapsed_s, now_ms
 from ..runtime.tasks import spawn
 from .engine import Front, Observer, Refusal
@@ -85,7 +84,6 @@ class Session(Talk):
         "observer",
         "passed",
         "principal",
-        "quick",
         "refuses_when_full",
         "rows_total",
         "screened",
@@ -110,8 +108,6 @@ class Session(Talk):
         self.id = secrets.token_hex(8)
         self.front: Front = guard.make_front(self)
         self.observer: Observer | None = None
-        self.quick: Any = None
-        """The observer as observe/_shortcut.pyx has it, where it is one with a shortcut."""
         self.principal = ""
         self.login = ""
         self.application = ""
@@ -152,7 +148,6 @@ class Session(Talk):
             self.refuse(Refusal.TOO_MANY, TOO_MANY, "max_sessions reached")
             return False
         self.observer = observer
-        self.quick = shortcut(observer)
         self.principal = observer.principal
         self.budget = guard.budget_of(self.principal)
         self.application = application
@@ -198,8 +193,8 @@ class Session(Talk):
 
     def _from_client(self, data: bytes) -> None:
         downstream = self.downstream
-        direct = downstream.direct if downstream is not None else None
-        began = direct.pump.now_s if direct is not None else elapsed_s()
+        pump = downstream.direct.pump if downstream is not None and downstream.direct is not None else None
+        began = pump.now_s if pump is not None else elapsed_s()
         observer, server = self.observer, self.server
         if observer is None or self.closed:
             return
@@ -207,29 +202,27 @@ class Session(Talk):
         if server is None:
             self.early += data
             return
-        guard, gate, quick, upstream = self.guard, self.gate, self.quick, self.upstream
+        guard, gate, upstream = self.guard, self.gate, self.upstream
         if gate.telling and self.at_rest:
             self.dismiss(Refusal.SHUTDOWN, SHUTDOWN_WORDS)
             return
         if self.refuses_when_full and self.journal.full and self.ending is None:
             self.refuse(Refusal.SPOOL, "the guard's spool is full and its policy refuses new statements", "spool full")
             return
-        self.heard_ms = now = direct.pump.now_ms if direct is not None else now_ms()
+        self.heard_ms = now = pump.now_ms if pump is not None else now_ms()
         forward_first = False
         if self.screened or gate.screens:
             data, events = observer.screen(data, now, self._judge)
             self.screened = observer.holding
         else:
-            forward_first = not self.enforces and (
-                quick.passes_first(data) if quick is not None else observer.passes_first(data)
-            )
+            forward_first = not self.enforces and observer.passes_first(data)
             if forward_first:
                 if upstream is not None:
                     upstream.write(data)
                 else:
                     server.write(data)
                 self.passed = True
-            events = quick.client_data(data, now) if quick is not None else observer.client_data(data, now)
+            events = observer.client_data(data, now)
         if not forward_first and observer.forbidden:
             text = f"{observer.forbidden} is not allowed through this guard"
             self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
@@ -238,11 +231,11 @@ class Session(Talk):
             server.write(data)
         if events:
             guard.emit(self, events)
-        if (quick.principal() if quick is not None else observer.principal) != self.principal:
+        if observer.principal != self.principal:
             self._follow()
         if self.throttle is not None:
             server.pace(self.throttle.take(0, now_ms()))  # a new statement, or session, waits for what the others took
-        if quick.desynced() if quick is not None else observer.desynced:
+        if observer.desynced:
             self._desynced()
         gate.added.observe(elapsed_s() - began)
 
@@ -255,9 +248,9 @@ class Session(Talk):
             self._failed(error, forwarded=forwarded and not (self.observer is not None and self.observer.refusals))
 
     def _from_server(self, data: bytes, opened: bool) -> None:
-        observer, guard, quick, downstream = self.observer, self.guard, self.quick, self.downstream
-        direct = downstream.direct if downstream is not None else None
-        began = direct.pump.now_s if direct is not None else elapsed_s()
+        observer, guard, downstream = self.observer, self.guard, self.downstream
+        pump = downstream.direct.pump if downstream is not None and downstream.direct is not None else None
+        began = pump.now_s if pump is not None else elapsed_s()
         if observer is None or self.closed:
             return
         if self.envelopes is not None and not opened:
@@ -270,24 +263,20 @@ class Session(Talk):
         if self.in_step is not None:
             self.in_step.from_server(data)
             return
-        self.heard_ms = now = direct.pump.now_ms if direct is not None else now_ms()
-        if (
-            self.ending is not None
-            or self.enforces
-            or (quick.counts_first() if quick is not None else observer.refusals)
-        ):
+        self.heard_ms = now = pump.now_ms if pump is not None else now_ms()
+        if self.ending is not None or self.enforces or observer.refusals:
             self._count_then_forward(data, now)
-        elif quick is not None and downstream is not None and quick.ready():
-            downstream.write(data)
-            events = quick.observed(data, now)
-            self._counted(events, quick.rows(), quick.principal(), now)
         else:
-            self.client.write(data if observer.authenticated else self.front.login_reply(data))
+            passing = data if observer.authenticated else self.front.login_reply(data)
+            if downstream is not None:
+                downstream.write(passing)
+            else:
+                self.client.write(passing)
             events = observer.observed(data, now)
             self._counted(events, observer.portion_rows, observer.principal, now)
-        if quick.untold() if quick is not None else observer.unreported:
+        if observer.untold():
             guard.unreported.add(self)
-        if (quick.desynced() if quick is not None else observer.desynced) and not self.closed:
+        if observer.desynced and not self.closed:
             self._desynced()
         self.gate.added.observe(elapsed_s() - began)
 

@@ -196,7 +196,7 @@ class Guard:
         """Progress of results that have stopped flowing."""
         for session in list(self.unreported):
             observer = session.observer
-            if observer is None or not observer.unreported:
+            if observer is None or not observer.untold():
                 self.unreported.discard(session)
             elif events := observer.tick(now_ms()):
                 self.emit(session, events)

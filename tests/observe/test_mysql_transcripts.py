@@ -94,7 +94,7 @@ def test_a_transcript_however_it_is_cut(name: str) -> None:
     whole = merged(events)
     assert not seen.desynced
     assert seen.at_boundary
-    assert not seen.unreported
+    assert not seen.untold()
     expected = said(name)
     assert sum(e.rows for e in events) == expected.rows
     ended = [e for e in events if e.kind == "query"]

@@ -223,7 +223,7 @@ def test_login_failed_carries_only_the_sqlstate() -> None:
 def test_logout_reports_what_was_delivered() -> None:
     seen = observer()
     play([SELECT[0], ("<", b.description(PATIENT, NAME) + ROWS)], target=seen)
-    assert seen.unreported
+    assert seen.untold()
     query, logout = seen.close(2000)
     assert (query.kind, query.rows, len(query.patients), logout.kind) == ("query", 3, 2, "logout")
 
@@ -234,9 +234,9 @@ def test_an_identifier_that_comes_after_its_row_was_told_is_told_too() -> None:
     told = play([SELECT[0], ("<", data[:-60])], target=seen)
     told += seen.tick(2000)
     assert sum(e.rows for e in told) == 2
-    assert not seen.unreported
+    assert not seen.untold()
     told += seen.server_data(data[-60:], 2001).events
-    assert seen.unreported
+    assert seen.untold()
     told += seen.close(2002)
     assert sum(e.rows for e in told) == 2
     assert len({p for e in told for p in e.patients}) == 2

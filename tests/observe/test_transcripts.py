@@ -69,7 +69,7 @@ def test_a_transcript_however_it_is_cut(name: str) -> None:
     whole = merged(events)
     assert not seen.desynced
     assert seen.at_boundary
-    assert not seen.unreported
+    assert not seen.untold()
 
     stream = said(steps)
     assert sum(e.rows for e in events) == oracle.rows_delivered(stream)

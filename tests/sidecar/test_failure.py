@@ -8,6 +8,9 @@ from typing import Any, cast
 
 import pytest
 
+from exfilguard.observe.patients import Digester, PatientColumns
+from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
 from exfilguard.sidecar.gate import Gate
 from exfilguard.sidecar.relay import Session
 
@@ -27,15 +30,16 @@ class Side:
         self.aborted = True
 
 
-class Observer:
+class Failing(SessionObserver):
     """Fails at everything, until it is told to give up."""
 
-    principal = login = application = "app"
-    evidence = "login"
-    authenticated = at_boundary = True
-    awaiting_reply = in_transaction = unreported = holding = desynced = False
-    forbidden = ""
-    refusals = portion_rows = 0
+    at_boundary = True  # type: ignore[assignment]
+    awaiting_reply = False  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__(Setting("dpi", Digester(b"0123456789abcdef"), 1, 1), "s", "10.0.0.1", PatientColumns([]))
+        self.principal = "app"
+        self.authenticated = True
 
     def _fail(self, *_: Any, **__: Any) -> Any:
         if not self.desynced:
@@ -44,14 +48,11 @@ class Observer:
 
     client_data = server_data = observed = _fail
 
-    def passes_first(self, data: bytes) -> bool:
-        return True
-
-    def give_up(self, now_ms: int) -> list[str]:
+    def give_up(self, now_ms: int) -> list[Any]:
         self.desynced = True
         return ["desynced"]
 
-    def close(self, now_ms: int) -> list[str]:
+    def close(self, now_ms: int) -> list[Any]:
         return []
 
 
@@ -71,7 +72,7 @@ def made(mode: str, on_desync: str) -> tuple[Session, Side, Side, list[Any], Sim
     client, server = Side(), Side()
     session = Session(cast("Any", guard), cast("Any", client), "10.0.0.1")
     session.observer, session.server, session.started, session.principal = (
-        cast("Any", Observer()),
+        Failing(),
         cast("Any", server),
         True,
         "app",

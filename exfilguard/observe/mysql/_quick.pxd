@@ -34,4 +34,3 @@ cdef class QuickMysqlObserver(MysqlObserver):
     cdef bint answer(self, bytes data, long long now_ms) except *
     cdef MysqlAnswer find(self, int kind, int columns, const uint8_t *at, const uint8_t *stop)
     cdef MysqlAnswer learn(self, int kind, int columns, const uint8_t *at, const uint8_t *stop)
-    cdef tell(self, MysqlAnswer known, long long now_ms, long long rows, long long size, long long further)

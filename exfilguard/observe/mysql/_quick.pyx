@@ -25,7 +25,6 @@ from libc.string cimport memcmp, memcpy
 
 from ...errors import ProtocolError
 from ..completed import plain_names
-from ..outlet import flags_part, text_part
 from .answers import moves
 from .commands import IDLE
 
@@ -293,7 +292,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
                 status = at[7] | at[8] << 8
             if status & MORE_RESULTS or counted.size > self._large_value_bytes:
                 return False
-            self.tell(known, now_ms, counted.count, counted.size, counted.further)
+            self.asking.tell(self, known, now_ms, counted.count, counted.size, counted.further)
         finally:
             self._patients.clear()
         if kind == DESCRIBED and self.statement is not None:
@@ -395,22 +394,5 @@ cdef class QuickMysqlObserver(MysqlObserver):
             self._pending.clear()
             self._phase = IDLE
         known.version = (<OriginColumns>self._columns)._version
-        flags = self._classifier.flags(known.fingerprint, statement.sql, self._columns.mentioned_in)
-        if not self._classifier.lasting(known.fingerprint):
-            known.way = GENERAL
-        known.flags = flags_part(flags) if flags else b""
-        self.asking.shape.keep(known)
+        self.asking.learned(self, statement, known)
         return known
-
-    cdef tell(self, MysqlAnswer known, long long now_ms, long long rows, long long size, long long further):
-        """Write the event."""
-        cdef bytes text = b"", said
-        self.now = now_ms
-        if known.text and not self.outlet.told(known.fingerprint, known.names):
-            text = text_part(known.text, known.names)
-        said = self.asking.event(
-            known, text, self._constant_now(), now_ms, self.held_ms, self.ordinal + 1, rows, size, self._patients, further
-        )
-        self.ordinal += 1
-        self._reported_ms = now_ms
-        self.outlet.put(self.principal, now_ms, said, rows, size, self._patients.size + further, True)

@@ -7,9 +7,9 @@ before one that is not complete, does not hold what it promises, or needs a clos
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcpy
 
-from .._digests cimport LANES, DigestSet, Hmac, Lanes
+from .._digests cimport DigestSet, Hmac, Lanes, take_value
 from .._values cimport decimal, hexadecimal, is_space, plain_cell
 
 cdef enum:
@@ -158,13 +158,7 @@ cdef int count_column(
             n = canonical(at, n, kind, columns > 0, room, &value)
             if n < 0:
                 break
-            if not lanes.count:
-                found.reserve(LANES + 1)
-            if known != NULL and known.size == n and not memcmp(known.value, value, n):
-                key.flush(&lanes, found)
-                found.put(known.digest)
-            else:
-                key.take(&lanes, found, value, n)
+            take_value(key, &lanes, found, value, n, known)
         out.size += row.end - row.start
         out.end = row.end
         out.count += 1
@@ -225,11 +219,9 @@ cdef int count_estimated(
             cells += n
         if not plain:
             break
-        if not lanes.count:
-            found.reserve(LANES + 1)
         n = row.end - row.start
         memcpy(room + 4, row.start, n)
-        key.take(&lanes, found, room, 4 + n)
+        take_value(key, &lanes, found, room, 4 + n, NULL)
         if expressions and cells >= 2 * PATIENT_BYTES:
             out.further += cells // PATIENT_BYTES - 1
         out.end = row.end

@@ -41,17 +41,9 @@ class Observer(Tally):
     _screener: RequestScreener
 
     def __init__(
-        self,
-        engine: Engine,
-        setting: Setting,
-        session_id: str,
-        source: str,
-        columns: Any,
-        identity: Identity | None,
-        classifier: Classifier | None,
-        asked: AskedColumns | None,
-        templates: Templates,
-    ) -> None:
+        self, engine: Engine, setting: Setting, session_id: str, source: str, columns: Any, identity: Identity | None,
+        classifier: Classifier | None, asked: AskedColumns | None, templates: Templates,
+    ) -> None:  # fmt: skip
         super().__init__(setting, session_id, source)
         self.engine = engine
         self.authenticated = False
@@ -224,14 +216,9 @@ class Observer(Tally):
         self._lose(detail)
 
     def _portion(
-        self,
-        data: bytes,
-        now_ms: int,
-        allowed_rows: int | None,
-        allowed_patients: int | None,
-        known_patients: Container[str] | None,
-        follow: bool,
-    ) -> Result:
+        self, data: bytes, now_ms: int, allowed_rows: int | None, allowed_patients: int | None,
+        known_patients: Container[str] | None, follow: bool,
+    ) -> Result:  # fmt: skip
         """Bytes from the server that are counted before they pass."""
         self.begin_portion(now_ms, allowed_patients, known_patients)
         self._allowed_rows = allowed_rows

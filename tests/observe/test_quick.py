@@ -16,6 +16,8 @@ from exfilguard.events.codec import encode_event
 from exfilguard.observe.asked import AskedColumns
 from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.identity import Identity, Rules
+from exfilguard.observe.mysql.quick import QuickMysqlObserver
+from exfilguard.observe.mysql.session import MysqlObserver
 from exfilguard.observe.outlet import Outlet
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.quick import QuickObserver
@@ -309,6 +311,13 @@ def many(request: Callable[[int], bytes], answer: Callable[[int], bytes], before
     for n in range(20):
         steps += [(">", request(n), 1000 + n), ("<", answer(n), 1002 + n)]
     return compare(steps)
+
+
+@pytest.mark.parametrize("kind", [SessionObserver, QuickObserver, MysqlObserver, QuickMysqlObserver])
+def test_an_observers_methods_are_plain_calls_in_c(kind: Any) -> None:
+    """With a `__dict__`, or defined in Python, each call of the relay's would look for another method of that name first."""
+    assert kind.__dictoffset__ == 0
+    assert not kind.__flags__ & 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
 def test_the_common_cases_take_the_shortcut() -> None:

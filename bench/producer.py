@@ -2,7 +2,7 @@
 
 kafka-python takes the better part of a core to publish what the detector reads with half of one; where both share two cores with the
 broker, records then wait for seconds in the client. This one writes each frame as a produce request of one batch of one record
-straight to the socket, acks = 1, and reads the acknowledgements in passing.
+straight to the socket, compressed as the shipper does, acks = 1, and reads the acknowledgements in passing.
 
 Layouts: https://kafka.apache.org/protocol#The_Messages_Produce (version 3), https://kafka.apache.org/documentation/#recordbatch
 """
@@ -15,11 +15,15 @@ import struct
 import time
 
 from crc32c import crc32c
+from kafka.codec import lz4_encode
 
 _BATCH = struct.Struct(">qiibI")
 """base offset, length behind itself, leader epoch, magic, checksum of all that follows"""
 _BEHIND_CRC = struct.Struct(">hiqqqhii")
 """attributes, last offset delta, first and last time, producer id, epoch, sequence, records"""
+
+_LZ4 = 3
+"""attributes: the records are compressed"""
 
 
 def _varint(value: int) -> bytes:
@@ -49,9 +53,11 @@ class LoadProducer:
         """Returns when the socket has taken it."""
         now = time.time_ns() // 1_000_000
         inner = b"\0\0\0\x01" + _varint(len(value))  # attributes, time and offset delta 0, no key
-        behind = _BEHIND_CRC.pack(0, 0, now, now, -1, -1, -1, 1) + _varint(len(inner) + len(value) + 1) + inner
-        size = len(behind) + len(value) + 1
-        checksum = crc32c(b"\0", crc32c(value, crc32c(behind)))  # no headers
+        record = b"%b%b%b\0" % (_varint(len(inner) + len(value) + 1), inner, value)  # no headers
+        records = lz4_encode(record)
+        behind = _BEHIND_CRC.pack(_LZ4, 0, now, now, -1, -1, -1, 1)
+        size = len(behind) + len(records)
+        checksum = crc32c(records, crc32c(behind))
         batch = _BATCH.pack(0, size + _BATCH.size - 12, -1, 2, checksum)
         request = (
             struct.pack(">hhih", 0, 3, next(self._numbers) & 0x7FFFFFFF, -1)
@@ -60,7 +66,7 @@ class LoadProducer:
             + struct.pack(">iii", 1, partition, _BATCH.size + size)
         )
         whole = len(request) + _BATCH.size + size
-        parts = [memoryview(p) for p in (struct.pack(">i", whole) + request + batch + behind, value, b"\0")]
+        parts = [memoryview(p) for p in (struct.pack(">i", whole) + request + batch + behind, records)]
         while parts:
             sent = self._socket.sendmsg(parts)
             while parts and sent >= len(parts[0]):

@@ -58,6 +58,11 @@ class KafkaConfig:
         "their keys. A wrong signature is refused in any case.",
         "refuse",
     )
+    compression: Literal["lz4", "none"] = setting(
+        "How the shipper compresses what it publishes. `lz4` makes events of small queries seven times smaller and costs less CPU "
+        "than sending them as they are; `none` while a consumer cannot read it.",
+        "lz4",
+    )
     linger_ms: int = setting(
         "How long the shipper waits at most to fill a frame, milliseconds; twice as long while more than 500 events come in "
         "this time. An event with many patients does not wait.",

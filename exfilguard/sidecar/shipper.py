@@ -373,6 +373,7 @@ class Shipper:
             max_in_flight_requests_per_connection=1,
             linger_ms=0,  # frames are made here, and a batch is waited for whole
             batch_size=REQUEST_BYTES,
+            compression_type=None if self.config.kafka.compression == "none" else self.config.kafka.compression,
             metrics_enabled=False,  # nobody reads them
             max_request_size=4 << 20,
             max_block_ms=5_000,

@@ -6,7 +6,7 @@ import random
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from exfilguard.config.schema import Config, DetectorConfig, SidecarConfig
 from exfilguard.embedded.broker import EmbeddedBroker
@@ -40,11 +40,12 @@ class Load:
         self.patients: dict[str, set[str]] = defaultdict(set)
         self.events = 0
 
-    def write(self, count: int) -> None:
+    def write(self, count: int, patients: int = 3) -> None:
+        """`patients`: most in one event."""
         rng = self._rng
         for _ in range(count):
             principal = rng.choice(self._accounts)
-            digests = tuple(f"{rng.randrange(4000):016x}" for _ in range(rng.randrange(4)))
+            digests = tuple(f"{rng.randrange(4000):016x}" for _ in range(rng.randrange(patients + 1)))
             event = QueryEvent(
                 time_ms=time.time_ns() // 1_000_000,
                 kind="query",
@@ -66,14 +67,20 @@ class Load:
         return {key: value[-1][:2] for key, value in totals.items()} == self.oracle()
 
 
-def installation(directory: Path, broker: EmbeddedBroker | ApacheKafka | str, **detector: Any) -> tuple[Stack, Load]:
+def installation(
+    directory: Path,
+    broker: EmbeddedBroker | ApacheKafka | str,
+    *,
+    compression: Literal["lz4", "none"] = "lz4",
+    **detector: Any,
+) -> tuple[Stack, Load]:
     directory.mkdir(parents=True)
     policy = directory / "policy.toml"
     policy.write_text(QUIET_POLICY, encoding="utf-8")
     config = Config(
         tenant=TENANT,
         data_dir=str(directory),
-        kafka=kafka_config(broker, prefix=f"t{time.time_ns()}", partitions=PARTITIONS),
+        kafka=kafka_config(broker, prefix=f"t{time.time_ns()}", partitions=PARTITIONS, compression=compression),
         sidecar=SidecarConfig(id="host"),
         detector=DetectorConfig(policy=str(policy), snapshot_ms=200, **detector),
     )

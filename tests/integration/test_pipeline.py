@@ -6,21 +6,26 @@ has is read from its snapshots topic, as a new owner of the partition would read
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka.consumer import fetcher
 
 from exfilguard.cli.main import main
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.embedded.maven import missing_programs
+from exfilguard.events.codec import decode_frame
 from exfilguard.events.topics import Topics
 from exfilguard.runtime.kafka import count_events, producer_of
 from exfilguard.sidecar.verdict_table import VerdictTable
+from exfilguard.stream.app import CheckedRecords, read_partition
 
 from .pipeline import PARTITIONS, Load, installation
 from .stack import Stack, settled_totals, wait_for
@@ -54,6 +59,40 @@ def test_every_event_is_counted_once(made: tuple[Stack, Load]) -> None:
     assert stack.total("frames_gap_total") == 0
     assert wait_for(lambda: stack.total("spool_bytes") == 0 or None) is True
     assert stack.snapshot("detector-1").details["compiled"] is True  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("compression", "codec"), [("lz4", 3), ("none", 0)])
+def test_frames_are_published_as_configured_and_read_back(
+    tmp_path: Path, broker: EmbeddedBroker | ApacheKafka, monkeypatch: pytest.MonkeyPatch, compression: str, codec: int
+) -> None:
+    """Small events, and some full of digests, which no compression makes small."""
+    stack, load = installation(tmp_path / "data", broker, compression=compression)
+    codecs = set()
+
+    class Watched(CheckedRecords):
+        def next_batch(self) -> Any:
+            batch = super().next_batch()
+            codecs.add(batch.compression_type)
+            return batch
+
+    try:
+        load.write(3_000)
+        load.write(40, patients=4_000)
+        stack.start("shipper")
+        wait_for(lambda: stack.total("events_published_total") == load.events)
+        monkeypatch.setattr(fetcher, "MemoryRecords", Watched)
+        assert asyncio.run(_events_read(stack)) == load.events
+    finally:
+        stack.stop()
+    assert codecs == {codec}
+
+
+async def _events_read(stack: Stack) -> int:
+    topic, count = Topics(stack.config.kafka.prefix).queries, 0
+    for partition in range(PARTITIONS):
+        async for record in read_partition(stack.config, topic, partition, 0):
+            count += len(decode_frame(record.value).events)
+    return count
 
 
 def test_the_shipper_is_killed_again_and_again(made: tuple[Stack, Load]) -> None:

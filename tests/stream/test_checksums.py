@@ -31,7 +31,7 @@ def values(data: bytes) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("codec", [0, 1])
+@pytest.mark.parametrize("codec", [0, 1, 3])
 def test_whole_batches_are_read_one_after_the_other(codec: int) -> None:
     data = batch(7, b"a" * 1000, b"b", codec=codec) + batch(9, b"c", codec=codec)
     assert values(data) == [b"a" * 1000, b"b", b"c"]

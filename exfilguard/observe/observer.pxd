@@ -50,12 +50,12 @@ cdef class Observer(Tally):
     cdef _sent_again(self, Text statement, object script)
     cdef _tell_finding(self, Text statement)
     cdef str _words(self, object judge, bytes text, object script, bint takes_effect, object parameters=*)
-    cdef Text _statement(self)
-    cdef long long _asked_ms(self) except -1
+    cdef Text _statement(self, object request)
+    cdef long long _asked_ms(self, object request) except -1
     cdef tuple _normalise(self, bytes sql)
+    @cython.locals(statement=Text, asked_ms=cython.longlong)
+    cdef tuple shape(self, object request)
     @cython.locals(statement=Text)
-    cpdef tuple shape(self)
-    @cython.locals(statement=Text)
-    cpdef tuple statement_flags(self, str fingerprint)
+    cdef tuple statement_flags(self, object request, str fingerprint)
     cdef tuple _shape(self, Text statement)
     cdef list _asked_in(self, Text statement)

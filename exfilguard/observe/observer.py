@@ -354,27 +354,30 @@ class Observer(Tally):
 
     # -- the statement whose result is flowing ----------------------------------------------------------------------
 
-    def _statement(self) -> Text | None:
-        """None: there is none, or it is not known."""
+    def _statement(self, request: Any) -> Text | None:
+        """None: it is not known, or this is no request for one."""
         raise NotImplementedError
 
-    def _asked_ms(self) -> int:
-        """When it was asked; 0: there is none."""
+    def _asked_ms(self, request: Any) -> int:
         raise NotImplementedError
 
     def _normalise(self, sql: bytes) -> tuple[str, str]:
         """Fingerprint and normalised text."""
         raise NotImplementedError
 
-    def shape(self) -> tuple[str, str, int]:
-        statement = self._statement()
+    def shape(self, request: Any) -> tuple[str, str, int]:
+        if request is None:
+            return "", "", 0
+        statement = self._statement(request)
+        asked_ms = self._asked_ms(request)
         if statement is None or not statement.sql:
-            return "", "", self._asked_ms()
-        return *self._shape(statement), self._asked_ms()
+            return "", "", asked_ms
+        fingerprint, text = self._shape(statement)
+        return fingerprint, text, asked_ms
 
-    def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
-        statement = self._statement()
-        if statement is None or not fingerprint:
+    def statement_flags(self, request: Any, fingerprint: str) -> tuple[Flag, ...]:
+        statement = self._statement(request) if fingerprint else None
+        if statement is None:
             return ()
         return self._classifier.flags(fingerprint, statement.sql, self._columns.mentioned_in)
 

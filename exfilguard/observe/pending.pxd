@@ -7,6 +7,8 @@ cdef class Text:
     cdef public object script, plan, answers
     cdef public Template template
 
+    cdef _begin(self, bytes sql)
+
 
 cdef class Statement(Text):
     cdef public list fields

@@ -15,7 +15,8 @@ class Text:
 
     __slots__ = ("answers", "numbers", "plan", "script", "sql", "template")
 
-    def __init__(self, sql: bytes) -> None:
+    def _begin(self, sql: bytes) -> None:
+        """What a constructor would do, in one call of C's: there is one of these for each request."""
         self.sql = sql
         self.template: Template | None = None
         """What is known of it with all texts that differ in their numbers only; then neither script nor plan is set."""
@@ -35,7 +36,7 @@ class Statement(Text):
     __slots__ = ("fields", "types")
 
     def __init__(self, sql: bytes) -> None:
-        super().__init__(sql)
+        self._begin(sql)
         self.fields: list[Field] | None = None
         """From Describe; None when nobody asked."""
         self.types: tuple[int, ...] = ()

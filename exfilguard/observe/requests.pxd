@@ -22,10 +22,10 @@ cdef class Requests(Observer):
     @cython.locals(statement=Statement)
     cdef Statement _read(self, bytes sql, bint whole, bint simple)
     @cython.locals(head=Pending)
-    cdef Pending _current(self)
+    cdef object current(self)
     @cython.locals(head=Pending)
-    cdef Text _statement(self)
+    cdef Text _statement(self, object request)
     @cython.locals(head=Pending)
-    cdef long long _asked_ms(self) except -1
+    cdef long long _asked_ms(self, object request) except -1
     @cython.locals(head=Pending, portal=Portal)
-    cpdef list statement_asked(self)
+    cdef list statement_asked(self, object request)

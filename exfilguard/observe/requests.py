@@ -212,25 +212,24 @@ class Requests(Observer):
 
     # -- what the head asks for -------------------------------------------------------------------------------------
 
-    def _current(self) -> Pending | None:
-        """The request whose result is flowing."""
-        head = self._pending[0] if self._pending else None
+    def current(self) -> Pending | None:
+        head: Pending | None = self._pending[0] if self._pending else None
         return head if head is not None and head.kind in "QEF" else None
 
-    def _statement(self) -> Statement | None:
-        head = self._current()
-        return head.statement if head is not None else None
+    def _statement(self, request: Pending) -> Statement | None:
+        head = request
+        return head.statement
 
-    def _asked_ms(self) -> int:
-        head = self._current()
-        return head.asked_ms if head is not None else 0
+    def _asked_ms(self, request: Pending) -> int:
+        head = request
+        return head.asked_ms
 
     def _normalise(self, sql: bytes) -> tuple[str, str]:
         return normalise_bytes(sql, self._backslashes)
 
-    def statement_asked(self) -> list[str]:
+    def statement_asked(self, request: Pending | None) -> list[str]:
         """Once for each execution."""
-        head = self._current()
+        head = request
         if head is None or self._asked is None:
             return []
         portal = head.portal

@@ -29,9 +29,10 @@ cdef class Tally(Sink):
     cdef found(self, object patients)
     cdef bint admit(self, list patients, long long further) except *
     cpdef list tick(self, long long now_ms, list events=*)
-    cpdef tuple shape(self)
-    cpdef tuple statement_flags(self, str fingerprint)
-    cpdef list statement_asked(self)
+    cdef object current(self)
+    cdef tuple shape(self, object request)
+    cdef tuple statement_flags(self, object request, str fingerprint)
+    cdef list statement_asked(self, object request)
     cpdef tuple statement_columns(self)
     @cython.locals(fingerprint=str, text=str, flags=tuple, statement=cython.longlong, duration_us=cython.longlong,
                    asked_ms=cython.longlong, final=bint, asked=list, columns=tuple, told=bytes, payload=bytes, outlet=Outlet,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ..events.query import Engine, Evidence, Flag, Kind, PatientsBy, QueryEvent
 from ..wire.sink import Sink
@@ -140,16 +141,20 @@ class Tally(Sink):
             self.report("progress")
         return out
 
-    def shape(self) -> tuple[str, str, int]:
-        """(fingerprint, normalised text, when it was asked) of the statement whose result is flowing; the observer's to say."""
+    def current(self) -> Any:
+        """The request whose result is flowing, None where there is none; the observer's to say, and what is asked of it here."""
+        return None
+
+    def shape(self, request: Any) -> tuple[str, str, int]:
+        """(fingerprint, normalised text, when it was asked) of its statement."""
         return "", "", 0
 
-    def statement_flags(self, fingerprint: str) -> tuple[Flag, ...]:
-        """Flags of that statement; the observer's to say."""
+    def statement_flags(self, request: Any, fingerprint: str) -> tuple[Flag, ...]:
+        """Flags of its statement, whose shape this is."""
         return ()
 
-    def statement_asked(self) -> list[str]:
-        """Digests of the patients that statement asked for; the observer's to say."""
+    def statement_asked(self, request: Any) -> list[str]:
+        """Digests of the patients it asked for."""
         return []
 
     def statement_columns(self) -> tuple[str, ...]:
@@ -158,8 +163,9 @@ class Tally(Sink):
 
     def report(self, kind: Kind, hidden_rows: int = 0, error: str = "") -> None:
         """Tell all that was not reported yet: to the outlet, or as an event."""
-        fingerprint, text, asked_ms = self.shape()
-        flags = self.statement_flags(fingerprint)
+        request = self.current()
+        fingerprint, text, asked_ms = self.shape(request)
+        flags = self.statement_flags(request, fingerprint)
         if self.packed or self.large:
             flags = (*flags, *(("packed",) if self.packed else ()), *(("large_value",) if self.large else ()))
             self.packed = self.large = False
@@ -170,7 +176,7 @@ class Tally(Sink):
             self.ordinal += 1
         statement = self.ordinal if final else self.ordinal + 1
         duration_us = max(0, self.now - asked_ms) * 1000 if final and asked_ms else 0
-        asked = self.statement_asked() if final else None
+        asked = self.statement_asked(request) if final else None
         if error:
             text = ""  # a statement the server refused may hold anything, even a name between quotes
         columns = self.statement_columns() if text else ()

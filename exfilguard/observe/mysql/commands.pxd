@@ -39,7 +39,6 @@ cdef class Commands(Observer):
     @cython.locals(head=Command, prepared=bint)
     cdef _begin(self)
     cdef Command _head(self)
-    cdef Command _current(self)
     cdef _identify(self, object login)
     cdef _done(self)
     cpdef _show_rows(self, object reading, bint binary)
@@ -49,9 +48,10 @@ cdef class Commands(Observer):
     cdef _note_long_data(self, bytes body, bint whole)
     @cython.locals(statement=Statement)
     cdef Statement _read(self, bytes sql, bint whole, bint simple=*)
+    cdef object current(self)
     @cython.locals(head=Command)
-    cdef Text _statement(self)
+    cdef Text _statement(self, object request)
     @cython.locals(head=Command)
-    cdef long long _asked_ms(self) except -1
+    cdef long long _asked_ms(self, object request) except -1
     @cython.locals(head=Command)
-    cpdef list statement_asked(self)
+    cdef list statement_asked(self, object request)

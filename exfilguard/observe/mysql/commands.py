@@ -61,7 +61,7 @@ class Statement(Text):
     __slots__ = ("direct", "long_data", "parameters", "reading", "types")
 
     def __init__(self, sql: bytes) -> None:
-        super().__init__(sql)
+        self._begin(sql)
         self.reading: Reading | None = None
         """How its rows are read; None until its columns were seen."""
         self.direct: tuple[int, ...] | None = None
@@ -228,10 +228,6 @@ class Commands(Observer):
         head: Command = self._pending[0]
         return head
 
-    def _current(self) -> Command | None:
-        """The same, None where there is none."""
-        return self._pending[0] if self._pending else None
-
     def _done(self) -> None:
         """The head's answer is complete."""
         if self._pending:
@@ -330,19 +326,23 @@ class Commands(Observer):
 
     # -- the statement whose result is flowing ------------------------------------------------------------------------
 
-    def _statement(self) -> Statement | None:
-        head = self._current()
-        return head.statement if head is not None else None
+    def current(self) -> Command | None:
+        head: Command | None = self._pending[0] if self._pending else None
+        return head
 
-    def _asked_ms(self) -> int:
-        head = self._current()
-        return head.asked_ms if head is not None else 0
+    def _statement(self, request: Command) -> Statement | None:
+        head = request
+        return head.statement
+
+    def _asked_ms(self, request: Command) -> int:
+        head = request
+        return head.asked_ms
 
     def _normalise(self, sql: bytes) -> tuple[str, str]:
         return normalise_bytes(sql, self._backslashes)
 
-    def statement_asked(self) -> list[str]:
-        head = self._current()
+    def statement_asked(self, request: Command | None) -> list[str]:
+        head = request
         if head is None or head.statement is None or head.done:
             return []
         if head.statement.plan is not None and head.asked is not None:

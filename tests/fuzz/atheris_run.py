@@ -3,6 +3,9 @@
     python -m tests.fuzz.atheris_run [--target postgres|mysql] [-atheris_runs=1000000] [-max_total_time=600] [CORPUS]
     python -m tests.fuzz.atheris_run --replay [--target ..]
 
+What ends the process (an exception, a fault in compiled code, 30 s on one input) leaves that input beside the corpus: the next run tries
+it again, and counts it as a failure or as mended.
+
 The first byte says which parser the input is for and with what allowance; the rest is cut into pieces of either side. The corpus
 grows in .cache/fuzz/corpus (corpus-mysql), begun with the recorded transcripts. The parsers run as Python here, so that their
 branches are seen; `--replay` then gives what was found to the installed, compiled ones.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import resource
 import sys
 import time
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.fuzz import page
+from tests.fuzz.child import CPU_S, outlived
 from tests.fuzz.interpreted import interpret
 
 CACHE = page.STATES
@@ -77,10 +82,13 @@ class GuidedPostgres:
         self.target.run_session(Input((*steps, *pieces(data[1:])), LIMITS[head & 3], LIMITS[head >> 2 & 3]))
 
     def seeds(self) -> list[bytes]:
+        from tests.fuzz import copies
+
         found = [b"\xff" + data for data in self.target.startups]
         for number, messages in enumerate(self.target.messages):
             found += [bytes([16 | number & 15]) + written(messages[at : at + 12]) for at in range(0, len(messages), 12)]
-        return found
+        copied = [copies.conversation(random.Random(number), self.target.tables) for number in range(40)]
+        return found + [bytes([16 | number % 3 & 3]) + written(steps[:24]) for number, steps in enumerate(copied)]
 
 
 class GuidedMysql:
@@ -120,11 +128,16 @@ TARGETS: dict[str, tuple[type[Any], Path]] = {
 class Counted:
     """Calls of a target, kept in its state: libFuzzer ends the process without a word to Python."""
 
-    def __init__(self, target: Guided, state: Path) -> None:
+    def __init__(self, target: Guided, state: Path, endings: Path) -> None:
         self.target, self.state = target, state
         found = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
         self.next, self.seconds = found.get("next", 0), found.get("seconds", 0.0)
-        self.failures, self.peak_kib = found.get("failures", []), found.get("peak_kib", 0)
+        self.peak_kib = found.get("peak_kib", 0)
+        self.failures: list[dict[str, str]] = []
+        self.mended: list[dict[str, str]] = []
+        for path in sorted(endings.iterdir()) if endings.is_dir() else ():
+            error = outlived(target.one_input, path.read_bytes())
+            (self.failures if error else self.mended).append({"error": error, "file": path.name})
         self._since = time.monotonic()
 
     def one_input(self, data: bytes) -> None:
@@ -146,6 +159,7 @@ class Counted:
             "next": self.next,
             "seconds": round(self.seconds, 1),
             "failures": self.failures,
+            "mended": self.mended,
             "peak_kib": self.peak_kib,
         }
         self.state.write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -181,8 +195,12 @@ def main() -> int:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(data)
-    counted = Counted(target, CACHE / f"atheris-{args.target}.json")
-    atheris.Setup([sys.argv[0], *rest, str(corpus)], counted.one_input)
+    endings = CACHE / f"endings-{args.target}"
+    endings.mkdir(exist_ok=True)
+    counted = Counted(target, CACHE / f"atheris-{args.target}.json", endings)
+    counted.save()
+    bounds = [f"-artifact_prefix={endings}/", f"-timeout={CPU_S}"]
+    atheris.Setup([sys.argv[0], *bounds, *rest, str(corpus)], counted.one_input)
     atheris.Fuzz()
     return 0
 

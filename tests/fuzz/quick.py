@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tests.fuzz import mutate
+from tests.fuzz import copies, mutate
 from tests.fuzz.postgres import Postgres
 from tests.fuzz.target import Input
 from tests.wire.transcript import Step
@@ -27,9 +27,14 @@ class Quick(Postgres):
         if rng.random() < 0.1:
             return super().make(rng)
         steps: list[Step] = [(side, data) for side, data, _ in self._test.session(rng)]
+        if (
+            rng.random() < 0.2
+        ):  # a COPY somewhere, which the shortcut leaves to the general path, and what it leaves behind
+            at = rng.randrange(1, len(steps) + 1)
+            steps[at:at] = mutate.cut(rng, copies.conversation(rng, self.tables))
         mutate.damaged(rng, steps, rng.choice((0, 0, 1, 2)))
         return Input(tuple(steps))
 
     def run_session(self, given: Input) -> None:
         steps = [(side, data, 1000 + now) for now, (side, data) in enumerate(given.steps)]
-        self.shortcuts += self._test.compare(steps, self._test.Rules())
+        self.shortcuts += self._test.compare(steps, self._test.Rules(), tables=self.tables)

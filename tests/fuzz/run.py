@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz import page
+from tests.fuzz.child import Mark, outlived
 from tests.fuzz.edges import Edges
 from tests.fuzz.mysql import Mysql
 from tests.fuzz.mysql_quick import MysqlQuick
@@ -61,22 +62,38 @@ class Campaign:
         self.peak_kib = 0
         self._warm_kib = 0
         self._pid = os.getpid()
+        self._mark = Mark(state.with_suffix(".at")) if state is not None else None
+        self._fatal: set[int] = set()
+        """Inputs that end the process: not tried again but in one of their own."""
         if state is not None and state.is_file():
             saved = json.loads(state.read_text(encoding="utf-8"))
             self.next, self.seconds, self.failures = saved["next"], saved["seconds"], saved["failures"]
             self.growth_kib, self.peak_kib = saved.get("growth_kib", 0), saved.get("peak_kib", 0)
             self.mended = saved.get("mended", [])
             self._recheck()
+        self._look_back()
 
     def _recheck(self) -> None:
         failures, self.failures = self.failures, []
         for failure in failures:
-            try:
-                self.target.run(self.target.make(rng_of(failure["number"])))
-            except (Exception, RecursionError):
-                self.failures.append(failure)
-            else:
-                self.mended.append(failure)
+            found = outlived(self.try_one, failure["number"])
+            (self.failures if found else self.mended).append(failure)
+        self._fatal = {failure["number"] for failure in self.failures if failure.get("fatal")}
+
+    def _look_back(self) -> None:
+        """An earlier run that did not come to its end: was it stopped, or did its last input end it?"""
+        last = self._mark.get() if self._mark is not None else Mark.NONE
+        if last == Mark.NONE or last in self._fatal:
+            return
+        if ended := outlived(self.try_one, last):
+            self.failures.append({"number": last, "error": ended, "at": "the process ended", "fatal": True})
+            self._fatal.add(last)
+        if self._mark is not None:
+            self._mark.set(Mark.NONE)
+        self.save()
+
+    def try_one(self, number: int) -> None:
+        self.target.run(self.target.make(rng_of(number)))
 
     def batch(self, count: int) -> None:
         """The next `count` inputs."""
@@ -86,8 +103,12 @@ class Campaign:
         while self.next < end:
             number = self.next
             self.next += 1
+            if number in self._fatal:
+                continue
+            if self._mark is not None:
+                self._mark.set(number)
             try:
-                self.target.run(self.target.make(rng_of(number)))
+                self.try_one(number)
             except (Exception, RecursionError) as error:
                 self.failures.append(
                     {"number": number, "error": type(error).__name__, "at": traceback.format_exc(limit=-3)}
@@ -108,6 +129,8 @@ class Campaign:
             if self.next // BATCH % 50 == 0:
                 self.save()
                 print(self, flush=True)
+        if self._mark is not None:
+            self._mark.set(Mark.NONE)
         self.save()
 
     def save(self) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz import page, run
+from tests.fuzz import atheris_run, child, page, run
+from tests.fuzz.child import outlived
 from tests.fuzz.target import Input
 
 
@@ -57,6 +60,75 @@ def test_a_failure_that_is_not_mended_stays(tmp_path: Path) -> None:
     run.Campaign(Worse(), state).run(3, 60)
     again = run.Campaign(Worse(), state)
     assert ([f["number"] for f in again.failures], again.mended) == ([0, 1, 2], [])
+
+
+@pytest.mark.parametrize(("end", "found"), [("kill -SEGV", ["SIGSEGV"]), ("stopped", [])])
+def test_a_run_that_did_not_come_to_its_end_was_stopped_or_has_found_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, found: list[str]
+) -> None:
+    class Ending(Brittle):
+        def run(self, given: Input) -> None:
+            if self.made == 3 and found:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if self.made == 3 and first:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    # An input is its number, as with the targets of the run.
+    monkeypatch.setattr(run, "rng_of", lambda number: number)
+    monkeypatch.setattr(Ending, "make", lambda self, number: (setattr(self, "made", number), Input(()))[1])
+    first, state = True, tmp_path / "state.json"
+    assert outlived(lambda: run.Campaign(Ending(), state).run(6, 60))
+    first = False
+    again = run.Campaign(Ending(), state)
+    assert [f["error"] for f in again.failures] == found
+    again.run(6, 60)
+    assert ([f["error"] for f in again.failures], again.next) == (found, 6)
+    third = run.Campaign(Ending(), state)
+    assert [f["error"] for f in third.failures] == found
+    found = []
+    fourth = run.Campaign(Ending(), state)
+    assert (fourth.failures, len(fourth.mended)) == ([], len(third.failures))
+
+
+def test_what_takes_too_long_in_a_process_of_its_own_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "CPU_S", 1)
+
+    def endless() -> None:
+        while True:
+            pass
+
+    assert outlived(endless) == "SIGXCPU"
+    assert outlived(lambda: None) == ""
+    assert outlived(lambda: 1 / 0) == "Exception"
+
+
+def test_what_ended_a_guided_run_is_counted_by_the_next(tmp_path: Path) -> None:
+    class Guided:
+        def one_input(self, data: bytes) -> None:
+            if data == b"bad":
+                os.kill(os.getpid(), signal.SIGSEGV)
+
+        def seeds(self) -> list[bytes]:
+            return []
+
+    endings = tmp_path / "endings"
+    endings.mkdir()
+    for name, data in (("crash-1", b"bad"), ("oom-2", b"good")):
+        (endings / name).write_bytes(data)
+    counted = atheris_run.Counted(Guided(), tmp_path / "state.json", endings)
+    assert [f["error"] for f in counted.failures] == ["SIGSEGV"]
+    assert [f["file"] for f in counted.mended] == ["oom-2"]
+
+
+@pytest.mark.parametrize("name", atheris_run.TARGETS)
+def test_the_first_inputs_of_a_guided_run_are_read_as_they_were_written(name: str) -> None:
+    target = atheris_run.TARGETS[name][0]()
+    seeds = target.seeds()
+    assert len(seeds) > 50
+    for data in seeds:
+        target.one_input(data)
+    steps = [("<", b"x" * 70), (">", b"")]
+    assert atheris_run.pieces(atheris_run.written(steps)) == steps
 
 
 def test_an_input_is_made_from_its_number_alone() -> None:

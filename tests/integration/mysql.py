@@ -47,6 +47,9 @@ GRANT SELECT ON {DATABASE}.* TO edward@'%'
 PROCEDURES = (
     f"""CREATE PROCEDURE {DATABASE}.two_results(IN a INT, OUT total INT)
     BEGIN SELECT id FROM patient WHERE id <= a; SELECT id, nom FROM patient WHERE id <= 2; SET total = a; END""",
+    f"""CREATE PROCEDURE {DATABASE}.breaks_off()
+    BEGIN SELECT id, IF(id = 5, (SELECT q.id FROM patient q WHERE q.id > p.id LIMIT 2), 0)
+    FROM patient p WHERE id < 9 ORDER BY id; SELECT 1; END""",
 )
 
 

@@ -106,6 +106,22 @@ def test_rows_and_patients_are_counted(relay: Relay) -> None:
     assert PASSWORD.encode() not in text
 
 
+def test_after_an_error_in_a_procedures_first_result_answers_are_told_apart(relay: Relay) -> None:
+    """It was announced that another result follows; none does."""
+    guarded = relay()
+    with guarded.connect() as connection, connection.cursor() as cursor:
+        for _ in range(2):
+            with pytest.raises(pymysql.OperationalError, match="1242"):
+                cursor.execute("CALL breaks_off()")
+            cursor.execute("SELECT id FROM patient WHERE id <= 7")
+            assert len(cursor.fetchall()) == 7
+
+    def told() -> list[tuple[int, str]]:
+        return [(e.get("rows", 0), e.get("error", "")) for e in guarded.events() if e["kind"] == "query"]
+
+    wait_for(lambda: told()[-4:] == [(4, "21000"), (7, "")] * 2, message=str(told()))
+
+
 @pytest.mark.parametrize("account", [ACCOUNT, "edward"])
 @pytest.mark.parametrize("client_tls", [False, True])
 @pytest.mark.parametrize("upstream_tls", ["disable", "require"])

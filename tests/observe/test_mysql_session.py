@@ -329,6 +329,25 @@ def test_a_reply_nobody_asked_for() -> None:
     assert seen.desynced
 
 
+def test_an_error_is_the_last_of_the_results_that_were_announced() -> None:
+    """A procedure's first result, which tells before its rows that more follows, ends in an error: the next command's answer is its own."""
+    said = everyhow(
+        [
+            (">", b.query("CALL p()")),
+            ("<", b.numbered(b"\1", ID, b.eof(2 | messages.SERVER_MORE_RESULTS_EXISTS), b.row("1"), b.err("21000"))),
+            (">", b.query("DO 1")),
+            ("<", b.numbered(b.ok())),
+            (">", b.query("SELECT id FROM patient")),
+            ("<", b.result([ID], [b.row("2"), b.row("3")])),
+        ]
+    )
+    assert [(e.kind, e.rows, e.error) for e in said if e.kind == "query"] == [
+        ("query", 1, "21000"),
+        ("query", 0, ""),
+        ("query", 2, ""),
+    ]
+
+
 def test_replication_is_forbidden_unless_allowed() -> None:
     for kind in sorted(messages.REPLICATION):
         seen = observer()

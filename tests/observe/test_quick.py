@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from exfilguard.events.codec import encode_event
 from exfilguard.observe.asked import AskedColumns
 from exfilguard.observe.contexts import Contexts
+from exfilguard.observe.copy_tables import CopyTables
 from exfilguard.observe.identity import Identity, Rules
 from exfilguard.observe.mysql.quick import QuickMysqlObserver
 from exfilguard.observe.mysql.session import MysqlObserver
@@ -57,8 +58,11 @@ class Kept(Outlet):
         self.said.append((principal, time_ms, payload, rows, size, patients, final))
 
 
-def observer(kind: type[SessionObserver], rules: Rules, large: int = 1 << 20) -> tuple[SessionObserver, Kept]:
+def observer(
+    kind: type[SessionObserver], rules: Rules, large: int = 1 << 20, tables: CopyTables | None = None
+) -> tuple[SessionObserver, Kept]:
     columns = PatientColumns(["dpi.patients.patient_id"])
+    columns.copies = tables
     columns.set_origins({(5000, 1)}, {(6000, 2)}, {5000})
     asked = AskedColumns(["dpi.patients.patient_id"])
     kept = Kept()
@@ -82,9 +86,16 @@ Steps = list[tuple[str, bytes, int]]
 Pair = tuple[tuple[Any, Kept], tuple[Any, Kept]]
 
 
-def compare(steps: Steps, rules: Rules = Rules(), large: int = 1 << 20) -> int:  # noqa: B008
+def compare(
+    steps: Steps,
+    rules: Rules = Rules(),  # noqa: B008
+    large: int = 1 << 20,
+    tables: CopyTables | None = None,
+) -> int:
     """How many answers took the shortcut."""
-    return step_by_step((observer(SessionObserver, rules, large), observer(QuickObserver, rules, large)), steps)
+    kinds = (SessionObserver, QuickObserver)
+    general, quick = (observer(kind, rules, large, tables) for kind in kinds)
+    return step_by_step((general, quick), steps)
 
 
 def step_by_step(pair: Pair, steps: Steps) -> int:

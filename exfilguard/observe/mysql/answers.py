@@ -295,6 +295,7 @@ class Answers(Commands):
         if self._head().kind in REPORTED:
             self.report("query", 0, messages.sqlstate(payload))
         self._forget_rows()
+        self._announced = 0  # whatever was to follow, an error is the last
         self._identity.failed()
         self._charged = True
         self._done()

@@ -212,8 +212,8 @@ class ListenerConfig:
     upstream_cert: str = setting("Certificate (PEM) that the sidecar shows to the database, for mutual TLS.", "")
     upstream_key: str = setting("Its private key (PEM).", "")
     allow_replication: list[str] = setting(
-        "Accounts (patterns) that may start replication through this listener; PostgreSQL's stream is counted and "
-        "flagged, MySQL's passes uncounted. Others are refused.",
+        "Accounts (patterns) that may start replication through this listener: its stream is counted (an event of the log "
+        "is a row) and flagged. Others are refused.",
         [],
     )
     proxy_protocol_in: list[str] = setting(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,25 @@ def test_files_are_found_from_wherever_a_part_is_started(tmp_path: Path) -> None
     )
     listener = parse_config(text, "x.toml", tmp_path, {}).listener[0]
     assert Path(listener.tls_cert) == tmp_path / "good.crt"
+
+
+@pytest.mark.parametrize(("key", "said"), [("expired.key", "expired on"), ("other.key", "is not the key of")])
+@pytest.mark.parametrize("part", [["sidecar", "--config"], ["check-config"]], ids=" ".join)
+def test_nothing_starts_with_a_bad_one(tmp_path: Path, part: list[str], key: str, said: str) -> None:
+    """As its operator sees it: which setting, and what to do."""
+    cert, _ = made(tmp_path, "expired" if key == "expired.key" else "good", -1 if key == "expired.key" else 30)
+    made(tmp_path, "other")
+    path = tmp_path / "exfilguard.toml"
+    path.write_text(
+        f'data_dir = "{tmp_path}/data"\n[[listener]]\nname = "dpi"\nlisten = "127.0.0.1:6432"\nupstream = "127.0.0.1:5432"\n'
+        f'tls = "terminate"\ntls_cert = "{cert.name}"\ntls_key = "{key}"\n',
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "exfilguard", *part, str(path)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert said in done.stdout + done.stderr
+    assert "listener[0].tls_cert" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

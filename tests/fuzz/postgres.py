@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 from exfilguard.errors import ProtocolError
+from exfilguard.observe import columns, session
 from exfilguard.observe import outlet as outlets
-from exfilguard.observe import session
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.tally import Setting
@@ -101,12 +101,12 @@ class Postgres:
         # Every other one as in the relay: statements become bytes in C, and each of them must be an event.
         outlet = Checked() if outlets.COMPILED and len(given.steps) % 2 else None
         told = self.play(given, outlet)
-        if outlet is None and session.Passing is not None and any(b"TO STDOUT" in data for _, data in given.steps):
-            passing, session.Passing = session.Passing, None
+        if outlet is None and columns.Passing is not None and any(b"TO STDOUT" in data for _, data in given.steps):
+            passing, columns.Passing = columns.Passing, None
             try:
                 assert self.play(given, None) == told, "COPY's loop in C and its source"
             finally:
-                session.Passing = passing
+                columns.Passing = passing
 
     def play(self, given: Input, outlet: Checked | None) -> tuple[int, set[str]]:
         """Rows counted, and patients that events told of."""

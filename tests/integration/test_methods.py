@@ -93,6 +93,44 @@ def test_a_function_call_is_answered_and_followed(relay: Relay, hospital: Hospit
     assert not [e for e in guarded.events() if e["kind"] == "desynced"]
 
 
+def test_what_may_come_at_any_time_is_taken_for_no_answer(relay: Relay, hospital: Hospital) -> None:
+    """Notices between the rows, a notification while nothing is asked, and a ParameterStatus that a reload caused."""
+    guarded = relay()
+    heard: dict[int, list[str]] = {}
+    with connect(guarded.dsn()) as through, connect(hospital.dsn("dpi_export")) as direct:
+        for session in (direct, through):
+            said = heard[session.info.port] = []
+            session.add_notice_handler(lambda d, said=said: said.append(d.message_primary or ""))  # type: ignore[misc]
+            session.execute(
+                "CREATE FUNCTION pg_temp.loud(n int) RETURNS int LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE NOTICE 'seen %', n; RETURN n; END $$"
+            )
+            session.execute("LISTEN canal")
+            rows = session.execute(
+                "SELECT id, pg_temp.loud(id::int) FROM patient WHERE id <= 20 ORDER BY id"
+            ).fetchall()
+            assert rows == [(n, n) for n in range(1, 21)]
+        assert heard[guarded.port] == heard[hospital.port] == [f"seen {n}" for n in range(1, 21)]
+        with connect(hospital.admin_dsn) as admin:
+            admin.execute("NOTIFY canal, 'at rest'")
+            assert [n.payload for n in through.notifies(timeout=20, stop_after=1)] == ["at rest"]
+            admin.execute("ALTER SYSTEM SET IntervalStyle = 'iso_8601'")
+            try:
+                admin.execute("SELECT pg_reload_conf()")
+
+                def told() -> bool:
+                    assert through.execute("SELECT 7").fetchone() == (7,)
+                    return through.info.parameter_status("IntervalStyle") == "iso_8601"
+
+                wait_for(told, message="a ParameterStatus that nobody asked for")
+            finally:
+                admin.execute("ALTER SYSTEM RESET IntervalStyle")
+                admin.execute("SELECT pg_reload_conf()")
+        assert through.execute("SELECT id FROM patient WHERE id <= 3").fetchall() == [(1,), (2,), (3,)]
+    wait_for(lambda: [e["kind"] for e in guarded.events()][-1:] == ["logout"])
+    assert not [e for e in guarded.events() if e["kind"] == "desynced"]
+
+
 def _until_ready(raw: socket.socket) -> bytes:
     seen = b""
     while not seen.endswith(b.READY):

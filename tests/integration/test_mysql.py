@@ -107,7 +107,7 @@ def test_rows_and_patients_are_counted(relay: Relay) -> None:
 
 
 def test_after_an_error_in_a_procedures_first_result_answers_are_told_apart(relay: Relay) -> None:
-    """It was announced that another result follows; none does."""
+    """The error is the last of its results."""
     guarded = relay()
     with guarded.connect() as connection, connection.cursor() as cursor:
         for _ in range(2):

@@ -126,16 +126,22 @@ def test_the_guards_certificate_is_the_accounts_to_a_server_that_asks_for_one(
     shown = {"upstream_cert": f"{directory}/by_certificate.crt", "upstream_key": f"{directory}/by_certificate.key"}
     guarded = behind(**shown)
     assert tried(f"{guarded.dsn('by_certificate')} sslmode=disable") == ("", 30000, True)
-    without = behind()
-    assert "certificate" in tried(f"{without.dsn('by_certificate')} sslmode=disable")[0]
+
+
+def test_without_one_it_is_the_server_that_refuses(behind: Behind, secured: Hospital) -> None:
+    guarded, settings = behind(), " sslmode=disable"
+    direct = tried(secured.dsn("by_certificate") + " sslmode=require")
+    assert "connection requires a valid client certificate" in direct[0]
+    assert "connection requires a valid client certificate" in tried(guarded.dsn("by_certificate") + settings)[0]
 
 
 def test_a_server_that_does_not_know_protocol_3_2_negotiates_3_0(behind: Behind, secured: Hospital) -> None:
     """NegotiateProtocolVersion is the server's, and reaches the client as it is."""
     guarded = behind()
     for least in ("3.0", "3.2"):
-        settings = f" sslmode=prefer min_protocol_version={least} max_protocol_version=3.2"
-        through, direct = tried(guarded.dsn() + settings), tried(secured.dsn("dpi_export") + settings)
+        settings = f" min_protocol_version={least} max_protocol_version=3.2"
+        through = tried(f"{guarded.dsn()} sslmode=disable{settings}")
+        direct = tried(f"{secured.dsn('dpi_export')} sslmode=require{settings}")
         assert through == (direct[0].replace(str(secured.port), str(guarded.port)), *direct[1:])
         assert bool(through[0]) == (least == "3.2")
         assert through[1] == (30000 if least == "3.0" else 0)

@@ -330,22 +330,21 @@ def test_a_reply_nobody_asked_for() -> None:
 
 
 def test_an_error_is_the_last_of_the_results_that_were_announced() -> None:
-    """A procedure's first result, which tells before its rows that more follows, ends in an error: the next command's answer is its own."""
+    """OUT parameters, before whose row another result was announced, end in an error: the next command's answer is its own."""
+    announced = b.eof(2 | messages.SERVER_MORE_RESULTS_EXISTS | messages.SERVER_PS_OUT_PARAMS)
     said = everyhow(
         [
             (">", b.query("CALL p()")),
-            ("<", b.numbered(b"\1", ID, b.eof(2 | messages.SERVER_MORE_RESULTS_EXISTS), b.row("1"), b.err("21000"))),
+            ("<", b.numbered(b"\1", ID, announced, b.row("1"), b.err("21000"))),
             (">", b.query("DO 1")),
             ("<", b.numbered(b.ok())),
             (">", b.query("SELECT id FROM patient")),
             ("<", b.result([ID], [b.row("2"), b.row("3")])),
         ]
     )
-    assert [(e.kind, e.rows, e.error) for e in said if e.kind == "query"] == [
-        ("query", 1, "21000"),
-        ("query", 0, ""),
-        ("query", 2, ""),
-    ]
+    told = [(e.query, e.rows, e.error) for e in said if e.kind == "query"]
+    assert told[0][1:] == (1, "21000")
+    assert told[1:] == [("do ?", 0, ""), ("select id from patient", 2, "")]
 
 
 def test_replication_is_forbidden_unless_allowed() -> None:
@@ -357,6 +356,20 @@ def test_replication_is_forbidden_unless_allowed() -> None:
         allowed.login_succeeded(b.NATIVE, "", 1)
         allowed.client_data(b.command(kind, b"\4\0\0\0"), 1)
         assert not allowed.forbidden
+
+
+@pytest.mark.parametrize("kind", [messages.COM_BINLOG_DUMP, messages.COM_BINLOG_DUMP_GTID, messages.COM_TABLE_DUMP])
+@pytest.mark.parametrize("capabilities", [b.NATIVE, b.DEPRECATE])
+def test_an_allowed_dump_is_counted_and_ends(kind: int, capabilities: int) -> None:
+    seen = MysqlObserver(Setting("e", DIGESTER, 2, 1), "s", "x", OriginColumns([]), allow_replication=True)
+    seen.login_succeeded(capabilities, "", 1)
+    said = [(">", b.command(kind, b"\4\0\0\0")), ("<", b.numbered(*[b"\0" + b"e" * 99] * 5)), ("<", packet(6, b.eof()))]
+    said += [(">", b.query("DO 1")), ("<", packet(1, b.ok()))]
+    events = [e for e in play(said, target=seen) if e.kind in ("query", "progress")]
+    assert not seen.desynced
+    assert not seen.awaiting_reply
+    assert (sum(e.rows for e in events), sum(e.bytes for e in events)) == (5, 500)
+    assert {e.flags for e in events} == {("replication",)}
 
 
 def test_only_a_whole_harmless_command_may_pass_before_it_is_read() -> None:

@@ -58,6 +58,22 @@ def test_there_are_transcripts_of_every_kind() -> None:
     assert sum(path.stat().st_size for path in Path(FOLDER).glob("*.txt")) < 1_500_000, "small enough to keep"
 
 
+def test_the_recordings_use_what_the_extended_protocol_has() -> None:
+    """By the clients' messages: Bind, Close, Describe, Execute, Function, Flush, Parse, Sync, COPY's; named and unnamed, whole and in parts."""
+    seen = set()
+    for steps in TRANSCRIPTS.values():
+        _, used = startup.parse(steps[0][1])
+        stream = b"".join(data for side, data in steps if side == ">")[used:]
+        for kind, body in oracle.messages(stream):
+            seen.add(kind)
+            if kind in "PB":
+                seen.add(f"{kind} {'unnamed' if not body[0] else 'named'}")
+            elif kind == "E":
+                seen.add("E in parts" if body[-4:] != b"\0\0\0\0" else "E whole")
+    wanted = {*"BCDEFHPQSXcdfp", "P named", "P unnamed", "B named", "B unnamed", "E in parts", "E whole"}
+    assert wanted <= seen, wanted - seen
+
+
 def said(steps: list[Step]) -> bytes:
     return b"".join(data for side, data in steps if side == "<")
 

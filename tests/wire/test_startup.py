@@ -73,8 +73,22 @@ def test_error_response_reads_back() -> None:
 def test_only_the_plus_offer_is_removed() -> None:
     both = b.message("R", b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0")
     plain = b.message("R", b"\0\0\0\x0aSCRAM-SHA-256\0\0")
-    assert startup.strip_scram_plus(both + b"rest") == plain + b"rest"
-    for untouched in (plain, b.AUTH_OK, b"", b"R", b.row(b"SCRAM-SHA-256-PLUS\0")):
+    older = b.message(
+        "v", b"\0\3\0\0\0\0\0\0"
+    )  # NegotiateProtocolVersion: a server that does not know what was asked for
+    for before in (b"", older, older * 2):
+        assert startup.strip_scram_plus(before + both + b"rest") == before + plain + b"rest"
+    for untouched in (
+        plain,
+        older,
+        older[:-3],
+        b"v\0\0\0\0",
+        b"v\xff\xff\xff\xff" + both,
+        b.AUTH_OK,
+        b"",
+        b"R",
+        b.row(b"SCRAM-SHA-256-PLUS\0"),
+    ):
         assert startup.strip_scram_plus(untouched) == untouched
 
 

@@ -123,7 +123,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
     cdef bint at_rest(self) except *:
         """Nothing is on its way, nothing is left to tell, and who is charged does not hang on what comes."""
         return not (
-            self._lost or self.desynced or self._charged or not self.logged_in or self.outlet is None
+            self._lost or self.desynced or self._charged or self.always or not self.logged_in or self.outlet is None
             or self._inflate_client is not None or self.refusals or self._rows or self._estimated or self._bytes
             or self.delivered or self.packed or self.large or self.in_rows or self._patients.size
             or not self.between_commands() or self._backend._skip or self._backend._continued

@@ -47,11 +47,15 @@ _BEGINS = {
     messages.COM_STMT_PREPARE: PREPARED,
     messages.COM_FIELD_LIST: FIELDS,
     messages.COM_CHANGE_USER: AUTH,
+    # A dump: each event of the log, or row of the table, in a packet of its own up to an EOF; nobody looks into them.
+    messages.COM_BINLOG_DUMP: ROWS,
+    messages.COM_BINLOG_DUMP_GTID: ROWS,
+    messages.COM_TABLE_DUMP: ROWS,
 }
 BINARY = frozenset({messages.COM_STMT_EXECUTE, messages.COM_STMT_BULK_EXECUTE, messages.COM_STMT_FETCH})
 _EXECUTES = frozenset({messages.COM_STMT_EXECUTE, messages.COM_STMT_BULK_EXECUTE})
 _BY_STATEMENT = BINARY | {messages.COM_STMT_RESET}
-REPORTED = BINARY | {messages.COM_QUERY, messages.COM_STMT_PREPARE}
+REPORTED = BINARY | messages.REPLICATION | {messages.COM_QUERY, messages.COM_STMT_PREPARE}
 """Commands whose end is an event of kind `query`; preparing only when it fails."""
 
 
@@ -150,9 +154,11 @@ class Commands(Observer):
         return self._frontend.at_boundary and not self._frontend.infile
 
     def request(self, kind: int, body: bytes, whole: bool) -> None:
-        if kind in messages.REPLICATION and not self._allow_replication:
-            self.forbidden = "replication"
-            return
+        if kind in messages.REPLICATION:
+            if not self._allow_replication:
+                self.forbidden = "replication"
+                return
+            self.always = ("replication",)
         if self.desynced:
             return
         command = Command(kind, self.now)

@@ -188,7 +188,8 @@ class MysqlFront:
         elif payload[0] == messages.OK:
             self._changed(payload) if self.again else self._login_succeeded(payload)
         else:
-            if payload[0] == messages.EOF:  # AuthSwitchRequest
+            if payload[0] in (messages.EOF, messages.AUTH_NEXT_FACTOR):
+                # AuthSwitchRequest, or the same for a further factor.
                 name, _, nonce = payload[1:].partition(b"\0")
                 self.plugin, self.nonce = name.decode("ascii", "replace"), nonce.rstrip(b"\0")[:20]
             elif payload == FULL_AUTHENTICATION and self.plugin == CACHING_SHA2 and self._sides_differ():

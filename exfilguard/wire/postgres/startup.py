@@ -131,16 +131,20 @@ _PLUS = b"SCRAM-SHA-256-PLUS\0"
 
 
 def strip_scram_plus(data: bytes) -> bytes:
-    """`data` without the offer of SCRAM-SHA-256-PLUS, when it begins with AuthenticationSASL.
+    """`data` without the offer of SCRAM-SHA-256-PLUS in its AuthenticationSASL, which is its first message, or comes behind
+    NegotiateProtocolVersion.
 
     Channel binding ties the login to one TLS connection; with a guard in between there are two. Everything else is
     returned unchanged.
     """
-    if data[:1] != b"R" or data[5:9] != _SASL:
+    start = 0
+    while data[start : start + 1] == b"v":
+        start += 1 + max(4, int.from_bytes(data[start + 1 : start + 5], "big"))
+    if data[start : start + 1] != b"R" or data[start + 5 : start + 9] != _SASL:
         return data
-    length = int.from_bytes(data[1:5], "big")
-    body = data[9 : 1 + length]
-    if _PLUS not in body or len(data) < 1 + length:
+    end = start + 1 + int.from_bytes(data[start + 1 : start + 5], "big")
+    body = data[start + 9 : end]
+    if _PLUS not in body or len(data) < end:
         return data
     body = body.replace(_PLUS, b"", 1)
-    return b"R" + (len(body) + 8).to_bytes(4, "big") + _SASL + body + data[1 + length :]
+    return data[:start] + b"R" + (len(body) + 8).to_bytes(4, "big") + _SASL + body + data[end:]

@@ -61,6 +61,7 @@ CHECKED = [
     "exfilguard.observe.tally",
     "exfilguard.observe.templates",
     "exfilguard.runtime.stats",
+    "exfilguard.sidecar.budget",
     "exfilguard.sidecar.gate",
     "exfilguard.sidecar.journal",
     "exfilguard.sidecar.receiver",

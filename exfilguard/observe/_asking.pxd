@@ -33,6 +33,8 @@ cdef class Shape:
     cdef int which[MOST_ASKED]
     cdef list literals
     cdef Answer answers
+    cdef bint classified
+    cdef tuple flags  # once it is classified; None: each statement has its own
     cdef take(self, object plan)
     cdef keep(self, Answer known)
 
@@ -56,4 +58,7 @@ cdef class Asking:
         long long size, DigestSet patients, long long further
     )
     cdef learned(self, Observer observer, Text statement, Answer known)
-    cdef tell(self, Observer observer, Answer known, long long now_ms, long long rows, long long size, long long further)
+    cdef tuple flags(self, Observer observer, Text statement)
+    cdef bint tell(
+        self, Observer observer, Answer known, long long now_ms, long long rows, long long size, long long further
+    ) except *

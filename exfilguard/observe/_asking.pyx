@@ -240,9 +240,26 @@ cdef class Asking:
         known.flags = flags_part(flags) if flags else b""
         self.shape.keep(known)
 
-    cdef tell(self, Observer observer, Answer known, long long now_ms, long long rows, long long size, long long further):
-        """Write the event of the request that the observer holds."""
+    cdef tuple flags(self, Observer observer, Text statement):
+        """Of the statement at hand; None where another of its shape may have others. Asked once for each shape."""
+        cdef str fingerprint
+        cdef tuple flags
+        fingerprint, _ = observer._shape(statement)
+        flags = observer._classifier.flags(fingerprint, statement.sql, observer._columns.mentioned_in)
+        self.shape.flags = flags if observer._classifier.lasting(fingerprint) else None
+        self.shape.classified = True
+        return self.shape.flags
+
+    cdef bint tell(
+        self, Observer observer, Answer known, long long now_ms, long long rows, long long size, long long further
+    ) except *:
+        """Write the event of the request that the observer holds. False, and nothing done, where it is more than may pass."""
         cdef bytes text = b"", payload
+        if rows > observer.most_rows or observer._patients.size + further > observer.most_patients:
+            return False
+        if observer._keeps_portion:
+            observer.portion_patients.update(observer._patients)
+            observer.portion_estimated = further
         observer.now = now_ms
         if known.text and not observer.outlet.told(known.fingerprint, known.names):
             text = text_part(known.text, known.names)
@@ -253,3 +270,4 @@ cdef class Asking:
         observer.ordinal += 1
         observer._reported_ms = now_ms
         observer.outlet.put(observer.principal, now_ms, payload, rows, size, observer._patients.size + further, True)
+        return True

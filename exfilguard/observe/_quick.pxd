@@ -28,6 +28,8 @@ cdef class QuickObserver(SessionObserver):
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *
     cdef bint ask_prepared(self, const uint8_t *at, const uint8_t *stop) except *
+    cdef Statement written(self)
+    cdef tuple held_flags(self)
     cdef bint answer(self, bytes data, long long now_ms) except *
     cdef PostgresAnswer find(self, const uint8_t *described, Py_ssize_t n)
     cdef PostgresAnswer learn(self, bytes described)

@@ -13,7 +13,7 @@ definition of all this, and tests/observe/test_quick.py compares the two.
 Rules:
 - Nothing is changed before the whole answer was seen to be of this form.
 - Left to the general path: whatever concerns who is charged, an answer in several pieces, errors, notices, COPY, more than one
-  request on its way, a portal that is read in portions, rows that need a closer look, and a budget (`enforce`).
+  request on its way, a portal that is read in portions, rows that need a closer look, and more than the allowance (`enforce`).
 """
 
 from cpython.bytearray cimport PyByteArray_GET_SIZE
@@ -197,6 +197,17 @@ cdef class QuickObserver(SessionObserver):
         self.statement = statement
         return True
 
+    cdef Statement written(self):
+        """The text that is held, as the general path has it."""
+        cdef Statement statement = Statement(self.held[5:].rstrip(b"\0"))
+        statement.template = self.asking.template
+        return statement
+
+    cdef tuple held_flags(self):
+        if self.asking.shape.classified:
+            return self.asking.shape.flags
+        return self.asking.flags(self, self.statement if self.statement is not None else self.written())
+
     # -- the answer ---------------------------------------------------------------------------------------------------
 
     cdef bint answer(self, bytes data, long long now_ms) except *:
@@ -268,7 +279,8 @@ cdef class QuickObserver(SessionObserver):
                     or (known.selects and _starts(tag, stop, b"INSERT", 6))
                 ):
                     return False
-            self.asking.tell(self, known, now_ms, counted.count, counted.size, counted.further)
+            if not self.asking.tell(self, known, now_ms, counted.count, counted.size, counted.further):
+                return False
         finally:
             self._patients.clear()
         self.in_transaction = stop[5] != 73
@@ -303,8 +315,7 @@ cdef class QuickObserver(SessionObserver):
         cdef Reading reading
         cdef list fields = None
         if statement is None:
-            statement = Statement(self.held[5:].rstrip(b"\0"))
-            statement.template = self.asking.template
+            statement = self.written()
         try:
             if described is not None:
                 fields = row_description(described)

@@ -17,7 +17,7 @@ cdef class Observer(Tally):
     cdef public Py_ssize_t wants_column
     cdef public bytes held
     cdef public long long held_ms
-    cdef public bint eager
+    cdef public long long most_rows, most_patients
 
     cpdef bint passes_first(self, bytes data) except *
     cpdef list client_data(self, bytes data, long long now_ms)
@@ -25,6 +25,10 @@ cdef class Observer(Tally):
     cpdef requests(self, bytes data)
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint answer(self, bytes data, long long now_ms) except *
+    cpdef tuple hold(self, bytes data, long long now_ms)
+    cpdef let_go(self)
+    cdef tuple held_flags(self)
+    cdef bint _answered(self, bytes data, long long now_ms, object allowed_rows, object allowed_patients) except *
     cdef list settle(self)
     cdef list _asked_for(self, bytes data, long long now_ms)
     cdef _read_client(self, bytes data)

@@ -31,6 +31,7 @@ from .screening import Judge, RequestScreener
 from .tally import Setting, Tally
 from .templates import Templates
 
+UNBOUNDED = 1 << 62
 NOTHING: list[QueryEvent] = []
 """Never changed."""
 
@@ -77,8 +78,8 @@ class Observer(Tally):
         self.held: bytes | None = None
         """A request that waits for its answer (`ask`)."""
         self.held_ms = 0
-        self.eager = False
-        """Bytes are shown here when they have passed: then a request may be held."""
+        self.most_rows = self.most_patients = UNBOUNDED
+        """What `answer` may let pass."""
 
     # -- what the relay calls ---------------------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class Observer(Tally):
     def client_data(self, data: bytes, now_ms: int) -> list[QueryEvent]:
         """Bytes from the client, behind the login. Events are rare here: only a lost stream makes one."""
         if self.held is None:
-            if self.eager and self.ask(data, now_ms):
+            if self.ask(data, now_ms):
                 return NOTHING
             return self._asked_for(data, now_ms)
         return self.settle() + self._asked_for(data, now_ms)
@@ -119,6 +120,20 @@ class Observer(Tally):
                 self._misread(str(error))
         return data, late + self.events
 
+    def hold(self, data: bytes, now_ms: int) -> tuple[Flag, ...] | None:
+        """Before `screen`, which costs more: these bytes are a statement of the principal at hand, with these flags, and are held (or
+        `let_go`) until its answer is here. None: nothing was done."""
+        if self.held is not None or self._screener.held or not self._screens() or not self.ask(data, now_ms):
+            return None
+        flags = self.held_flags()
+        if flags is None:
+            self.let_go()
+        return flags
+
+    def let_go(self) -> None:
+        """What was held now is another's to read."""
+        self.held = None
+
     def requests(self, data: bytes) -> None:
         """Bytes from the client that are sent to the server as they are. Raises ProtocolError."""
         raise NotImplementedError
@@ -135,8 +150,9 @@ class Observer(Tally):
     ) -> Result:
         """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where somebody else's answers
         begin (see Result)."""
+        if self.held is not None and self._answered(data, now_ms, allowed_rows, allowed_patients):
+            return Result([], self.portion_rows, tuple(self.portion_patients), self.portion_estimated)
         late = self.settle()
-        self.eager = False  # somebody counts before forwarding: then each answer is wanted as a Result
         found = self._portion(data, now_ms, allowed_rows, allowed_patients, known_patients, follow)
         if late:
             found.events[:0] = late
@@ -146,8 +162,9 @@ class Observer(Tally):
         """`server_data` for bytes that have passed already: nothing is allowed or held back, and nobody asks whose patients they held.
         `portion_rows` has the rows."""
         if self.held is None:
-            self.eager = True
             return self._passed(data, now_ms)
+        self.most_rows = self.most_patients = UNBOUNDED
+        self._keeps_portion = False
         if self.answer(data, now_ms):
             return NOTHING
         return self.settle() + self._passed(data, now_ms)
@@ -178,9 +195,23 @@ class Observer(Tally):
         """True: these bytes are one request that is held until the server's next bytes are here."""
         return False
 
+    def held_flags(self) -> tuple[Flag, ...] | None:
+        """Of the statement that is held; None where its shape does not tell."""
+        return None
+
     def answer(self, data: bytes, now_ms: int) -> bool:
-        """True: these bytes were the whole answer to it, and it was told."""
+        """True: these bytes were the whole answer to it, within `most_rows` and `most_patients`, and it was told."""
         return False
+
+    def _answered(self, data: bytes, now_ms: int, allowed_rows: int | None, allowed_patients: int | None) -> bool:
+        """`answer` within an allowance. Patients that are known cost here what others do: close to the limit it is False, and the
+        general path looks at each row."""
+        self.most_rows = UNBOUNDED if allowed_rows is None else allowed_rows
+        self.most_patients = UNBOUNDED if allowed_patients is None else allowed_patients
+        self.portion_patients.clear()
+        self.portion_estimated = 0
+        self._keeps_portion = True
+        return self.answer(data, now_ms)
 
     def settle(self) -> list[QueryEvent]:
         """Show the general path what was held."""

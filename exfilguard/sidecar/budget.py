@@ -11,7 +11,9 @@ from collections import OrderedDict, deque
 SLICES = 60
 
 
-class _Account:
+class Account:
+    """What one principal has taken in the window."""
+
     __slots__ = ("estimated", "patients", "rows", "slices")
 
     def __init__(self) -> None:
@@ -29,10 +31,10 @@ class LocalBudget:
         self.patients_limit = patients
         self.window_ms = window_ms
         self._slice_ms = max(1, window_ms // SLICES)
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._swept = 0
 
-    def _account(self, principal: str, now_ms: int) -> _Account:
+    def _account(self, principal: str, now_ms: int) -> Account:
         number = now_ms // self._slice_ms
         if number > self._swept + SLICES:
             self._swept = number
@@ -42,11 +44,11 @@ class LocalBudget:
                 del self._accounts[name]
         account = self._accounts.get(principal)
         if account is None:
-            account = self._accounts[principal] = _Account()
+            account = self._accounts[principal] = Account()
         self._expire(account, number)
         return account
 
-    def _expire(self, account: _Account, number: int) -> bool:
+    def _expire(self, account: Account, number: int) -> bool:
         oldest = number - SLICES
         while account.slices and account.slices[0][0] < oldest:
             _, rows, estimated = account.slices.popleft()

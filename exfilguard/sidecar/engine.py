@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Coroutine
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..events.query import Evidence, QueryEvent
+from ..events.query import Evidence, Flag, QueryEvent
 from ..observe.portion import Result
 from ..observe.screening import Judge
 
@@ -79,6 +79,13 @@ class Observer(Protocol):
     @property
     def holding(self) -> bool:
         """True while `screen` holds the beginning of a request: the next bytes go there too."""
+
+    def hold(self, data: bytes, now_ms: int) -> tuple[Flag, ...] | None:
+        """The quick way past `screen`: these bytes are a statement of the principal at hand, with these flags, and now held until its
+        answer is here; or `let_go`, where it must be refused. None: nothing was done."""
+
+    def let_go(self) -> None:
+        """What `hold` holds goes to `screen`."""
 
     def screen(self, data: bytes, now_ms: int, judge: Judge) -> tuple[bytes, list[QueryEvent]]:
         """Like `client_data`, with requests refused that `judge` refuses: the bytes to send to the server instead."""

@@ -3,14 +3,16 @@ cimport cython
 from ..observe.observer cimport Observer as AnyObserver
 from ..runtime.clock cimport elapsed_s, now_ms
 from ._pump cimport Pump
+from .budget cimport LocalBudget
 from .gate cimport Gate
 from .sides cimport Side, Talk
 
 
 cdef class Session(Talk):
-    cdef public object guard, listener, front, budget, throttle, envelopes, ending, in_step, journal
+    cdef public object guard, listener, front, throttle, envelopes, ending, in_step, journal
     cdef public object client, server  # sides; in tests also what looks like one
     cdef public Side downstream, upstream
+    cdef public LocalBudget budget
     cdef public Gate gate
     cdef public AnyObserver observer
     cdef public str source, id, principal, login, application
@@ -25,4 +27,7 @@ cdef class Session(Talk):
     @cython.locals(began=double, now=cython.longlong, observer=AnyObserver, downstream=Side, pump=Pump)
     cpdef _from_server(self, bytes data, bint opened)
     cdef _counted(self, list events, long long rows, str principal, long long now)
+    cdef _count_then_forward(self, bytes data, long long now)
+    @cython.locals(budget=LocalBudget, rest=bytes, behind=bytes)
+    cdef bytes _count_part(self, bytes data, long long now)
     cpdef _account(self, long long rows, long long now)

@@ -212,8 +212,11 @@ class Session(Talk):
         self.heard_ms = now = pump.now_ms if pump is not None else now_ms()
         forward_first = False
         if self.screened or gate.screens:
-            data, events = observer.screen(data, now, self._judge)
-            self.screened = observer.holding
+            if not self.screened and self._passes(data, now):
+                events: list[QueryEvent] = []
+            else:
+                data, events = observer.screen(data, now, self._judge)
+                self.screened = observer.holding
         else:
             forward_first = not self.enforces and observer.passes_first(data)
             if forward_first:
@@ -418,8 +421,8 @@ class Session(Talk):
     def _judge(self, principals: Collection[str], text: bytes) -> str:
         """Why a statement that would be charged to these may not pass; empty: it may (observe/screening.py)."""
         for principal in principals:
-            verdict = self.guard.verdict_for(principal)
-            if verdict is not None and verdict.scope == "principal" and severity(verdict.level) >= severity("cut"):
+            verdict = self._stopped(principal)
+            if verdict is not None:
                 event = self._event("refused", f"statement refused: verdict {verdict.level}")
                 self.guard.emit(self, [replace(event, principal=principal)])
                 self.guard.counters.refused += 1
@@ -431,6 +434,24 @@ class Session(Talk):
                 self.guard.counters.refused += 1
                 return f"ExfilGuard: {_DENIED[flag]} is not allowed through this guard; ask your IT for an allowance"
         return ""
+
+    def _stopped(self, principal: str) -> Verdict | None:
+        """The verdict that lets none of its statements pass."""
+        verdict = self.guard.verdict_for(principal)
+        if verdict is not None and verdict.scope == "principal" and severity(verdict.level) >= severity("cut"):
+            return verdict
+        return None
+
+    def _passes(self, data: bytes, now: int) -> bool:
+        """True: a statement that the observer holds, and nobody refuses. Nearly all are; `screen` has the others."""
+        observer = cast("Observer", self.observer)
+        if self._stopped(observer.principal) is not None:
+            return False
+        flags = observer.hold(data, now)
+        if flags and self.guard.denied_of(observer.principal, flags):
+            observer.let_go()
+            return False
+        return flags is not None
 
     def apply(self, verdict: Verdict) -> None:
         """A verdict on this session's principal came into force (or was lifted)."""

@@ -18,7 +18,7 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import cast
@@ -165,7 +165,11 @@ class Guard:
             return ""
         normalise = mysql_normalise if self.rules.engine == "mysql" else postgres_normalise
         fingerprint, _ = normalise(sql.decode("utf-8", "replace"))
-        for flag in self.classifier.flags(fingerprint, sql, self.columns.mentioned_in):
+        return self.denied_of(principal, self.classifier.flags(fingerprint, sql, self.columns.mentioned_in))
+
+    def denied_of(self, principal: str, flags: Collection[str]) -> str:
+        """The one of a statement's flags for which it does not pass; empty when it may."""
+        for flag in flags:
             if flag in self.denied and not any(
                 flag == allowed and fnmatchcase(principal, pattern) for pattern, allowed in self._deny_except
             ):

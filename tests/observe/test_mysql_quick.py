@@ -225,6 +225,7 @@ def session(rng: random.Random, capabilities: int) -> Steps:
     steps.insert(0, (">", b.command(0x0E), 1000))
     steps.insert(1, ("<", b.numbered(b.ok()), 1000))
     usual, columns, texts = rng.random() ** 0.5, columns_of(rng, capabilities), rng.sample(TEXTS[:7], 2)
+    counts = some(rng, 0.0, 0.05, 1.0)
     for _ in range(rng.randrange(1, 40)):
         calm = rng.random() < usual
         if rng.random() < 0.5:
@@ -237,7 +238,7 @@ def session(rng: random.Random, capabilities: int) -> Steps:
         if rng.random() + calm < 0.1:
             request = some(rng, *OTHERS)
             said = b"" if request[4] in messages.UNANSWERED else b.numbered(some(rng, b.ok(), b.ok(), b.err()))
-        steps += exchanged(rng, calm, steps[-1][2], request, said)
+        steps += exchanged(rng, calm, steps[-1][2], request, said, counts)
     return steps
 
 

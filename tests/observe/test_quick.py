@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -19,10 +19,12 @@ from exfilguard.observe.copy_tables import CopyTables
 from exfilguard.observe.identity import Identity, Rules
 from exfilguard.observe.mysql.quick import QuickMysqlObserver
 from exfilguard.observe.mysql.session import MysqlObserver
+from exfilguard.observe.mysql.statement import normalise as mysql_normalise
 from exfilguard.observe.outlet import Outlet
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.quick import QuickObserver
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.statement import normalise as postgres_normalise
 from exfilguard.observe.tally import Setting
 from exfilguard.wire.postgres import startup
 from tests.wire import build as b
@@ -82,6 +84,8 @@ def seen(made: Any, kept: Kept, events: list[Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+DENIED = {"aggregate", "server_export"}
+KNOWN = {Digester(KEY).digest(b"%d" % number) for number in range(3)}
 Steps = list[tuple[str, bytes, int]]
 Pair = tuple[tuple[Any, Kept], tuple[Any, Kept]]
 
@@ -100,22 +104,48 @@ def compare(
 
 def step_by_step(pair: Pair, steps: Steps) -> int:
     """The general path and the one with the shortcut, of either engine: what they say of the same session. How many answers took it."""
+    back = b""  # what was held back
     for side, data, now in steps:
-        found = []
+        found, held = [], b""
+        if side not in ">?":
+            data, back = back + data, b""
         for made, kept in pair:
             if side == ">":
                 events = made.client_data(data, now)
+            elif side == "?":  # looked at before it is sent
+                passed, events = screened(made, data, now)
+                kept.said.append(passed)
             elif side == "<":
                 events = made.observed(data, now)
             else:  # counted before it is forwarded
-                result = made.server_data(data, now, allowed_rows=5)
-                events = result.events
-                kept.said.append((result.rows, result.new_patients, result.cut_at))
+                rows, patients = (5, None, 70, 0)[now % 4], (None, 1, 5, 70, 0)[now % 5]
+                result = made.server_data(data, now, rows, patients, KNOWN if now % 3 else None, follow=True)
+                events, result.events = result.events, []
+                kept.said.append(result)
+                held = data[result.hold_at :] if result.hold_at is not None else b""
             found.append(seen(made, kept, events + made.tick(now)))
         assert found[1] == found[0], (side, data)
+        back = held
     ends = [seen(made, kept, made.close(10_000)) for made, kept in pair]
     assert ends[1] == ends[0]
     return int(pair[1][0].shortcuts)
+
+
+def screened(made: Any, data: bytes, now: int) -> tuple[bytes, list[Any]]:
+    """As the relay does it: what is sent instead, and the events."""
+
+    def judge(principals: Collection[str], text: bytes) -> str:
+        normalise = mysql_normalise if made.engine == "mysql" else postgres_normalise
+        fingerprint, _ = normalise(text.decode("utf-8", "replace"))
+        flags = made._classifier.flags(fingerprint, text, made._columns.mentioned_in)
+        return f"not for {sorted(principals)}" if DENIED & set(flags) else ""
+
+    flags = made.hold(data, now)
+    if flags is not None and not DENIED & set(flags):
+        return data, []
+    if flags is not None:
+        made.let_go()
+    return made.screen(data, now, judge)  # type: ignore[no-any-return]
 
 
 def some(rng: random.Random, *choices: Any) -> Any:
@@ -269,18 +299,20 @@ def prepared(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
     return request, answer + ending(rng, calm)
 
 
-def exchanged(rng: random.Random, calm: bool, now: int, request: bytes, answer: bytes) -> Steps:
-    """One request and its answer: a byte of each may be changed, both come cut anywhere, some time later."""
+def exchanged(rng: random.Random, calm: bool, now: int, request: bytes, answer: bytes, counts: float) -> Steps:
+    """One request and its answer: a byte of each may be changed, both come cut anywhere, some time later; the answer is perhaps
+    counted before it is forwarded, and the request looked at before it is sent."""
+    side = "=" if rng.random() < counts else "<"
+    asks = "?" if rng.random() < counts else ">"
     if rng.random() < 0.03:
         at = rng.randrange(len(answer) + 1)  # a command may have no answer
         answer = answer[:at] + bytes([rng.randrange(256)]) + answer[at + 1 :]
     if rng.random() < 0.03:
         at = rng.randrange(len(request))
         request = request[:at] + bytes([rng.randrange(256)]) + request[at + 1 :]
-    side = "=" if rng.random() < 0.05 else "<"
     now += some(rng, 0, 3, 60)
     steps: Steps = []
-    for where, data in ((">", request), (side, answer)):
+    for where, data in ((asks, request), (side, answer)):
         edges = sorted(rng.choices(range(len(data) + 1), k=0 if calm else some(rng, 0, 0, 1, 2)))
         for i, j in zip([0, *edges], [*edges, len(data)], strict=True):
             now += some(rng, 0, 1, 7)
@@ -292,14 +324,14 @@ def session(rng: random.Random) -> Steps:
     steps: Steps = [("<", b.LOGIN, 1000)]
     if rng.random() < 0.8:
         steps += preparing(rng)
-    usual = rng.random()
+    usual, counts = rng.random(), some(rng, 0.0, 0.05, 1.0)
     for _ in range(rng.randrange(1, 40)):
         calm = rng.random() < usual
         request, answer = some(rng, simple, prepared, prepared)(rng, calm)
         if rng.random() + calm < 0.1:  # pipelined
             more, further = some(rng, simple, prepared)(rng, calm)
             request, answer = request + more, answer + further
-        steps += exchanged(rng, calm, steps[-1][2], request, answer)
+        steps += exchanged(rng, calm, steps[-1][2], request, answer, counts)
     return steps
 
 

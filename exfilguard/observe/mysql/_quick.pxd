@@ -31,6 +31,8 @@ cdef class QuickMysqlObserver(MysqlObserver):
     cdef bint at_rest(self) except *
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_execution(self, const uint8_t *body, Py_ssize_t n) except *
+    cdef Statement written(self)
+    cdef tuple held_flags(self)
     cdef bint answer(self, bytes data, long long now_ms) except *
     cdef MysqlAnswer find(self, int kind, int columns, const uint8_t *at, const uint8_t *stop)
     cdef MysqlAnswer learn(self, int kind, int columns, const uint8_t *at, const uint8_t *stop)

@@ -13,8 +13,8 @@ definition of all this, and tests/observe/test_mysql_quick.py compares the two.
 Rules:
 - Nothing is changed before the whole answer was seen to be of this form.
 - Left to the general path: whatever concerns who is charged, an answer in several pieces, errors, several results, a file that the
-  server asks for, cursors, compression, rows that were moved or need a closer look, parameters that were sent ahead, and a budget
-  (`enforce`).
+  server asks for, cursors, compression, rows that were moved or need a closer look, parameters that were sent ahead, and more than
+  the allowance (`enforce`).
 """
 
 from cpython.bytearray cimport PyByteArray_GET_SIZE
@@ -222,6 +222,17 @@ cdef class QuickMysqlObserver(MysqlObserver):
         self.statement = statement
         return True
 
+    cdef Statement written(self):
+        """The text that is held, as the general path has it."""
+        cdef Statement statement = Statement(self.held[7 if self.capabilities & QUERY_ATTRIBUTES else 5 :])
+        statement.template = self.asking.template
+        return statement
+
+    cdef tuple held_flags(self):
+        if self.asking.shape.classified:
+            return self.asking.shape.flags
+        return self.asking.flags(self, self.statement if self.statement is not None else self.written())
+
     # -- the answer ---------------------------------------------------------------------------------------------------
 
     cdef bint answer(self, bytes data, long long now_ms) except *:
@@ -292,7 +303,8 @@ cdef class QuickMysqlObserver(MysqlObserver):
                 status = at[7] | at[8] << 8
             if status & MORE_RESULTS or counted.size > self._large_value_bytes:
                 return False
-            self.asking.tell(self, known, now_ms, counted.count, counted.size, counted.further)
+            if not self.asking.tell(self, known, now_ms, counted.count, counted.size, counted.further):
+                return False
         finally:
             self._patients.clear()
         if kind == DESCRIBED and self.statement is not None:
@@ -338,8 +350,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
         cdef list definitions
         cdef Command command
         if statement is None:
-            statement = Statement(self.held[7 if self.capabilities & QUERY_ATTRIBUTES else 5 :])
-            statement.template = self.asking.template
+            statement = self.written()
         if kind == CACHED:
             reading = statement.reading
         elif kind == DESCRIBED:

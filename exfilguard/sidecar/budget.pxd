@@ -1,0 +1,16 @@
+cdef class Account:
+    cdef public long long rows, estimated
+    cdef public object slices, patients
+
+
+cdef class LocalBudget:
+    cdef public long long rows_limit, patients_limit, window_ms
+    cdef long long _slice_ms, _swept
+    cdef dict _accounts
+
+    cdef Account _account(self, str principal, long long now_ms)
+    cdef bint _expire(self, Account account, long long number) except *
+    cpdef rows_left(self, str principal, long long now_ms)
+    cpdef patients_left(self, str principal, long long now_ms)
+    cpdef known_patients(self, str principal, long long now_ms)
+    cpdef charge(self, str principal, long long rows, tuple patients, long long estimated, long long now_ms)

@@ -13,6 +13,7 @@ from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.tally import Setting
 from exfilguard.wire.postgres import backend
+from tests.fuzz import copies
 from tests.wire import build as b
 
 KEY = b"0123456789abcdef"
@@ -474,3 +475,18 @@ def test_the_columns_of_a_result_are_named_where_its_text_is() -> None:
     assert len(told[-1].columns) == 100
     # What the server refused may hold anything.
     assert play([asked, ("<", b.error() + b.READY)])[-1].columns == ()
+
+
+def test_a_header_that_came_in_pieces_gives_no_row_away() -> None:
+    """A table with two identifiers: its rows are looked at one by one."""
+    seen = observer()
+    seen._columns.copies = copies.tables()
+    seen.server_data(b.LOGIN, 1)
+    seen.client_data(b.query("COPY fiche TO STDOUT (FORMAT csv, HEADER)"), 1)
+    header = b.copy_data(b"numero,autre\n")
+    answer = b.message("H", b"\0\0\2\0\0\0\0")
+    rows = sum(seen.server_data(part, 2, allowed_rows=1).rows for part in (answer, header[:9], header[9:]))
+    assert rows == 0
+    line = b.copy_data(b"7,1\n")
+    found = seen.server_data(line * 3, 3, allowed_rows=1)
+    assert (found.rows, found.cut_at) == (1, len(line))

@@ -107,11 +107,11 @@ class BackendReader:
                     length = length_at(data, pos + 1) if pos + 5 <= end else 0
                     if length and pos + 1 + length <= end:
                         _check(kind, length)
+                        sink.free = False  # a row that came in pieces may have left it
                         if not sink.row(data, pos + 5, pos + 1 + length, True):
                             return Scan(cut_at=pos)
                         sink.rows(1, length - 4)
                         left -= 0 if sink.free else 1
-                        sink.free = False
                         pos += 1 + length
                         continue
                     if hold and length <= MAX_KEPT_BYTES:

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from .relay_paths import DATABASE, PASSWORD, USER, World, published
 from .report import QUICK, RESULTS, Report
 
 WAYS = ("direct", "pgbouncer", "haproxy", "sidecar")
+QUERY_WAYS = (*WAYS, "enforcing")
+"""The last is the sidecar where it counts before it forwards; it has no bars."""
 PROTOCOLS = ("simple", "prepared")
 CLIENTS = (1, 16, 64)
 ROUNDS = int(os.environ.get("ROUNDS", "1" if QUICK else "5"))
@@ -89,7 +92,7 @@ def _postgres(seconds: float) -> int:
             _load(world)
             world.start_sidecar(["pgbench_accounts.aid", "bulk.patient_id"])
             if not PARTS or "queries" in PARTS:
-                for way in ways():  # caches, prepared code, first fingerprints
+                for way in ways(QUERY_WAYS):  # caches, prepared code, first fingerprints
                     pgbench(world, way, "-S", "-n", "-c", "4", "-t", "500")
                 for turn in range(ROUNDS):
                     for protocol in PROTOCOLS:
@@ -103,7 +106,7 @@ def _postgres(seconds: float) -> int:
     if parts.stopped:
         print(f"stopped with {len(parts.samples)} parts measured: run again to go on", file=sys.stderr)
         return STOPPED
-    tell_queries(parts.of("queries"), report, WAYS, "pgbouncer")
+    tell_queries(parts.of("queries"), report, QUERY_WAYS, "pgbouncer")
     _tell_bulk(parts.of("bulk"), report)
     _tell_memory(parts.of("memory"), report)
     report.facts["stages"] = relay_stages.measure()
@@ -139,8 +142,8 @@ def pgbench(world: World, way: str, *arguments: str, cwd: Path | None = None) ->
         raise SystemExit(f"error: pgbench over {way}: {done.stderr[-500:]}")
 
 
-def ways() -> list[str]:
-    chosen = [way for way in WAYS if not ONLY & set(WAYS) or way in ONLY]
+def ways(among: Sequence[str] = WAYS) -> list[str]:
+    chosen = [way for way in among if not ONLY & set(QUERY_WAYS) or way in ONLY]
     random.shuffle(chosen)
     return chosen
 
@@ -152,7 +155,7 @@ def _queries(world: World, protocol: str) -> list[Sample]:
     return [
         {"clients": clients, "protocol": protocol, "way": way, **_one_load(world, way, protocol, clients)}
         for clients in CLIENTS
-        for way in ways()
+        for way in ways(QUERY_WAYS)
     ]
 
 
@@ -165,10 +168,11 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
             world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(SECONDS), "--log",
             "--log-prefix", str(logs / "log"), cwd=logs,
         )  # fmt: skip
-        if way == "sidecar":
+        ours = way in ("sidecar", "enforcing")
+        if ours:
             world.settled()
         latencies = [int(line.split(" ", 3)[2]) for log in logs.iterdir() for line in log.read_text().splitlines()]
-    if way == "sidecar":
+    if ours:
         told = published(world.data_dir) - before
         if told < len(latencies):
             raise SystemExit(f"error: {len(latencies)} queries, but only {told} events published")

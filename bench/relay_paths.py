@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +150,18 @@ class World(Ways):
         return [program("pgbouncer"), str(settings)], port, True
 
     def start_sidecar(self, patient_columns: list[str]) -> None:
-        """Relay and shipper, observing, patients by origin, publishing. The tables must be there."""
-        port = free_port()
+        """Relay and shipper, patients by origin, publishing: one listener that observes and, as a way of its own, one that enforces
+        a budget which nobody reaches. The tables must be there."""
+        port, enforcing = free_port(), free_port()
         catalog = psycopg.conninfo.make_conninfo(self.server.admin_dsn, dbname=DATABASE)
         self.config = config(
             self.data_dir, self.broker.bootstrap, port, f"127.0.0.1:{self.server.port}", patient_columns, catalog
         )
+        observing = self.config.listener[0]
+        limits = {"mode": "enforce", "budget_rows": 10**9, "budget_patients": 10**8}
+        self.config.listener.append(replace(observing, name="enforcing", listen=f"127.0.0.1:{enforcing}", **limits))
         self.ways["sidecar"] = Way("sidecar", port, self._stack.enter_context(sidecar(self.config)))
+        self.ways["enforcing"] = Way("enforcing", enforcing, self.ways["sidecar"].pids)
         wait_for(lambda: (self.data_dir / "columns.json").is_file(), "the patient columns to be resolved")
 
 

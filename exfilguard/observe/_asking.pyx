@@ -241,9 +241,14 @@ cdef class Asking:
         self.shape.keep(known)
 
     cdef tuple flags(self, Observer observer, Text statement):
-        """Of the statement at hand; None where another of its shape may have others. Asked once for each shape."""
+        """Of the request at hand, an execution of `statement` or, without one, the text that is held; None where another of its shape
+        may have others. Asked once for each shape."""
         cdef str fingerprint
         cdef tuple flags
+        if self.shape.classified:
+            return self.shape.flags
+        if statement is None:
+            statement = observer.written()
         fingerprint, _ = observer._shape(statement)
         flags = observer._classifier.flags(fingerprint, statement.sql, observer._columns.mentioned_in)
         self.shape.flags = flags if observer._classifier.lasting(fingerprint) else None

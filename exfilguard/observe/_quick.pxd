@@ -2,7 +2,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from ._asking cimport Answer, Asking
 from .patients cimport PatientColumns, Reading
-from .pending cimport Portal, Statement
+from .pending cimport Portal, Statement, Text
 from .session cimport SessionObserver
 
 
@@ -28,7 +28,7 @@ cdef class QuickObserver(SessionObserver):
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *
     cdef bint ask_prepared(self, const uint8_t *at, const uint8_t *stop) except *
-    cdef Statement written(self)
+    cdef Text written(self)
     cdef tuple held_flags(self)
     cdef bint answer(self, bytes data, long long now_ms) except *
     cdef PostgresAnswer find(self, const uint8_t *described, Py_ssize_t n)

@@ -197,16 +197,14 @@ cdef class QuickObserver(SessionObserver):
         self.statement = statement
         return True
 
-    cdef Statement written(self):
+    cdef Text written(self):
         """The text that is held, as the general path has it."""
         cdef Statement statement = Statement(self.held[5:].rstrip(b"\0"))
         statement.template = self.asking.template
         return statement
 
     cdef tuple held_flags(self):
-        if self.asking.shape.classified:
-            return self.asking.shape.flags
-        return self.asking.flags(self, self.statement if self.statement is not None else self.written())
+        return self.asking.flags(self, self.statement)
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
@@ -315,7 +313,7 @@ cdef class QuickObserver(SessionObserver):
         cdef Reading reading
         cdef list fields = None
         if statement is None:
-            statement = self.written()
+            statement = <Statement>self.written()
         try:
             if described is not None:
                 fields = row_description(described)

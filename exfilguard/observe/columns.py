@@ -12,7 +12,6 @@ from typing import Any
 
 from ..wire.postgres._scan import column_values, row_values
 from ..wire.postgres.messages import Field
-from . import digests
 from .completed import no_tuple, plain_names
 from .copy_rows import CopyRows
 from .estimate import PATIENT_BYTES
@@ -138,7 +137,7 @@ class Columns(Requests):
         if kind != _DATA_ROW or self._copy:
             return pos, 0, 0
         key, further = self.digester.compiled, 0
-        found = digests.DigestSet() if self._keeps_portion else self._patients
+        found = self.gathering()
         if self.wants_column >= 0:
             type_oid, binary = self._fields[self.wants_column].type_oid, self._formats[self.wants_column] == 1
             if key is not None and column is not None:
@@ -153,10 +152,7 @@ class Columns(Requests):
             )
         else:
             return pos, 0, 0
-        if self._keeps_portion:
-            self.found(found)
-        if further:
-            self.estimate(further)
+        self.gathered(found, further)
         return pos, count, size
 
     def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
@@ -205,12 +201,11 @@ class Columns(Requests):
         key = self.digester.compiled
         if key is None or self._passing is None or not copying.between():
             return pos, 0, 0
-        found = digests.DigestSet() if self._keeps_portion else self._patients
+        found = self.gathering()
         pos, count, size = self._passing.rows(data, pos, most, key, found)
         if count:
             copying.passed(count)
-            if self._keeps_portion:
-                self.found(found)
+            self.gathered(found, 0)
         return pos, count, size
 
     def _begin_copy(self, statement: Statement | None, done: int, answer: bytes) -> None:

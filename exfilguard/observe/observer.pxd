@@ -27,6 +27,7 @@ cdef class Observer(Tally):
     cdef bint answer(self, bytes data, long long now_ms) except *
     cpdef tuple hold(self, bytes data, long long now_ms)
     cpdef let_go(self)
+    cdef Text written(self)
     cdef tuple held_flags(self)
     cdef bint _answered(self, bytes data, long long now_ms, object allowed_rows, object allowed_patients) except *
     cdef list settle(self)

@@ -195,6 +195,10 @@ class Observer(Tally):
         """True: these bytes are one request that is held until the server's next bytes are here."""
         return False
 
+    def written(self) -> Text:
+        """The text that is held, as the general path has it."""
+        raise NotImplementedError
+
     def held_flags(self) -> tuple[Flag, ...] | None:
         """Of the statement that is held; None where its shape does not tell."""
         return None

@@ -27,6 +27,8 @@ cdef class Tally(Sink):
     cdef count(self, long long rows, long long size)
     cdef estimate(self, long long patients)
     cdef found(self, object patients)
+    cdef DigestSet gathering(self)
+    cdef gathered(self, DigestSet found, long long further)
     cdef bint admit(self, list patients, long long further) except *
     cpdef list tick(self, long long now_ms, list events=*)
     cdef object current(self)

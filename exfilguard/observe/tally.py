@@ -118,6 +118,17 @@ class Tally(Sink):
         if self._keeps_portion:
             self.portion_patients.update(patients)
 
+    def gathering(self) -> digests.DigestSet:
+        """Where a loop over rows that pass puts the digests of their patients; then `gathered`."""
+        return digests.DigestSet() if self._keeps_portion else self._patients
+
+    def gathered(self, found: digests.DigestSet, further: int) -> None:
+        """What such a loop has found, and how many more patients its rows stand for."""
+        if self._keeps_portion:
+            self.found(found)
+        if further:
+            self.estimate(further)
+
     def admit(self, patients: list[str], further: int) -> bool:
         """One row's patients, and how many more it stands for: False, and nothing counted, when the allowance ends before it."""
         allowed = self._allowed_patients

@@ -43,6 +43,7 @@ from ..observe.mysql.statement import templates as mysql_templates
 from ..observe.outlet import COMPILED
 from ..observe.patients import Digester, PatientColumns
 from ..observe.statement import normalise as postgres_normalise
+from ..observe.tally import Setting
 from ..observe.templates import Templates
 from ..runtime.clock import now_ms
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
@@ -86,15 +87,21 @@ class Guard:
         self.listener = listener
         self.make_front = FRONTS[listener.engine]
         self.counters = Counters()
-        self.outlet = ListenerOutlet(worker.journal, self.counters, listener.name) if COMPILED else None
-        """For observers that encode their statements themselves."""
+        self.setting = Setting(
+            listener.name,
+            worker.digester,
+            listener.progress_rows,
+            listener.progress_ms,
+            listener.large_value_bytes,
+            # for observers that encode their statements themselves
+            ListenerOutlet(worker.journal, self.counters, listener.name) if COMPILED else None,
+        )
         self.gate = Gate()
         self.columns: PatientColumns | OriginColumns = (
             PatientColumns(listener.patient_columns)
             if listener.engine == "postgres"
             else OriginColumns(listener.patient_columns)
         )
-        self.digester = worker.digester
         self.contexts = worker.contexts
         self.rules = identity_rules(listener)
         self.classifier = Classifier(self.rules.engine, listener.watch)

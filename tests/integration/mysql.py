@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +159,19 @@ def change_user(connection: Any, user: str, password: str) -> bool:
         return bool(caching_sha2_password_auth(connection, answer).is_ok_packet())
     except pymysql.MySQLError:
         return False
+
+
+@contextlib.contextmanager
+def guards(tmp_path: Path, server_port: int, **settings: Any) -> Iterator[Callable[..., GuardedMysql]]:
+    """Starts relays in front of a server on this machine, or of the `upstream` that a test names, and stops them all at its end."""
+    started: list[GuardedMysql] = []
+
+    def start(upstream: str = "", **changes: Any) -> GuardedMysql:
+        directory = tmp_path / f"data{len(started)}"
+        found = GuardedMysql(directory, upstream or f"127.0.0.1:{server_port}", **{**settings, **changes})
+        started.append(found)
+        return found
+
+    yield start
+    for guarded in started:
+        guarded.stop()

@@ -45,16 +45,8 @@ def mariadb() -> Iterator[EmbeddedMariadb]:
 
 @pytest.fixture
 def relay(tmp_path: Path, mariadb: EmbeddedMariadb) -> Iterator[Relay]:
-    started: list[GuardedMysql] = []
-
-    def start(upstream: str = "", **changes: Any) -> GuardedMysql:
-        found = GuardedMysql(tmp_path / f"data{len(started)}", upstream or f"127.0.0.1:{mariadb.port}", **changes)
-        started.append(found)
-        return found
-
-    yield start
-    for guarded in started:
-        guarded.stop()
+    with mysql.guards(tmp_path, mariadb.port) as start:
+        yield start
 
 
 def say(guarded: GuardedMysql, level: str, principal: str = ACCOUNT, revision: int = 9) -> None:

@@ -19,7 +19,7 @@ from exfilguard.observe.patients import Digester
 from exfilguard.sidecar.worker import digest_key
 
 from .conftest import enterable_directory
-from .mysql import GuardedMysql, change_user
+from .mysql import change_user, guards
 from .stack import PASSWORD, wait_for
 from .test_relay import certificate
 
@@ -53,17 +53,8 @@ def server() -> Iterator[EmbeddedMysql]:
 
 @pytest.fixture
 def relay(tmp_path: Path, server: EmbeddedMysql) -> Iterator[Any]:
-    started: list[GuardedMysql] = []
-
-    def start(**changes: Any) -> GuardedMysql:
-        known: dict[str, Any] = {"engine": "mysql", "patient_columns": ["patient.id"], "upstream_tls": "disable"}
-        found = GuardedMysql(tmp_path / f"data{len(started)}", f"127.0.0.1:{server.port}", **{**known, **changes})
-        started.append(found)
-        return found
-
-    yield start
-    for guarded in started:
-        guarded.stop()
+    with guards(tmp_path, server.port, engine="mysql", patient_columns=["patient.id"], upstream_tls="disable") as start:
+        yield start
 
 
 def client(port: int, sql: str, *options: str) -> str:

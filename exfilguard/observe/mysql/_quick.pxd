@@ -2,6 +2,7 @@ from libc.stdint cimport uint8_t
 
 from .._asking cimport Answer, Asking, Shape
 from ...wire.mysql._parameters cimport MOST
+from ..pending cimport Text
 from .commands cimport Statement
 from .patients cimport Reading
 from .session cimport MysqlObserver
@@ -31,7 +32,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
     cdef bint at_rest(self) except *
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_execution(self, const uint8_t *body, Py_ssize_t n) except *
-    cdef Statement written(self)
+    cdef Text written(self)
     cdef tuple held_flags(self)
     cdef bint answer(self, bytes data, long long now_ms) except *
     cdef MysqlAnswer find(self, int kind, int columns, const uint8_t *at, const uint8_t *stop)

@@ -222,16 +222,14 @@ cdef class QuickMysqlObserver(MysqlObserver):
         self.statement = statement
         return True
 
-    cdef Statement written(self):
+    cdef Text written(self):
         """The text that is held, as the general path has it."""
         cdef Statement statement = Statement(self.held[7 if self.capabilities & QUERY_ATTRIBUTES else 5 :])
         statement.template = self.asking.template
         return statement
 
     cdef tuple held_flags(self):
-        if self.asking.shape.classified:
-            return self.asking.shape.flags
-        return self.asking.flags(self, self.statement if self.statement is not None else self.written())
+        return self.asking.flags(self, self.statement)
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
@@ -350,7 +348,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
         cdef list definitions
         cdef Command command
         if statement is None:
-            statement = self.written()
+            statement = <Statement>self.written()
         if kind == CACHED:
             reading = statement.reading
         elif kind == DESCRIBED:

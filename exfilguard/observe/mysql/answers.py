@@ -28,7 +28,6 @@ from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql._scan import column_values, row_values
 from ...wire.mysql.messages import Column
-from .. import digests
 from .commands import (
     AUTH,
     BINARY,
@@ -81,7 +80,7 @@ class Answers(Commands):
         reading, key, further = self._reading, self.digester.compiled, 0
         if reading is None:
             return pos, 0, 0
-        found = digests.DigestSet() if self._keeps_portion else self._patients
+        found = self.gathering()
         if self.wants_column >= 0:
             field = reading.fields[self.wants_column]
             if key is not None and column is not None:
@@ -99,10 +98,7 @@ class Answers(Commands):
             pos, count, size, further = estimated(data, pos, most, fields, self.sizes, self._expressions, key, found)
         else:
             return pos, 0, 0
-        if self._keeps_portion:
-            self.found(found)
-        if further:
-            self.estimate(further)
+        self.gathered(found, further)
         return pos, count, size
 
     def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:

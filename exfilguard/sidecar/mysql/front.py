@@ -21,7 +21,6 @@ from ...observe.identity import Identity
 from ...observe.mysql.patients import OriginColumns
 from ...observe.mysql.quick import Reader
 from ...observe.mysql.session import MysqlObserver
-from ...observe.tally import Setting
 from ...runtime.clock import now_ms
 from ...runtime.tasks import spawn
 from ...wire.mysql import messages, startup
@@ -325,16 +324,8 @@ class MysqlFront:
             return
         found = startup.login(payload)
         session.login = found.user
-        listener = session.listener
         observer = Reader(
-            Setting(
-                listener.name,
-                guard.digester,
-                listener.progress_rows,
-                listener.progress_ms,
-                listener.large_value_bytes,
-                guard.outlet,
-            ),
+            guard.setting,
             session.id,
             session.source,
             cast("OriginColumns", guard.columns),

@@ -13,7 +13,6 @@ from ...observe.identity import Identity
 from ...observe.patients import PatientColumns
 from ...observe.quick import Reader
 from ...observe.session import SessionObserver
-from ...observe.tally import Setting
 from ...runtime.tasks import spawn
 from ...wire.postgres import startup
 from ...wire.postgres.discard import Discard
@@ -155,14 +154,7 @@ class PostgresFront:
             session.refuse(Refusal.LOGIN, problem, "client certificate refused")
             return
         observer = Reader(
-            Setting(
-                listener.name,
-                guard.digester,
-                listener.progress_rows,
-                listener.progress_ms,
-                listener.large_value_bytes,
-                guard.outlet,
-            ),
+            guard.setting,
             session.id,
             session.source,
             cast("PatientColumns", guard.columns),

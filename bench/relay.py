@@ -4,8 +4,11 @@ All in one run, interleaved: each round does the same load over each way, one af
 what was paired within a round. The sidecar observes, finds patients by origin, digests and publishes to a real broker.
 
 - queries: `pgbench -S`, simple and prepared protocol; latency from pgbench's log of every transaction, CPU from /proc/PID/stat
-  of all processes of a way (the sidecar's: relay and shipper, until everything is published);
-- bulk: 750,000 rows with their patient column: SELECT in text and in binary, COPY; read by a client that only throws away;
+  of all processes of a way (the sidecar's: relay and shipper, until everything is published); both after a warm-up: PgBouncer
+  hands out server connections that served earlier loads, everybody else's are new, and a new one of PostgreSQL's first has to
+  map the shared buffers page by page; PgBouncer also checks each client's password itself (SCRAM), at the start of a load;
+- bulk: 750,000 rows with their patient column: SELECT in text and in binary, COPY; read by a client that only throws away, over
+  one connection a way that has read them once before;
 - memory: 5,000 idle sessions against a server that only accepts; resident memory while a very large result passes.
 
 `--engine`: `postgres`, `mysql` (relay_mysql.py), or both, which is the default of a full run; of a short one it is `postgres`.
@@ -14,6 +17,7 @@ what was paired within a round. The sidecar observes, finds patients by origin, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import socket
@@ -24,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,11 +49,14 @@ PROTOCOLS = ("simple", "prepared")
 CLIENTS = (1, 16, 64)
 ROUNDS = int(os.environ.get("ROUNDS", "1" if QUICK else "5"))
 SECONDS = 1 if QUICK else 3
+WARM_S = 0.4 if QUICK else 2.0
+"""Of each load, before what is measured; in a short run it is taken from the second that there is."""
 BULK_ROUNDS = 3 if QUICK else 9
 ROWS = 750_000
 LARGE_GB = 1 if QUICK else 10
 SESSIONS = 1_000 if QUICK else 5_000
-SCALE = 5
+SCALE = 1
+"""100,000 rows: few enough for a server process to have seen all their pages within WARM_S, with 64 clients too."""
 ONLY = set(os.environ.get("ONLY", "").split(",")) - {""}
 """For work on one figure: `queries`, `bulk`, `memory`, and names of ways to leave the others out; `page` writes the page in a short run too."""
 
@@ -128,18 +135,22 @@ def _load(world: World) -> None:
         connection.execute("VACUUM ANALYZE bulk")
 
 
-def pgbench(world: World, way: str, *arguments: str, cwd: Path | None = None) -> None:
+def pgbench(
+    world: World, way: str, *arguments: str, cwd: Path | None = None, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     address = ("-h", "127.0.0.1", "-p", str(world.ways[way].port), "-U", USER, DATABASE)
-    done = subprocess.run(
+    with subprocess.Popen(
         [str(world.server.bin / "pgbench"), *arguments, *address],
         env={**os.environ, "PGPASSWORD": PASSWORD, "PGSSLMODE": "disable", "PGGSSENCMODE": "disable"},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
         cwd=cwd,
-    )
-    if done.returncode or "aborted" in done.stderr:
-        raise SystemExit(f"error: pgbench over {way}: {done.stderr[-500:]}")
+    ) as running:
+        meanwhile()
+        _, said = running.communicate()
+    if running.returncode or "aborted" in said:
+        raise SystemExit(f"error: pgbench over {way}: {said[-500:]}")
 
 
 def ways(among: Sequence[str] = WAYS) -> list[str]:
@@ -163,25 +174,35 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
     with tempfile.TemporaryDirectory(dir=world.directory) as name:
         logs = Path(name)
         found = world.ways[way]
-        before_cpu, before = found.used(), published(world.data_dir)
+        before = published(world.data_dir)
+        since_us, before_cpu = 0, found.used()
+
+        def warm() -> None:
+            nonlocal since_us, before_cpu
+            time.sleep(WARM_S)
+            since_us, before_cpu = time.time_ns() // 1000, found.used()
+
+        seconds = SECONDS if QUICK else SECONDS + round(WARM_S)
         pgbench(
-            world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(SECONDS), "--log",
-            "--log-prefix", str(logs / "log"), cwd=logs,
+            world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(seconds), "--log",
+            "--log-prefix", str(logs / "log"), cwd=logs, meanwhile=warm,
         )  # fmt: skip
         ours = way in ("sidecar", "enforcing")
         if ours:
             world.settled()
-        latencies = [int(line.split(" ", 3)[2]) for log in logs.iterdir() for line in log.read_text().splitlines()]
+        # client, transaction, microseconds, script, and when it ended: seconds and microseconds of the epoch
+        lines = [line.split(" ") for log in logs.iterdir() for line in log.read_text().splitlines()]
     if ours:
         told = published(world.data_dir) - before
-        if told < len(latencies):
-            raise SystemExit(f"error: {len(latencies)} queries, but only {told} events published")
-    latencies.sort()
+        if told < len(lines):
+            raise SystemExit(f"error: {len(lines)} queries, but only {told} events published")
+    measured = [(int(line[4]) * 1_000_000 + int(line[5]), int(line[2])) for line in lines]
+    latencies = sorted(took for ended_us, took in measured if ended_us >= since_us)
     count = len(latencies)
     return {
         "p50_us": latencies[count // 2],
         "p99_us": latencies[count * 99 // 100],
-        "tps": count / SECONDS,
+        "tps": count * 1e6 / (max(ended_us for ended_us, _ in measured) - since_us),
         **found.cpu_figures(before_cpu, count),
     }
 
@@ -191,15 +212,18 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
 
 def _bulk(world: World, statement: str) -> list[Sample]:
     out = []
-    for turn in range(BULK_ROUNDS + 1):
-        for way in ways():
-            before = world.ways[way].cpu_s()
-            took = _read_all(world, way, STATEMENTS[statement], binary=statement == "select binary", rows=ROWS)
-            if way == "sidecar":
-                world.settled()
-            if turn:  # the first one only warms
-                used = world.ways[way].cpu_s() - before
-                out.append({"statement": statement, "way": way, "seconds": took, "cpu_s": used})
+    with contextlib.ExitStack() as stack:
+        # One connection a way for all turns: a server process that is new has to map the table's pages first.
+        links = {way: stack.enter_context(psycopg.connect(world.dsn(way), autocommit=True)).pgconn for way in ways()}
+        for turn in range(BULK_ROUNDS + 1):
+            for way in random.sample(sorted(links), len(links)):
+                before = world.ways[way].cpu_s()
+                took = _drain(links[way], STATEMENTS[statement].encode(), statement == "select binary", ROWS)
+                if way == "sidecar":
+                    world.settled()
+                if turn:  # the first one only warms
+                    used = world.ways[way].cpu_s() - before
+                    out.append({"statement": statement, "way": way, "seconds": took, "cpu_s": used})
     return out
 
 
@@ -227,13 +251,9 @@ def _tell_bulk(samples: list[Sample], report: Report) -> None:
             report.bar(f"bulk_{name}_speed_vs_direct", round(against["direct"], 2), 0.95, at_most=False)
 
 
-def _read_all(world: World, way: str, sql: str, *, binary: bool, rows: int) -> float:
-    """Seconds until the last byte of the result; the client looks at nothing but the number of rows the server names."""
-    with psycopg.connect(world.dsn(way), autocommit=True) as connection:
-        return _drain(connection.pgconn, sql.encode(), binary, rows)
-
-
 def _drain(connection: Any, sql: bytes, binary: bool, rows: int) -> float:
+    """Seconds until the last byte of the result; the client looks at nothing but the number of rows the server names."""
+
     def message(kind: bytes, body: bytes) -> bytes:
         return kind + struct.pack("!I", len(body) + 4) + body
 

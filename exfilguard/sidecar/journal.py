@@ -64,7 +64,7 @@ class Journal:
         """True when a shape's text need not be sent any more."""
         told = self._shapes.get(fingerprint)
         # Told again when the columns were not known yet, or a `SELECT *` has got others.
-        if told is not None and (told == columns or not columns):
+        if told is not None and (told is columns or told == columns or not columns):
             return True
         if told is not None or len(self._shapes) < MAX_HASHES:
             self._shapes[fingerprint] = columns

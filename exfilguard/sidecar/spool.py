@@ -130,14 +130,14 @@ class SpoolWriter:
 
     def append(self, hashed: int, time_ms: int, payload: bytes) -> None:
         """Raises SpoolFull when there is no room, ValueError when one event is larger than a segment."""
-        size = HEADER.size + len(payload)
-        if size + _LENGTH.size > self.segment_bytes:
-            raise ValueError("an event larger than a segment")
         if self._compiled is not None:
             end = self._compiled.append(self._offset, hashed, time_ms, payload)
             if end:
                 self._offset = end
                 return
+        size = HEADER.size + len(payload)
+        if size + _LENGTH.size > self.segment_bytes:
+            raise ValueError("an event larger than a segment")
         target = self._map
         if target is None or self._offset + size + _LENGTH.size > self.segment_bytes:
             target = self._next_segment()

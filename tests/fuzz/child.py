@@ -47,6 +47,7 @@ class Mark:
     def __init__(self, path: Path) -> None:
         self._path = path
         if not path.is_file() or path.stat().st_size != 8:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(struct.pack("=q", self.NONE))
         with path.open("r+b") as file:
             self._view = mmap(file.fileno(), 8)

@@ -40,7 +40,7 @@ class Brittle:
 
 def test_a_crash_and_a_hang_are_found_and_a_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "BATCH_CPU_S", 0.2)
-    state = tmp_path / "state.json"
+    state = tmp_path / "not there yet" / "state.json"
     campaign = run.Campaign(Brittle(), state)
     campaign.run(10, 60)
     assert [(f["number"], f["error"]) for f in campaign.failures] == [(3, "KeyError"), (5, "Hang")]

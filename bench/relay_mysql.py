@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,12 @@ from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
 from . import relay_stages
 from .relay_page import write_page
 from .relay_parts import STOPPED, Parts, Sample, tell_queries
-from .relay_paths import DATABASE, PASSWORD, USER, Way, Ways, config, program, published, sidecar
+from .relay_paths import DATABASE, PASSWORD, USER, Way, Ways, config, program, published
 from .report import QUICK, RESULTS, Report
 
 WAYS = ("direct", "haproxy", "sidecar")
+QUERY_WAYS = (*WAYS, "enforcing")
+"""The last is the sidecar where it counts before it forwards; it has no bars."""
 PROTOCOLS = ("simple", "prepared")
 STATEMENTS = ("select text", "select binary")
 PS_MODE = {"simple": "disable", "prepared": "auto"}
@@ -45,7 +48,7 @@ _BUCKET = re.compile(r"^\s*([\d.]+) \|.*?(\d+)\s*$", re.MULTILINE)
 
 
 class MysqlWorld(Ways):
-    """One MariaDB, and three ways to it."""
+    """One MariaDB, and four ways to it."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -65,11 +68,10 @@ class MysqlWorld(Ways):
         return self
 
     def start_sidecar(self, patient_columns: list[str]) -> None:
-        """Relay and shipper, observing, patients by origin, publishing."""
-        port = free_port()
         upstream = f"127.0.0.1:{self.server.port}"
-        self.config = config(self.data_dir, self.broker.bootstrap, port, upstream, patient_columns, engine="mariadb")
-        self.ways["sidecar"] = Way("sidecar", port, self._stack.enter_context(sidecar(self.config)))
+        self._start_sidecar(
+            config(self.data_dir, self.broker.bootstrap, free_port(), upstream, patient_columns, engine="mariadb")
+        )
 
     def connect(self, way: str) -> Any:
         return self.server.connect(USER, PASSWORD, database=DATABASE, port=self.ways[way].port)
@@ -89,7 +91,7 @@ def measure(chosen: set[str], *, page: bool, seconds: float = 0) -> int:
             _load(world)
             world.start_sidecar(["sbtest1.id", "bulk.patient_id"])
             if not chosen or "queries" in chosen:
-                for way in WAYS:
+                for way in QUERY_WAYS:
                     for mode in PS_MODE.values():
                         sysbench(world, way, "--threads=4", "--time=0", "--events=1000", f"--db-ps-mode={mode}", "run")
                 for turn in range(ROUNDS):
@@ -101,7 +103,7 @@ def measure(chosen: set[str], *, page: bool, seconds: float = 0) -> int:
     if parts.stopped:
         print(f"stopped with {len(parts.samples)} parts measured: run again to go on", file=sys.stderr)
         return STOPPED
-    tell_queries(parts.of("queries"), report, WAYS, "haproxy")
+    tell_queries(parts.of("queries"), report, QUERY_WAYS, "haproxy")
     _tell_bulk(parts.of("bulk"), report)
     report.facts["stages"] = relay_stages.measure("mysql")
     status = report.finish()
@@ -140,10 +142,10 @@ def sysbench(world: MysqlWorld, way: str, *arguments: str) -> str:
     return done.stdout
 
 
-def _shuffled(turn: int) -> list[str]:
+def _shuffled(turn: int, ways: Sequence[str] = WAYS) -> list[str]:
     """The ways in another order each turn."""
-    at = turn % len(WAYS)
-    return [*WAYS[at:], *WAYS[:at]]
+    at = turn % len(ways)
+    return [*ways[at:], *ways[:at]]
 
 
 # -- many small queries -----------------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ def _queries(world: MysqlWorld, turn: int, protocol: str) -> list[Sample]:
     return [
         {"protocol": protocol, "clients": clients, "way": way, **_one_load(world, way, protocol, clients)}
         for clients in CLIENTS
-        for way in _shuffled(turn)
+        for way in _shuffled(turn, QUERY_WAYS)
     ]
 
 
@@ -162,13 +164,14 @@ def _one_load(world: MysqlWorld, way: str, protocol: str, clients: int) -> dict[
     printed = sysbench(
         world, way, f"--threads={clients}", f"--time={SECONDS}", f"--db-ps-mode={PS_MODE[protocol]}", "run"
     )
-    if way == "sidecar":
+    ours = way in ("sidecar", "enforcing")
+    if ours:
         world.settled()
     buckets = [(float(ms), int(count)) for ms, count in _BUCKET.findall(printed.partition("SQL statistics")[0])]
     count = sum(n for _, n in buckets)
     if not count:
         raise SystemExit(f"error: no histogram from sysbench: {printed[-500:]}")
-    if way == "sidecar" and (told := published(world.data_dir) - before) < count:
+    if ours and (told := published(world.data_dir) - before) < count:
         raise SystemExit(f"error: {count} queries, but only {told} events published")
     return {
         "p50_us": _percentile(buckets, count, 0.50),

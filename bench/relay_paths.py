@@ -108,6 +108,17 @@ class Ways:
         )
         return [program("haproxy"), "-db", "-f", str(settings)], port, False
 
+    def _start_sidecar(self, settings: Config) -> None:
+        """Relay and shipper, publishing: the one listener of these settings, which observes, and as a way of its own another, which
+        enforces a budget that nobody reaches."""
+        self.config = settings
+        observing, port = settings.listener[0], free_port()
+        limits = {"mode": "enforce", "budget_rows": 10**9, "budget_patients": 10**8}
+        settings.listener.append(replace(observing, name="enforcing", listen=f"127.0.0.1:{port}", **limits))
+        pids = self._stack.enter_context(sidecar(settings))
+        self.ways["sidecar"] = Way("sidecar", int(observing.listen.rpartition(":")[2]), pids)
+        self.ways["enforcing"] = Way("enforcing", port, pids)
+
     def settled(self) -> None:
         """Everything the relay recorded is in Kafka."""
         wait_for(lambda: spooled(self.data_dir) == published(self.data_dir), "the spool to be published", 30.0)
@@ -150,18 +161,12 @@ class World(Ways):
         return [program("pgbouncer"), str(settings)], port, True
 
     def start_sidecar(self, patient_columns: list[str]) -> None:
-        """Relay and shipper, patients by origin, publishing: one listener that observes and, as a way of its own, one that enforces
-        a budget which nobody reaches. The tables must be there."""
-        port, enforcing = free_port(), free_port()
+        """Patients by origin. The tables must be there."""
         catalog = psycopg.conninfo.make_conninfo(self.server.admin_dsn, dbname=DATABASE)
-        self.config = config(
-            self.data_dir, self.broker.bootstrap, port, f"127.0.0.1:{self.server.port}", patient_columns, catalog
+        upstream = f"127.0.0.1:{self.server.port}"
+        self._start_sidecar(
+            config(self.data_dir, self.broker.bootstrap, free_port(), upstream, patient_columns, catalog)
         )
-        observing = self.config.listener[0]
-        limits = {"mode": "enforce", "budget_rows": 10**9, "budget_patients": 10**8}
-        self.config.listener.append(replace(observing, name="enforcing", listen=f"127.0.0.1:{enforcing}", **limits))
-        self.ways["sidecar"] = Way("sidecar", port, self._stack.enter_context(sidecar(self.config)))
-        self.ways["enforcing"] = Way("enforcing", enforcing, self.ways["sidecar"].pids)
         wait_for(lambda: (self.data_dir / "columns.json").is_file(), "the patient columns to be resolved")
 
 

@@ -87,6 +87,7 @@ def main() -> int:
 def _postgres(seconds: float) -> int:
     report = Report("relay")
     report.facts["cores"] = os.cpu_count()
+    report.facts["warm_s"] = WARM_S
     report.facts["size"] = (
         f"{'a short run' if QUICK else 'a full run'}: {ROUNDS} rounds of {SECONDS} s a load, {BULK_ROUNDS} of each large result"
     )

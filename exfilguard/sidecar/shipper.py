@@ -41,6 +41,7 @@ from ..runtime.kafka import (
     TopicWatch,
     certificate_figures,
     client_settings,
+    compress_quickly,
     follow,
 )
 from ..runtime.process import hand_over_quickly, keep_memory, stop_on_signals
@@ -459,6 +460,7 @@ def run_shipper(config: Config) -> int:
     """Run until SIGTERM, then send what is left for a few seconds. Returns the exit status."""
     hand_over_quickly()
     keep_memory()
+    compress_quickly()
     stop = stop_on_signals()
     shipper = Shipper(config, stop)
     stats = StatsServer(run_dir(config.data_dir) / "shipper.stats", shipper.snapshot)

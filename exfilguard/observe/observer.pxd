@@ -29,7 +29,7 @@ cdef class Observer(Tally):
     cpdef let_go(self)
     cdef Text written(self)
     cdef tuple held_flags(self)
-    cdef bint _answered(self, bytes data, long long now_ms, object allowed_rows, object allowed_patients) except *
+    cpdef bint answered(self, bytes data, long long now_ms, object allowed_rows, object allowed_patients) except *
     cdef list settle(self)
     cdef list _asked_for(self, bytes data, long long now_ms)
     cdef _read_client(self, bytes data)

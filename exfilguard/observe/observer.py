@@ -150,7 +150,7 @@ class Observer(Tally):
     ) -> Result:
         """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where somebody else's answers
         begin (see Result)."""
-        if self.held is not None and self._answered(data, now_ms, allowed_rows, allowed_patients):
+        if self.answered(data, now_ms, allowed_rows, allowed_patients):
             return Result([], self.portion_rows, tuple(self.portion_patients), self.portion_estimated)
         late = self.settle()
         found = self._portion(data, now_ms, allowed_rows, allowed_patients, known_patients, follow)
@@ -207,9 +207,11 @@ class Observer(Tally):
         """True: these bytes were the whole answer to it, within `most_rows` and `most_patients`, and it was told."""
         return False
 
-    def _answered(self, data: bytes, now_ms: int, allowed_rows: int | None, allowed_patients: int | None) -> bool:
-        """`answer` within an allowance. Patients that are known cost here what others do: close to the limit it is False, and the
-        general path looks at each row."""
+    def answered(self, data: bytes, now_ms: int, allowed_rows: int | None, allowed_patients: int | None) -> bool:
+        """`answer` within an allowance: then what passed is in `portion_rows`, `portion_patients` and `portion_estimated`. Patients that
+        are known cost here what others do: close to the limit it is False, and the general path (`server_data`) looks at each row."""
+        if self.held is None:
+            return False
         self.most_rows = UNBOUNDED if allowed_rows is None else allowed_rows
         self.most_patients = UNBOUNDED if allowed_patients is None else allowed_patients
         self.portion_patients.clear()

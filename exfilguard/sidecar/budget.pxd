@@ -1,5 +1,5 @@
 cdef class Account:
-    cdef public long long rows, estimated
+    cdef public long long rows, estimated, looked_at
     cdef public object slices, patients
 
 

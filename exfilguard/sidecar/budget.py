@@ -14,9 +14,11 @@ SLICES = 60
 class Account:
     """What one principal has taken in the window."""
 
-    __slots__ = ("estimated", "patients", "rows", "slices")
+    __slots__ = ("estimated", "looked_at", "patients", "rows", "slices")
 
     def __init__(self) -> None:
+        self.looked_at = -1
+        """The slice in which what is too old was taken out last: once in each is enough."""
         self.rows = 0
         self.estimated = 0
         self.slices: deque[list[int]] = deque()  # [slice number, rows, estimated patients], oldest first
@@ -45,10 +47,12 @@ class LocalBudget:
         account = self._accounts.get(principal)
         if account is None:
             account = self._accounts[principal] = Account()
-        self._expire(account, number)
+        if account.looked_at < number:
+            self._expire(account, number)
         return account
 
     def _expire(self, account: Account, number: int) -> bool:
+        account.looked_at = number
         oldest = number - SLICES
         while account.slices and account.slices[0][0] < oldest:
             _, rows, estimated = account.slices.popleft()

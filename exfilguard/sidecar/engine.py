@@ -7,7 +7,7 @@ Everything behind the login is the relay's, the same for every engine: it hands 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Coroutine
+from collections.abc import Callable, Container, Coroutine, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -103,8 +103,16 @@ class Observer(Protocol):
         """Bytes from the server. With an allowance, reading stops where it is spent; with `follow`, where another principal's
         answers begin."""
 
+    def answered(self, data: bytes, now_ms: int, allowed_rows: int | None, allowed_patients: int | None) -> bool:
+        """The quick way past `server_data`: True when these bytes are the whole answer to what `hold` holds, all of it allowed."""
+
     portion_rows: int
     """Rows in the bytes that were shown last."""
+    portion_estimated: int
+
+    @property
+    def portion_patients(self) -> Iterable[str]:
+        """Digests of their patients; not kept by `observed`."""
 
     def observed(self, data: bytes, now_ms: int) -> list[QueryEvent]:
         """`server_data` for bytes that have passed already: nothing is allowed or held back."""

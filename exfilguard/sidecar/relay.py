@@ -231,7 +231,10 @@ class Session(Talk):
             self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
             return
         if not forward_first:
-            server.write(data)
+            if upstream is not None:
+                upstream.write(data)
+            else:
+                server.write(data)
         if events:
             guard.emit(self, events)
         if observer.principal != self.principal:
@@ -337,13 +340,15 @@ class Session(Talk):
         else:
             rows_left = budget.rows_left(self.principal, now) if budget else None
             patients_left = budget.patients_left(self.principal, now) if budget else None
+        if self.ending is None and observer.answered(data, now, rows_left, patients_left):
+            self._charge(observer.portion_rows, tuple(observer.portion_patients), observer.portion_estimated, now)
+            self._to_client(data)
+            return b""
         known = budget.known_patients(self.principal, now) if budget and patients_left is not None else None
         result = observer.server_data(
             data, now, allowed_rows=rows_left, allowed_patients=patients_left, known_patients=known, follow=True
         )
-        if budget is not None:
-            budget.charge(self.principal, result.rows, result.new_patients, result.estimated, now)
-        self._account(result.rows, now)
+        self._charge(result.rows, result.new_patients, result.estimated, now)
         cut_at, rest, behind = result.cut_at, b"", b""
         if result.hold_at is not None:
             self.held = data[result.hold_at :]
@@ -393,7 +398,16 @@ class Session(Talk):
             self.guard.emit(self, events)
 
     def _to_client(self, data: bytes) -> None:
-        self.client.write(data if self.envelopes is None else self.envelopes.seal(data))
+        sealed = data if self.envelopes is None else self.envelopes.seal(data)
+        if self.downstream is not None:
+            self.downstream.write(sealed)
+        else:
+            self.client.write(sealed)
+
+    def _charge(self, rows: int, patients: tuple[str, ...], estimated: int, now: int) -> None:
+        if self.budget is not None:
+            self.budget.charge(self.principal, rows, patients, estimated, now)
+        self._account(rows, now)
 
     def _account(self, rows: int, now: int) -> None:
         if not rows:
@@ -445,7 +459,7 @@ class Session(Talk):
     def _passes(self, data: bytes, now: int) -> bool:
         """True: a statement that the observer holds, and nobody refuses. Nearly all are; `screen` has the others."""
         observer = cast("Observer", self.observer)
-        if self._stopped(observer.principal) is not None:
+        if self.gate.standing and self._stopped(observer.principal) is not None:
             return False
         flags = observer.hold(data, now)
         if flags and self.guard.denied_of(observer.principal, flags):

@@ -97,6 +97,7 @@ class Guard:
             ListenerOutlet(worker.journal, self.counters, listener.name) if COMPILED else None,
         )
         self.gate = Gate()
+        self.gate.standing = worker.verdicts
         self.columns: PatientColumns | OriginColumns = (
             PatientColumns(listener.patient_columns)
             if listener.engine == "postgres"

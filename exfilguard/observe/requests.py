@@ -71,10 +71,17 @@ class Requests(Observer):
         """True when the client's bytes so far are whole messages."""
         return self._frontend.at_boundary
 
+    @property
+    def client_missing(self) -> int:
+        """Bytes up to the end of the message that has begun, or of its header; 0 at a boundary."""
+        return self._frontend.missing
+
     def request(self, kind: int, body: bytes, whole: bool) -> None:
         letter = chr(kind)
         if letter in "dHXp":
             return
+        if letter == "S":
+            self._screener.skips = False
         if letter in "cf":
             if self._copy == "in":
                 self._copy = ""

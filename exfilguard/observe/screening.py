@@ -40,8 +40,8 @@ class Screened(Protocol):
     """An observer, as its screener needs it."""
 
     @property
-    def client_at_boundary(self) -> bool:
-        """True when the client's bytes so far are whole requests."""
+    def client_missing(self) -> int:
+        """Bytes up to the end of the request that has begun, or of its header; 0 at a boundary."""
 
     def requests(self, data: bytes) -> None:
         """Bytes that are sent to the server as they are. Raises ProtocolError."""
@@ -64,12 +64,14 @@ class RequestScreener:
     def data(self, data: bytes, judge: Judge) -> bytes:
         """What to send to the server instead of `data`. Raises ProtocolError."""
         screened = self._screened
-        if not screened.client_at_boundary:
-            # The screening began in the middle of a message: the rest of this portion goes by as it is.
-            screened.requests(data)
-            return data
         out = bytearray()
         pos, end = 0, len(data)
+        while pos < end and (missing := screened.client_missing):
+            # The rest of a message whose beginning went by, and no byte more: what stands behind it is judged.
+            part = data[pos : pos + missing]
+            screened.requests(part)
+            out += part
+            pos += len(part)
         while pos < end:
             stop, judged = self.extent(data, pos, end)
             if stop < 0:
@@ -101,13 +103,13 @@ class RequestScreener:
 class Screener(RequestScreener):
     """PostgreSQL's."""
 
-    __slots__ = ("_observer", "_skip")
+    __slots__ = ("_observer", "skips")
 
     def __init__(self, observer: Requests) -> None:
         super().__init__(observer)
         self._observer = observer
-        self._skip = False
-        """A refused request's batch: the server skips the rest of it up to Sync."""
+        self.skips = False
+        """A refused request's batch: the server skips the rest of it up to Sync, which the observer may see while nobody is screened."""
 
     def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
         kind = data[pos]
@@ -116,15 +118,14 @@ class Screener(RequestScreener):
         if partly and kind in FRONTEND_TYPES:
             return -1, False
         if length < 4 or pos + 1 + length > end or kind not in _JUDGED:
-            self._skip = self._skip and kind != ord("S")
             return (end if length < 4 else min(end, pos + 1 + length)), False
         return pos + 1 + length, True
 
     def words(self, request: bytes, judge: Judge) -> str:
-        return "" if self._skip else self._observer.judge(chr(request[0]), request[5:], judge)
+        return "" if self.skips else self._observer.judge(chr(request[0]), request[5:], judge)
 
     def refuse(self, request: bytes, words: str) -> bytes:
         simple = request[0] in b"QF"
         self._observer.refused_request("Q" if simple else "P", words)
-        self._skip = not simple
+        self.skips = not simple
         return _QUERY if simple else _PARSE

@@ -153,6 +153,11 @@ class Commands(Observer):
         """True when the client's bytes so far are whole packets."""
         return self._frontend.at_boundary and not self._frontend.infile
 
+    @property
+    def client_missing(self) -> int:
+        """Bytes up to the end of the packet that has begun, or of its header; 0 between commands."""
+        return self._frontend.missing
+
     def request(self, kind: int, body: bytes, whole: bool) -> None:
         if kind in messages.REPLICATION:
             if not self._allow_replication:

@@ -32,8 +32,8 @@ class Screener(RequestScreener):
         self._observer = observer
 
     def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
-        if pos + 5 > end:
-            return -1, False
+        if pos + 5 > end and (pos + 4 > end or data[pos : pos + 3] != b"\0\0\0" or not data[pos + 3]):
+            return -1, False  # an empty packet that is no command is whole: a file's second end
         length = int.from_bytes(data[pos : pos + 3], "little")
         judged = length > 0 and data[pos + 3] == 0 and data[pos + 4] in _JUDGED and length < MAX_KEPT_BYTES
         if judged and pos + 4 + length > end:

@@ -39,6 +39,16 @@ class FrontendReader:
         """True when all bytes fed so far are whole packets."""
         return not self._skip and not self._carry and not self._continued
 
+    @property
+    def missing(self) -> int:
+        """Bytes up to the end of the packet that has begun, or of its header; 0 between commands."""
+        if self._skip:
+            return self._skip
+        if not self._carry and not self._continued and not self.infile:
+            return 0
+        length = int.from_bytes(self._carry[:3], "little") if len(self._carry) >= 4 else 0
+        return 4 + length - len(self._carry)
+
     def feed(self, data: bytes) -> None:
         """The sink's `command` is told of each that `data` completes, or begins with enough of.
 

@@ -32,6 +32,14 @@ class FrontendReader:
         """True when all bytes fed so far are whole messages."""
         return not self._skip and not self._carry
 
+    @property
+    def missing(self) -> int:
+        """Bytes up to the end of the message that has begun, or of its header; 0 at a boundary."""
+        if not self._carry:
+            return self._skip
+        length = int.from_bytes(self._carry[1:5], "big") if len(self._carry) >= 5 else 4
+        return 1 + length - len(self._carry)
+
     def feed(self, data: bytes) -> None:
         """The sink's `request` is told of each message that `data` completes. Raises ProtocolError."""
         sink = self.sink

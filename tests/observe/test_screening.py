@@ -1,0 +1,74 @@
+"""Requests that are looked at before they are sent: however the bytes are cut, no statement that is refused passes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+
+from exfilguard.observe.mysql.session import MysqlObserver
+from exfilguard.observe.session import SessionObserver
+from exfilguard.wire.mysql import messages
+from exfilguard.wire.mysql.messages import packet
+from tests.wire import build as b
+from tests.wire import mysql_build as m
+
+from .test_mysql_session import observer as mysql_observer
+from .test_session import observer as postgres_observer
+
+REFUSED = b.query("COPY patients TO PROGRAM 'x'")
+MYSQL_REFUSED = m.query("SELECT id FROM patient INTO OUTFILE '/tmp/x'")
+
+
+def judge(principals: Collection[str], text: bytes) -> str:
+    return "refused" if b"PROGRAM" in text or b"OUTFILE" in text else ""
+
+
+def sent(made: SessionObserver | MysqlObserver, *pieces: bytes) -> bytes:
+    return b"".join(made.screen(piece, 5, judge)[0] for piece in pieces)
+
+
+def postgres() -> SessionObserver:
+    made = postgres_observer()
+    made.server_data(b.LOGIN, 1)
+    return made
+
+
+@pytest.mark.parametrize(
+    "first", [b.describe("S", "long name"), b.close("S", "long name"), b.execute("long name"), b.copy_data(b"1\tDupont\n")]
+)
+def test_what_stands_behind_the_rest_of_a_message_is_judged(first: bytes) -> None:
+    """The beginning of a message that is not held goes by; its rest comes with a statement behind it."""
+    for at in range(len(first)):
+        made = postgres()
+        out = sent(made, first[:at], first[at:] + b.SYNC + REFUSED)
+        assert out.startswith(first + b.SYNC)
+        assert b"PROGRAM" not in out
+        assert made.refusals == 1
+
+
+@pytest.mark.parametrize("first", [m.command(messages.COM_INIT_DB, b"dpi"), m.command(messages.COM_STMT_RESET, b"\1\0\0\0")])
+def test_the_same_in_mysql(first: bytes) -> None:
+    for at in range(len(first)):
+        out = sent(mysql_observer(), first[:at], first[at:] + MYSQL_REFUSED)
+        assert out.startswith(first)
+        assert b"OUTFILE" not in out
+
+
+def test_what_stands_behind_a_file_of_the_clients_is_judged() -> None:
+    made = mysql_observer()
+    assert sent(made, m.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t")).endswith(b" t")
+    made.server_data(packet(1, b"\xfbx"), 6)
+    file = packet(2, b"1;Dupont") + packet(3, b"")
+    out = sent(made, file[:7], file[7:] + MYSQL_REFUSED)
+    assert out.startswith(file)
+    assert b"OUTFILE" not in out
+
+
+def test_a_sync_that_comes_while_nobody_is_screened_ends_a_refused_batch() -> None:
+    made = postgres()
+    assert b"PROGRAM" not in sent(made, b.parse("", "COPY patients TO PROGRAM 'x'"))
+    made.server_data(b.error("42601"), 6)
+    made.client_data(b.SYNC, 7)
+    made.server_data(b.READY, 8)
+    assert b"PROGRAM" not in sent(made, REFUSED)

@@ -246,6 +246,8 @@ cdef class QuickObserver(SessionObserver):
         counted.count = counted.size = counted.further = 0
         try:
             if at[0] == 68:
+                if self.statement is not None and description == NULL and known.fields is None:
+                    return False  # rows that nobody described
                 if known.way == SKIP:
                     while stop - counted.end >= 7 and counted.end[0] == 68:
                         length = be32(counted.end + 1)
@@ -284,6 +286,8 @@ cdef class QuickObserver(SessionObserver):
         self.in_transaction = stop[5] != 73
         if self.statement is not None and self._portals.get(empty) is not known.portal:
             self._portals[empty] = known.portal
+        if description != NULL and self.statement is not None and self.statement.fields is None:
+            self.statement.fields = known.portal.fields
         self.held = None
         self.portion_rows = counted.count
         self.shortcuts += 1

@@ -87,6 +87,7 @@ class Columns(Requests):
             self._begin_columns(fields, portal.formats or () if portal is not None else (), head.statement)
         else:
             self._forget_columns()
+            self.wants_rows = True  # if there are any: nobody had them described
 
     def _forget_columns(self) -> None:
         self.wants_rows = False
@@ -119,7 +120,9 @@ class Columns(Requests):
             self._recount(0)
             return True
         if not self.patients_by:
-            return True
+            if self._copy:
+                return True
+            self.patients_by = "estimate"  # what was never described may be anybody
         found, further = self._row_patients(data, start, end, whole)
         return self.admit(found, further)
 

@@ -136,7 +136,7 @@ SUSPENDED = [
 TRANSCRIPTS = {
     "simple select": (SELECT, [(3, 0, 2, "")]),
     "prepared, described once, mixed formats": (EXTENDED, [(3, 0, 2, "")]),
-    "error inside a pipeline": (PIPELINE_WITH_ERROR, [(1, 0, 0, ""), (0, 0, 0, "42601"), (1, 0, 1, "")]),
+    "error inside a pipeline": (PIPELINE_WITH_ERROR, [(1, 0, 1, ""), (0, 0, 0, "42601"), (1, 0, 1, "")]),
     # `SELECT 1` beside a statement that names a table of patients is one patient: nobody can tell its rows apart.
     "several statements in one Query": (MULTI, [(1, 0, 1, ""), (0, 0, 0, ""), (2, 0, 2, "")]),
     "copy out, text": (COPY_TEXT, [(2, 0, 0, "")]),
@@ -490,3 +490,27 @@ def test_a_header_that_came_in_pieces_gives_no_row_away() -> None:
     line = b.copy_data(b"7,1\n")
     found = seen.server_data(line * 3, 3, allowed_rows=1)
     assert (found.rows, found.cut_at) == (1, len(line))
+
+
+def test_a_portal_that_was_described_once_is_known_in_later_executions() -> None:
+    """pgjdbc: from the second execution of a prepared statement on, nothing is described."""
+    rows = b.row(b"1") + b.row(b"2") + b.complete("SELECT 2") + b.READY
+    first = b.parse("s", "SELECT patient_id FROM patients") + b.bind("", "s") + b.describe("P", "") + b.execute("") + b.SYNC
+    steps = [
+        (">", first), ("<", b.PARSED + b.BOUND + b.description(PATIENT) + rows),
+        (">", b.bind("", "s") + b.execute("") + b.SYNC), ("<", b.BOUND + rows),
+    ]  # fmt: skip
+    one, again = [e for e in play(steps) if e.kind == "query"]
+    assert len(one.patients) == 2
+    assert (again.patients, again.patients_by, again.columns) == (one.patients, one.patients_by, one.columns)
+
+
+def test_rows_that_nobody_had_described_are_somebody() -> None:
+    """A client of one's own need not ask for a description: a budget of patients holds nevertheless."""
+    seen = observer()
+    seen.server_data(b.LOGIN, 1)
+    seen.client_data(b.parse("", "FETCH 100 FROM c") + b.bind("", "") + b.execute("") + b.SYNC, 5)
+    rows = [b.row(b"%d" % number) for number in range(9)]
+    found = seen.server_data(b.PARSED + b.BOUND + b"".join(rows) + b.complete("FETCH 9") + b.READY, 6, None, 4, ())
+    assert (found.rows, len(found.new_patients)) == (4, 4)
+    assert found.cut_at == len(b.PARSED + b.BOUND + b"".join(rows[:4]))

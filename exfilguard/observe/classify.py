@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..events.query import FLAGS, Engine, Flag
@@ -47,6 +48,14 @@ _FOREIGN_ENGINES = frozenset(("federated", "connect", "spider", "s3", "federated
 _FOREIGN_EXTENSIONS = frozenset(
     ("dblink", "postgres_fdw", "file_fdw", "mysql_fdw", "oracle_fdw", "tds_fdw", "ogr_fdw", "multicorn")
 )
+
+_WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
+    ((*FILES, "outfile", "dumpfile"), "server_export"),
+    ((*REMOTE, "foreign data wrapper"), "foreign"),
+    ((*SLOTS, *_REPLICATION_WORDS), "replication"),
+    (PACKING, "aggregate"),
+)
+_COPY_BEYOND = re.compile(r"(?:^|;|\*/|\n)\s*copy\b")
 
 
 class Classifier:
@@ -89,6 +98,7 @@ class Classifier:
         for count, token in enumerate(tokens(sql, self._engine)):
             if count >= MAX_TOKENS:
                 found.add("watched_call")  # too long to be read to its end: somebody should
+                self._beyond(sql.lower(), found)
                 return False
             if token.kind == "comment":
                 continue
@@ -98,6 +108,14 @@ class Classifier:
             else:
                 statement.append(token)
         return self._statement(statement, found, depth) and lasting
+
+    def _beyond(self, low: str, found: set[Flag]) -> None:
+        """By their words alone, wherever they stand: what else would pass behind enough tokens."""
+        for names, flag in _WORDS_BEYOND:
+            if any(name in low for name in names):
+                found.add(flag)
+        if _COPY_BEYOND.search(low):
+            found |= {"copy", "server_export"}
 
     def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int) -> bool:
         if not statement:

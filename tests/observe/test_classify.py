@@ -96,8 +96,14 @@ def test_what_only_a_literal_tells_is_not_remembered() -> None:
 
 
 def test_a_statement_too_long_to_be_read_is_flagged() -> None:
-    sql = "SELECT " + "a," * 30_000 + "pg_read_file('x')"
-    assert Classifier("postgresql").flags("", sql.encode(), lambda text: False) == ("watched_call",)
+    """And by its words: what is denied is not let pass by what stands before it."""
+    for last, expected in {
+        "a": "", "pg_read_file('x')": "server_export", "1 FROM dblink('x', 'y')": "foreign", "b; COPY t TO PROGRAM 'x'": "copy server_export",
+        "b; /**/ COPY t TO '/tmp/x'": "copy server_export", "json_agg(p) FROM patient p": "aggregate",
+    }.items():  # fmt: skip
+        sql = "SELECT " + "a," * 30_000 + last
+        found = Classifier("postgresql").flags("", sql.encode(), lambda text: True)
+        assert sorted(found) == sorted([*expected.split(), "watched_call"]), last
 
 
 def test_the_memory_is_bounded() -> None:

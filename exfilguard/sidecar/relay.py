@@ -329,6 +329,8 @@ class Session(Talk):
             data = self._count_part(data, now)
             if observer.principal != self.principal and not self.closed:
                 self._follow()
+        if self.session_limit and self.rows_total >= self.session_limit:
+            self._end_for_session_share()
 
     def _count_part(self, data: bytes, now: int) -> bytes:
         """What one principal is charged for; returns the bytes behind it."""

@@ -6,14 +6,19 @@ from collections.abc import Collection
 
 import pytest
 
+from exfilguard.observe.contexts import Contexts
+from exfilguard.observe.identity import Identity, Rules
 from exfilguard.observe.mysql.session import MysqlObserver
+from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
+from exfilguard.observe.tally import Setting
 from exfilguard.wire.mysql import messages
 from exfilguard.wire.mysql.messages import packet
 from tests.wire import build as b
 from tests.wire import mysql_build as m
 
 from .test_mysql_session import observer as mysql_observer
+from .test_session import KEY
 from .test_session import observer as postgres_observer
 
 REFUSED = b.query("COPY patients TO PROGRAM 'x'")
@@ -72,3 +77,13 @@ def test_a_sync_that_comes_while_nobody_is_screened_ends_a_refused_batch() -> No
     made.client_data(b.SYNC, 7)
     made.server_data(b.READY, 8)
     assert b"PROGRAM" not in sent(made, REFUSED)
+
+
+@pytest.mark.parametrize("kind", [messages.COM_STMT_EXECUTE, messages.COM_STMT_FETCH, messages.COM_STMT_BULK_EXECUTE])
+def test_a_locked_account_has_no_rows_of_a_cursor_either(kind: int) -> None:
+    """Nor of a statement that nobody remembers."""
+    made = mysql_observer()
+    asked = m.command(kind, (7).to_bytes(4, "little") + (100).to_bytes(4, "little") + b"\0")
+    out, _ = made.screen(asked, 5, lambda principals, text: "locked")
+    assert b"SIGNAL" in out
+    assert made.awaiting_reply

@@ -323,7 +323,7 @@ class Commands(Observer):
         """Why this command must be refused; empty when it may pass."""
         if not self._pending:
             self._identity.settled()
-        if kind == messages.COM_STMT_EXECUTE:
+        if kind in BINARY:
             number = int.from_bytes(body[:4], "little")
             statement = self._last_prepared if number == messages.LAST_PREPARED else self._statements.get(number)
         elif kind == messages.COM_QUERY:
@@ -332,7 +332,7 @@ class Commands(Observer):
         else:
             statement = self._read(body, True)
         if statement is None:
-            return ""
+            return self._words(judge, b"", None, True)
         return self._words(judge, statement.sql, statement.script, kind != messages.COM_STMT_PREPARE)
 
     # -- the statement whose result is flowing ------------------------------------------------------------------------

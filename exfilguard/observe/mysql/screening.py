@@ -19,7 +19,9 @@ SQLSTATE = "45000"
 MAX_WORDS = 128
 """MESSAGE_TEXT holds no more characters."""
 
-_JUDGED = frozenset((messages.COM_QUERY, messages.COM_STMT_PREPARE, messages.COM_STMT_EXECUTE))
+_JUDGED = frozenset(
+    (messages.COM_QUERY, messages.COM_STMT_PREPARE, messages.COM_STMT_EXECUTE, messages.COM_STMT_BULK_EXECUTE, messages.COM_STMT_FETCH)
+)  # fmt: skip
 
 
 class Screener(RequestScreener):

@@ -316,12 +316,15 @@ class Identity:
         self._ahead = None
 
     def expected(self, script: Script | None, parameters: Parameters | None = None) -> Collection[str]:
-        """Whom a request would be charged to if all goes well, before it is sent: one name, or several for several statements."""
+        """Whom a request would be charged to if all goes well, before it is sent, and while the server has not said so, if not: one name,
+        or several for several statements too."""
         ahead = self._ahead or self._claims
+        name = self._whom(script, self._resolve(ahead))[0]
+        still = self._whom(script, self._base)[0]  # what is on its way may fail: a role that is not theirs
         if script is None or not script.effects:
-            return (self._whom(script, self._resolve(ahead))[0],)
+            return (name,) if name == still else (name, still)
         ahead = _Claims(ahead.settings, ahead.local, list(ahead.levels), ahead.distrusted)
-        names = []
+        names = [] if name == still else [still]
         for statement in script.effects:
             names.append(self._whom(script, self._resolve(ahead))[0])
             for effect in statement:

@@ -79,6 +79,31 @@ def test_a_sync_that_comes_while_nobody_is_screened_ends_a_refused_batch() -> No
     assert b"PROGRAM" not in sent(made, REFUSED)
 
 
+@pytest.mark.parametrize("behind", ["SELECT patient_id FROM patients", "SELECT patient_id FROM patients; SET ROLE dr_c"])
+def test_a_change_of_role_that_may_fail_frees_nobody(behind: str) -> None:
+    """The locked user asks for a role that is not theirs, and for rows behind it in the same breath: these are still theirs."""
+    identity = Identity(Rules(roles=("dr_*",)), Contexts({}), "s1", "10.0.0.9")
+    made = SessionObserver(Setting("ehr", Digester(KEY), 3, 50), "s1", "10.0.0.9", PatientColumns([]), identity)
+    made.startup({"user": "dpi"})
+    made.server_data(b.LOGIN, 1)
+    made.client_data(b.query("SET ROLE dr_a"), 2)
+    made.server_data(b.complete("SET") + b.READY, 3)
+    judged: list[Collection[str]] = []
+
+    def locked(principals: Collection[str], text: bytes) -> str:
+        judged.append(principals)
+        return "locked" if "dr_a" in principals else ""
+
+    change = b.query("SET ROLE dr_b")
+    out, _ = made.screen(change + b.query(behind), 5, locked)
+    assert out.startswith(change)
+    assert b"patients" not in out
+    assert "dr_b" in judged[0]
+    # Once the server has said so, it is the other's.
+    made.server_data(b.complete("SET") + b.READY + b.error("42601") + b.READY, 6)
+    assert made.screen(b.query("SELECT 1"), 7, locked)[0] == b.query("SELECT 1")
+
+
 @pytest.mark.parametrize("kind", [messages.COM_STMT_EXECUTE, messages.COM_STMT_FETCH, messages.COM_STMT_BULK_EXECUTE])
 def test_a_locked_account_has_no_rows_of_a_cursor_either(kind: int) -> None:
     """Nor of a statement that nobody remembers."""

@@ -132,7 +132,9 @@ class Answers(Columns):
             head.portal.fields = fields
             head.portal.formats = self._columns.reading(fields).formats
             if head.portal.statement.fields is None:
-                head.portal.statement.fields = fields  # pgjdbc has a portal described once, and executes the others without
+                head.portal.statement.fields = (
+                    fields  # pgjdbc has a portal described once, and executes the others without
+                )
         elif head.statement is not None:
             head.statement.fields = fields
         self._pending.popleft()
@@ -184,6 +186,10 @@ class Answers(Columns):
             values = portal.parameters if portal is not None else None
             self._identity.completed(head.script, head.done, lookup(values), rolled_back=tag == "ROLLBACK")
             self._recharge()
+        if tag == "PREPARE":
+            # A statement made by SQL has its name in common with those of the protocol: whose description it was is not known.
+            for statement in self._statements.values():
+                statement.fields = None
         head.done += 1
 
     def _on_function_result(self, body: bytes) -> None:

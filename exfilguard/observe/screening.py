@@ -50,11 +50,13 @@ class Screened(Protocol):
 class RequestScreener:
     """The client's side of one session, as long as somebody has to be refused."""
 
-    __slots__ = ("_screened", "held")
+    __slots__ = ("_screened", "held", "skips")
 
     def __init__(self, observer: Screened) -> None:
         self._screened = observer
         self.held = b""
+        self.skips = False
+        """A refused request's batch: the server skips the rest of it up to Sync, which the observer may see while nobody is screened."""
 
     def release(self) -> bytes:
         """What is held, given back."""
@@ -103,13 +105,11 @@ class RequestScreener:
 class Screener(RequestScreener):
     """PostgreSQL's."""
 
-    __slots__ = ("_observer", "skips")
+    __slots__ = ("_observer",)
 
     def __init__(self, observer: Requests) -> None:
         super().__init__(observer)
         self._observer = observer
-        self.skips = False
-        """A refused request's batch: the server skips the rest of it up to Sync, which the observer may see while nobody is screened."""
 
     def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
         kind = data[pos]

@@ -409,3 +409,33 @@ def test_recorded_conversations(name: str) -> None:
     request, used = startup.parse(first)
     assert isinstance(request, startup.StartupMessage)
     compare([(side, data, 1000 + n) for n, (side, data) in enumerate([(">", first[used:]), *rest])])
+
+
+@pytest.mark.parametrize("kind", [SessionObserver, QuickObserver])
+def test_a_statement_that_sql_has_put_under_a_described_name_is_not_read_by_that_description(
+    kind: type[SessionObserver],
+) -> None:
+    seen = kind(
+        Setting("ehr", Digester(KEY), 1000, 50, outlet=Kept()),
+        "s1",
+        "10.0.0.9",
+        PatientColumns(["dpi.patients.patient_id"]),
+    )
+    seen.startup({"user": "dpi"})
+    for side, data in [
+        ("<", b.LOGIN),
+        (">", b.parse("s", "SELECT 1 AS x") + b.describe("S", "s") + b.SYNC),
+        ("<", b.PARSED + b.description(("x", 0, 0, INT4)) + b.READY),
+        *[
+            step for sql in ("DEALLOCATE s", "PREPARE s AS SELECT patient_id FROM patients")
+            for step in ((">", b.query(sql)), ("<", b.complete(sql.split()[0]) + b.READY))
+        ],
+        (">", b.bind("", "s") + b.execute("") + b.SYNC),
+    ]:  # fmt: skip
+        if side == ">":
+            seen.client_data(data, 5)
+        else:
+            seen.server_data(data, 5)
+    rows = [b.row(b"%d" % number) for number in range(3)]
+    found = seen.server_data(b.BOUND + b"".join(rows) + b.complete("SELECT 3") + b.READY, 6, None, 1, ())
+    assert (found.rows, len(found.new_patients), found.cut_at) == (1, 1, len(b.BOUND + rows[0]))

@@ -40,7 +40,8 @@ def postgres() -> SessionObserver:
 
 
 @pytest.mark.parametrize(
-    "first", [b.describe("S", "long name"), b.close("S", "long name"), b.execute("long name"), b.copy_data(b"1\tDupont\n")]
+    "first",
+    [b.describe("S", "long name"), b.close("S", "long name"), b.execute("long name"), b.copy_data(b"1\tDupont\n")],
 )
 def test_what_stands_behind_the_rest_of_a_message_is_judged(first: bytes) -> None:
     """The beginning of a message that is not held goes by; its rest comes with a statement behind it."""
@@ -52,7 +53,9 @@ def test_what_stands_behind_the_rest_of_a_message_is_judged(first: bytes) -> Non
         assert made.refusals == 1
 
 
-@pytest.mark.parametrize("first", [m.command(messages.COM_INIT_DB, b"dpi"), m.command(messages.COM_STMT_RESET, b"\1\0\0\0")])
+@pytest.mark.parametrize(
+    "first", [m.command(messages.COM_INIT_DB, b"dpi"), m.command(messages.COM_STMT_RESET, b"\1\0\0\0")]
+)
 def test_the_same_in_mysql(first: bytes) -> None:
     for at in range(len(first)):
         out = sent(mysql_observer(), first[:at], first[at:] + MYSQL_REFUSED)
@@ -79,7 +82,9 @@ def test_a_sync_that_comes_while_nobody_is_screened_ends_a_refused_batch() -> No
     assert b"PROGRAM" not in sent(made, REFUSED)
 
 
-@pytest.mark.parametrize("behind", ["SELECT patient_id FROM patients", "SELECT patient_id FROM patients; SET ROLE dr_c"])
+@pytest.mark.parametrize(
+    "behind", ["SELECT patient_id FROM patients", "SELECT patient_id FROM patients; SET ROLE dr_c"]
+)
 def test_a_change_of_role_that_may_fail_frees_nobody(behind: str) -> None:
     """The locked user asks for a role that is not theirs, and for rows behind it in the same breath: these are still theirs."""
     identity = Identity(Rules(roles=("dr_*",)), Contexts({}), "s1", "10.0.0.9")

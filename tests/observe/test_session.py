@@ -495,7 +495,9 @@ def test_a_header_that_came_in_pieces_gives_no_row_away() -> None:
 def test_a_portal_that_was_described_once_is_known_in_later_executions() -> None:
     """pgjdbc: from the second execution of a prepared statement on, nothing is described."""
     rows = b.row(b"1") + b.row(b"2") + b.complete("SELECT 2") + b.READY
-    first = b.parse("s", "SELECT patient_id FROM patients") + b.bind("", "s") + b.describe("P", "") + b.execute("") + b.SYNC
+    first = (
+        b.parse("s", "SELECT patient_id FROM patients") + b.bind("", "s") + b.describe("P", "") + b.execute("") + b.SYNC
+    )
     steps = [
         (">", first), ("<", b.PARSED + b.BOUND + b.description(PATIENT) + rows),
         (">", b.bind("", "s") + b.execute("") + b.SYNC), ("<", b.BOUND + rows),

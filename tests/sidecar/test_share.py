@@ -48,7 +48,9 @@ def test_a_session_that_took_its_share_after_the_verdict_ends(mode: str) -> None
     )  # fmt: skip
     client, server = Side(), Side()
     session = Session(cast("Any", guard), cast("Any", client), "10.0.0.1")
-    observer = SessionObserver(Setting("dpi", Digester(b"0123456789abcdef"), 1_000, 1_000), "s", "10.0.0.1", PatientColumns([]))
+    observer = SessionObserver(
+        Setting("dpi", Digester(b"0123456789abcdef"), 1_000, 1_000), "s", "10.0.0.1", PatientColumns([])
+    )
     observer.startup({"user": "app"})
     observer.server_data(b.LOGIN, 1)
     session.observer, session.server, session.started, session.principal = observer, cast("Any", server), True, "app"

@@ -132,9 +132,8 @@ class Answers(Columns):
             head.portal.fields = fields
             head.portal.formats = self._columns.reading(fields).formats
             if head.portal.statement.fields is None:
-                head.portal.statement.fields = (
-                    fields  # pgjdbc has a portal described once, and executes the others without
-                )
+                # pgjdbc has a portal described once, and executes the others without.
+                head.portal.statement.fields = fields
         elif head.statement is not None:
             head.statement.fields = fields
         self._pending.popleft()

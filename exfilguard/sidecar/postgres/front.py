@@ -168,7 +168,8 @@ class PostgresFront:
             return
         session.client.divert = None
         session.client.pause()
-        spawn(session.connect(self._reach, raw + rest), "connect upstream")
+        session.early = rest  # who needs no password may have asked something already: it is looked at as all that follows
+        spawn(session.connect(self._reach, raw), "connect upstream")
 
     async def _reach(self) -> ServerSide:
         """A connection to the database, TLS done when configured. Raises OSError, TimeoutError, SSLError, ProtocolError."""

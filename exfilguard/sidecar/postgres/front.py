@@ -183,10 +183,13 @@ class PostgresFront:
         side.divert = lambda data: None if answer.done() else answer.set_result(data)
         side.lost = lambda: None if answer.done() else answer.set_exception(ConnectionResetError())
         host = await guard.dial(side)
-        side.write(startup.ssl_request())
-        if await answer != b"S":
+        try:
+            side.write(startup.ssl_request())
+            if await answer != b"S":
+                raise ProtocolError("the database refused TLS: set upstream_tls or enable ssl there")
+            side.divert = side.lost = None
+            await side.start_client_tls(context, host)
+        except BaseException:  # the time is over, too: nobody else knows of this connection yet
             side.abort()
-            raise ProtocolError("the database refused TLS: set upstream_tls or enable ssl there")
-        side.divert = side.lost = None
-        await side.start_client_tls(context, host)
+            raise
         return side

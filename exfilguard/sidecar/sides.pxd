@@ -17,7 +17,7 @@ cdef class Side(Receiver):
 cdef class ClientSide(Side):
     cdef public object guard, timer, addresses
     cdef public Talk session
-    cdef public bint lingers, crowded
+    cdef public bint lingers, gone, crowded
 
 
 cdef class ServerSide(Side):

@@ -146,6 +146,7 @@ class ClientSide(Side):
         self.addresses = proxy.Header()
         """The client's and the one it connected to; behind a load balancer as its PROXY header says."""
         self.lingers = False
+        self.gone = False
         self.crowded = False
         """There is no room for it: it is told so when it has said who it is. libpq does not show an error that comes earlier, in
         answer to its question about TLS."""
@@ -191,6 +192,7 @@ class ClientSide(Side):
         except (OSError, ssl.SSLError, TimeoutError):
             self.guard.counters.tls_failures += 1
             transport.abort()
+            self.connection_lost(None)  # TLS keeps a reset in the middle of its handshake to itself
             return False
         return True
 
@@ -218,6 +220,9 @@ class ClientSide(Side):
             asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.gone:
+            return
+        self.gone = True
         self.guard.clients -= 1
         if self.timer is not None:
             self.timer.cancel()
@@ -333,6 +338,8 @@ class ServerSide(Side):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.throttle_timer is not None:
+            self.throttle_timer.cancel()  # it may be hours, and holds the session
         if self.lost is not None:
             self.lost()
         if self.session.server is self:

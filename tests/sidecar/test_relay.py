@@ -113,3 +113,15 @@ def test_a_database_that_goes_away_loses_nothing_it_had_sent() -> None:
             assert b"".join(piece for _, piece in session.seen) == data
 
     asyncio.run(play())
+
+
+def test_a_throttled_connection_that_is_gone_is_not_held_until_its_pace_is_over() -> None:
+    async def play() -> None:
+        side, _, _ = made()
+        side.pace(3600)
+        timer = side.throttle_timer
+        assert timer is not None
+        side.connection_lost(None)
+        assert timer.cancelled()
+
+    asyncio.run(play())

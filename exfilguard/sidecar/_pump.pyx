@@ -24,7 +24,7 @@ import selectors
 import socket
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, ENOSYS, errno as c_errno
+from libc.errno cimport EAGAIN, EINTR, errno as c_errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
@@ -35,7 +35,7 @@ cdef extern from "sys/epoll.h" nogil:
     int epoll_wait(int epfd, epoll_event *events, int most, int timeout_ms)
     int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
     enum:
-        EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+        EPOLLIN, EPOLLPRI, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
 
 cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void *buffer, size_t length, int flags)
@@ -195,11 +195,10 @@ cdef class Pump:
                         n = syscall(SYS_epoll_pwait2, self.epfd, self.ready, <int>READY, &span, NULL, <size_t>0)
                     if n >= 0:
                         return n
-                    if c_errno == ENOSYS:
-                        self.wake()  # nothing can be waited for as short as that
-                        left_s = 0.0
-                    elif c_errno == EINTR:
+                    if c_errno == EINTR:
                         return -1
+                    self.wake()  # nothing can be waited for as short as that: ENOSYS, or EPERM in a sandbox that does not know it
+                    left_s = 0.0
             with nogil:
                 n = epoll_wait(self.epfd, self.ready, READY, -1 if left_s < 0.0 else <int>(left_s * 1e3 + 1))
         if n < 0 and c_errno != EINTR:
@@ -387,7 +386,7 @@ cdef class PumpTransport:
             return
         # A socket that is only hung up would be reported again and again: without a wish it is not in the set at all.
         op = EPOLL_CTL_DEL if not wanted else EPOLL_CTL_MOD if self.mask else EPOLL_CTL_ADD
-        event.events = wanted | EPOLLRDHUP | EPOLLET if wanted == EPOLLIN else wanted
+        event.events = wanted | EPOLLPRI | EPOLLRDHUP | EPOLLET if wanted == EPOLLIN else wanted
         event.data.u64 = 0
         event.data.fd = self.fd
         self.mask = wanted
@@ -434,7 +433,8 @@ cdef class PumpTransport:
     cdef rouse(self):
         """Something was asked, whose answer is not kept waiting, or this is the end."""
         self.resting = False
-        self.pump.resting.remove(self)
+        if self in self.pump.resting:  # else `wake` has the list, and will find that it rests no more
+            self.pump.resting.remove(self)
         self.ask()
 
     cdef read(self, uint32_t events):
@@ -457,8 +457,8 @@ cdef class PumpTransport:
                     data = data[taken:]
             if self.lost or self.closing or not self.reading or self.resting:
                 return
-            if events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP) or n == READ:
-                self.again()
+            if events & (EPOLLPRI | EPOLLERR | EPOLLHUP | EPOLLRDHUP) or n == READ:
+                self.again()  # a read also ends before TCP's urgent byte
             elif self.full_reads >= FULL_READS and FULL_FROM <= n < FULL_BELOW and not PyBytes_GET_SIZE(self.backlog):
                 self.rest()
             elif self.mask == OTHER:
@@ -523,7 +523,7 @@ cdef class PumpTransport:
             server, self.server = self.server, None
             if server is not None:
                 _detach(server, self)
-            self.protocol = self.receive = None
+            self.protocol = self.receive = self.receiver = None
 
 
 def _name(call):

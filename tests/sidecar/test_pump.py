@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from exfilguard.sidecar._pump import PumpLoop
 from exfilguard.sidecar.receiver import Receiver
 
 PIECE = 8192
+FULL_READS = 8
 
 
 class Collector(Receiver, asyncio.Protocol):
@@ -112,3 +116,81 @@ def test_a_peer_that_resets_in_the_middle_of_a_large_result_is_noticed() -> None
         link.close()
 
     assert len(run(play)) <= 30 * PIECE
+
+
+class Told(Collector):
+    """Writes to another connection when it is asked something."""
+
+    def __init__(self, other: Collector) -> None:
+        super().__init__()
+        self.other = other
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+        if data.endswith(b"?") and self.other.transport is not None:
+            self.other.transport.write(b"!")
+
+
+def test_what_rests_is_written_to_while_the_rest_ends() -> None:
+    """Both rest, and the first one that is looked at again brings something for the other."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        other = Collector()
+        links = []
+        for protocol in (told := Told(other), other):
+            near, far = socket.socketpair()
+            near.setblocking(False)
+            await loop.create_connection(lambda protocol=protocol: protocol, sock=near)  # type: ignore[misc]
+            links.append(far)
+        for _ in range(FULL_READS - 1):
+            for link in links:
+                link.send(bytes(PIECE))
+            await asyncio.sleep(0.002)
+        for link in links:
+            link.send(bytes(PIECE))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        links[0].send(b"?")
+        await asyncio.sleep(0.05)
+        links[1].send(b".")
+        await asyncio.sleep(0.05)
+        assert not told.ended.is_set()
+        assert (len(told.got), len(other.got)) == (FULL_READS * PIECE + 1, FULL_READS * PIECE + 1)
+        assert links[1].recv(1) == b"!"
+        for link in links:
+            link.close()
+
+    with asyncio.Runner(loop_factory=PumpLoop) as runner:
+        runner.run(main())
+
+
+EPERM_FOR_441 = """
+import ctypes, struct
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 441), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.create_string_buffer(struct.pack("@HP", len(steps), ctypes.addressof(program)))) == 0
+from tests.sidecar import test_pump
+test_pump.test_a_question_after_a_large_result_is_answered()
+"""
+
+
+def test_a_sandbox_that_forbids_the_short_wait_costs_no_answer() -> None:
+    """Older container runtimes refuse a system call they do not know with EPERM, not with ENOSYS."""
+    subprocess.run([sys.executable, "-c", EPERM_FOR_441], cwd=Path(__file__).parents[2], check=True, timeout=20)
+
+
+def test_what_follows_an_urgent_byte_is_read_with_what_came_before() -> None:
+    """A read ends there, though more lies in the socket."""
+
+    def play(link: socket.socket) -> None:
+        for _ in range(20):
+            link.send(b"before")
+            link.send(b"u", socket.MSG_OOB)
+            link.send(b"?")
+            assert link.recv(1) == b"!"
+        link.shutdown(socket.SHUT_WR)
+
+    assert run(play) == b"before?" * 20

@@ -121,6 +121,9 @@ class Lane:
             self._plan.head = self._head(head.epoch, seqs)
         else:
             log.info("the machine was restarted: a new epoch of frames begins")
+        if self._unsent:
+            with contextlib.suppress(OSError):  # to note there that it was acknowledged
+                self._plan.open(number, self._reader.position.offset)
 
     def _replay(self, number: int, batches: list[Batch]) -> Iterator[tuple[Batch, list[OutFrame], list[int]]]:
         """The frames of a segment's batches, made again, and the sequence numbers behind each."""

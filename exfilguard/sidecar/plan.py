@@ -96,6 +96,8 @@ def read_plan(path: Path) -> list[Batch]:
                 batches[-1].acknowledged = True
             elif head is not None:
                 (end,) = entry
+                if batches:
+                    batches[-1].acknowledged = True  # else this one would not have been planned: one at a time is in flight
                 batches.append(Batch(head, start, end, acknowledged=False))
                 start = end
         except (orjson.JSONDecodeError, TypeError, ValueError, IndexError):
@@ -111,6 +113,8 @@ class PlanWriter:
     head: Head
     segment: int = -1
     _file: Any = field(default=None)
+    _torn: bool = False
+    """The last line may have been cut short: the disk was full."""
 
     def open(self, segment: int, offset: int) -> None:
         """Go to a segment; what was planned there before stays, the head as it now is follows. Raises OSError."""
@@ -130,8 +134,12 @@ class PlanWriter:
             self._write(b'"ok"\n')
 
     def _write(self, line: bytes) -> None:
+        if self._torn:
+            line = b"\n" + line  # else it would be lost with what was cut short, and what it tells of is sent
+        self._torn = True
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._torn = False
 
     def close(self) -> None:
         if self._file is not None:

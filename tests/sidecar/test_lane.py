@@ -52,6 +52,20 @@ class Log:
         return {key: sorted(seqs) for key, seqs in found.items()}
 
 
+class Short:
+    """A file whose disk has room for so much of the next line, and is free then."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, line: bytes) -> int:
+        room, self.room = self.room, 1 << 20
+        return int(self.file.write(line[:room]))
+
+    def close(self) -> None:
+        self.file.close()
+
+
 def append(writer: SpoolWriter, numbers: range) -> None:
     for n in numbers:
         event = QueryEvent(time_ms=n, kind="query", listener="l", session=f"e{n}", principal=f"p{n % 5}", rows=n)
@@ -160,6 +174,42 @@ def test_another_number_of_partitions_begins_a_new_epoch(tmp_path: Path) -> None
         log.take(ship.take())
         ship.acknowledge()
     assert log.events() == once(20)
+
+
+def test_what_a_crash_left_in_flight_is_done_once_it_is_acknowledged(tmp_path: Path) -> None:
+    """Another number of partitions sends what waits under a new epoch, where nobody drops it as seen before."""
+    for behind in (0, 10):
+        directory = tmp_path / str(behind)
+        writer, log = SpoolWriter(directory, SEGMENT, 1 << 20), Log()
+        append(writer, range(10))
+        log.take(lane(directory).take())
+        ship = lane(directory)
+        log.take(ship.take())
+        ship.acknowledge()
+        append(writer, range(10, 10 + behind))
+        log.take(ship.take())
+        ship.acknowledge()
+        ship.open(5)
+        log.take(ship.take())
+        assert log.events() == once(10 + behind)
+
+
+@pytest.mark.parametrize("written", [0, 2, 4])
+def test_a_plan_that_a_full_disk_cut_short_still_tells_what_follows(tmp_path: Path, written: int) -> None:
+    writer, log, ship = SpoolWriter(tmp_path, SEGMENT, 1 << 20), Log(), lane(tmp_path)
+    append(writer, range(10))
+    log.take(ship.take())
+    ship._plan._file = Short(ship._plan._file, written)
+    ship.acknowledge()
+    append(writer, range(10, 20))
+    log.take(ship.take())
+    append(writer, range(20, 30))
+    ship = lane(tmp_path)
+    for _ in range(5):
+        log.take(ship.take())
+        ship.acknowledge()
+    assert log.events() == once(30)
+    assert all(seqs == list(range(len(seqs))) for seqs in log.sequences().values())
 
 
 def test_acknowledged_segments_expire_but_the_newest(tmp_path: Path) -> None:

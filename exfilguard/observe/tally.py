@@ -18,6 +18,11 @@ from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part,
 from .patients import Digester
 
 
+MAX_PATIENTS = 20_000
+"""Patients of one event. Packed into a few cells they come faster than events do, and one event with all of them would be larger
+than a broker takes (1 MB): nothing behind it would be published any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What every session of a listener shares."""
@@ -174,6 +179,8 @@ class Tally(Sink):
 
     def report(self, kind: Kind, hidden_rows: int = 0, error: str = "") -> None:
         """Tell all that was not reported yet: to the outlet, or as an event."""
+        if len(self._patients) > MAX_PATIENTS:
+            self._report_patients()
         request = self.current()
         fingerprint, text, asked_ms = self.shape(request)
         flags = self.statement_flags(request, fingerprint)
@@ -229,6 +236,19 @@ class Tally(Sink):
         self._rows = self._bytes = self._estimated = 0
         self._patients.clear()
         self._reported_ms = self.now
+
+    def _report_patients(self) -> None:
+        """More patients than one event holds: all but the last of them, in events of their own."""
+        patients = list(self._patients)
+        rows, size, estimated = self._rows, self._bytes, self._estimated
+        self._rows = self._bytes = self._estimated = 0
+        while len(patients) > MAX_PATIENTS:
+            self._patients.clear()
+            self._patients.update(patients[:MAX_PATIENTS])
+            self.report("progress")
+            patients = patients[MAX_PATIENTS:]
+        self._patients.update(patients)
+        self._rows, self._bytes, self._estimated = rows, size, estimated
 
     def _constant_now(self) -> bytes:
         """The encoded fields that only a change of identity, or of the database, changes."""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exfilguard.events.codec import encode_event
 from exfilguard.events.query import QueryEvent
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
@@ -516,3 +517,21 @@ def test_rows_that_nobody_had_described_are_somebody() -> None:
     found = seen.server_data(b.PARSED + b.BOUND + b"".join(rows) + b.complete("FETCH 9") + b.READY, 6, None, 4, ())
     assert (found.rows, len(found.new_patients)) == (4, 4)
     assert found.cut_at == len(b.PARSED + b.BOUND + b"".join(rows[:4]))
+
+
+def test_patients_packed_in_a_few_cells_are_told_in_events_that_a_broker_takes() -> None:
+    """One event with all of them would be refused for its size whenever it is sent, and with it all that is spooled behind it."""
+    rows = b"".join(
+        b.row(b"{" + b",".join(b"%d" % n for n in range(at, at + 10_000)) + b"}") for at in range(0, 95_000, 10_000)
+    )
+    steps = [
+        (">", b.query("SELECT array_agg(patient_id) FROM patients GROUP BY patient_id / 10000")),
+        ("<", b.description(("array_agg", 0, 0, TEXT)) + rows + b.complete("SELECT 10") + b.READY),
+    ]
+    target = observer()
+    target._columns.set_origins(set(), set(), {5000})
+    told = play(steps, target=target)
+    assert max(len(encode_event(event)) for event in told) < 900_000
+    assert sum(len(event.patients) for event in told) == len({p for event in told for p in event.patients}) == 100_000
+    assert [event.rows for event in told if event.kind == "query"] == [10]
+    assert sum(event.rows for event in told) == 10

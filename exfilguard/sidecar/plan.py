@@ -97,7 +97,7 @@ def read_plan(path: Path) -> list[Batch]:
             elif head is not None:
                 (end,) = entry
                 if batches:
-                    batches[-1].acknowledged = True  # else this one would not have been planned: one at a time is in flight
+                    batches[-1].acknowledged = True  # one at a time is in flight: this one was planned after that
                 batches.append(Batch(head, start, end, acknowledged=False))
                 start = end
         except (orjson.JSONDecodeError, TypeError, ValueError, IndexError):

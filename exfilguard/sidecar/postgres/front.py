@@ -168,7 +168,7 @@ class PostgresFront:
             return
         session.client.divert = None
         session.client.pause()
-        session.early = rest  # who needs no password may have asked something already: it is looked at as all that follows
+        session.early = rest  # who needs no password may have asked already: it is looked at as all that follows
         spawn(session.connect(self._reach, raw), "connect upstream")
 
     async def _reach(self) -> ServerSide:

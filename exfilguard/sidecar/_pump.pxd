@@ -46,6 +46,8 @@ cdef class PumpTransport:
     cdef int fd
     cdef uint32_t mask  # what epoll was asked for; 0: not registered; OTHER: it is to be asked anew
     cdef bint reading, closing, lost, asked_to_wait, finished, resting
+    cdef bint heard_all  # the other end says no more
+    cdef bint broken  # the other end takes no more
     cdef int full_reads  # one after the other, since something was written here
     cdef bytes backlog
     cdef Py_ssize_t sent, high, low
@@ -61,3 +63,4 @@ cdef class PumpTransport:
     cdef rouse(self)
     cdef flush(self)
     cdef fail(self, int code)
+    cdef refused(self, int code)

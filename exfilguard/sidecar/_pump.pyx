@@ -24,7 +24,7 @@ import selectors
 import socket
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EAGAIN, EINTR, errno as c_errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, EPIPE, errno as c_errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
@@ -323,7 +323,7 @@ cdef class PumpTransport:
     cpdef write(self, data):
         cdef ssize_t n
         cdef bytes whole
-        if self.lost or self.closing or self.finished:
+        if self.lost or self.closing or self.finished or self.broken:
             return
         whole = data if type(data) is bytes else bytes(data)
         self.full_reads = 0
@@ -337,7 +337,7 @@ cdef class PumpTransport:
             return
         if n < 0:
             if c_errno not in (EAGAIN, EINTR):
-                self.fail(c_errno)
+                self.refused(c_errno)
                 return
             n = 0
         self.keep(whole, n)
@@ -465,7 +465,9 @@ cdef class PumpTransport:
                 self.ask()
         elif n == 0:
             self.pump.called = True
-            if self.protocol.eof_received():
+            self.heard_all = True
+            # Whoever takes no more does not wait for an answer; TLS may still have to hand on what it has read.
+            if self.protocol.eof_received() and (not self.broken or self.receive is None):
                 self.pause_reading()
             else:
                 self.close()
@@ -480,7 +482,7 @@ cdef class PumpTransport:
         )
         if n < 0:
             if c_errno not in (EAGAIN, EINTR):
-                self.fail(c_errno)
+                self.refused(c_errno)
             return
         self.sent += n
         if self.sent == PyBytes_GET_SIZE(self.backlog):
@@ -492,6 +494,23 @@ cdef class PumpTransport:
                 self.shut()
             self.ask()
         if self.asked_to_wait and PyBytes_GET_SIZE(self.backlog) - self.sent <= self.low:
+            self.asked_to_wait = False
+            self.pump.called = True
+            self.protocol.resume_writing()
+
+    cdef refused(self, int code):
+        """A write failed. Who closed may have said why before, a database its error, and that is still to be read: the end comes
+        when it has been. (asyncio's and uvloop's own transports throw it away.)"""
+        if code not in (EPIPE, ECONNRESET) or self.closing or self.heard_all:
+            self.fail(code)
+            return
+        self.broken = True
+        self.backlog, self.sent = b"", 0
+        if self.reading:
+            self.again()
+        else:
+            self.ask()
+        if self.asked_to_wait:
             self.asked_to_wait = False
             self.pump.called = True
             self.protocol.resume_writing()

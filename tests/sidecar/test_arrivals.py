@@ -174,3 +174,43 @@ def test_a_slow_client_gets_its_rows_after_the_database_has_gone(
         await until(lambda: guard.clients == guard.lingering == 0)
 
     before(leaving, tmp_path, play, loop)
+
+
+@LOOPS
+@pytest.mark.parametrize("says_end_first", [False, True])
+def test_a_client_that_is_gone_ends_its_session_though_rows_still_come(
+    tmp_path: Path, loop: Any, says_end_first: bool
+) -> None:
+    """Rows that nobody takes are not read to their end."""
+    row = message(b"D", struct.pack("!HI", 1, 10) + bytes(10))
+    begin = message(b"T", struct.pack("!H", 1) + b"a\0" + struct.pack("!IhIhih", 0, 0, 25, -1, -1, 0))
+    left = asyncio.Event()
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(READY)
+        await reader.readexactly(10)
+        writer.write(begin)
+        try:
+            while True:
+                writer.write(row)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        except ConnectionError:
+            left.set()
+
+    async def play(guard: Guard) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(guard))
+        writer.write(STARTUP)
+        await reader.readexactly(len(READY))
+        writer.write(message(b"Q", b"tout\0"))
+        await reader.readexactly(len(begin))
+        if says_end_first:
+            writer.write_eof()
+            await asyncio.sleep(0.1)
+            assert len(guard.all_sessions()) == 1
+        writer.transport.abort()
+        await until(lambda: guard.clients == 0)
+        await left.wait()
+
+    before(endless, tmp_path, play, loop)

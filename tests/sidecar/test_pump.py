@@ -194,3 +194,46 @@ def test_what_follows_an_urgent_byte_is_read_with_what_came_before() -> None:
         link.shutdown(socket.SHUT_WR)
 
     assert run(play) == b"before?" * 20
+
+
+@pytest.mark.parametrize("size", [1, 8 << 20])
+def test_what_was_said_before_a_write_failed_is_read_when_reading_goes_on(size: int) -> None:
+    """A database that closes says why; who is not read just then and is written to loses nothing of it."""
+
+    class Writer(Collector):
+        waits = 0
+
+        def pause_writing(self) -> None:
+            self.waits += 1
+
+        def resume_writing(self) -> None:
+            self.waits -= 1
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        protocol = Writer()
+        server = await loop.create_server(lambda: protocol, "127.0.0.1", 0)
+        link = socket.create_connection(server.sockets[0].getsockname())
+        async with asyncio.timeout(10):
+            while protocol.transport is None:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+            protocol.transport.pause_reading()
+            link.sendall(b"x" * 100_000 + b"FATAL")
+            if size == 1:
+                link.close()
+            protocol.transport.write(bytes(size))
+            await asyncio.sleep(0.05)
+            link.close()
+            for _ in range(3):
+                protocol.transport.write(b"more")
+                await asyncio.sleep(0.05)
+            assert protocol.waits == 0
+            assert not protocol.ended.is_set()
+            protocol.transport.resume_reading()
+            await protocol.ended.wait()
+        assert protocol.got == b"x" * 100_000 + b"FATAL"
+        server.close()
+
+    with asyncio.Runner(loop_factory=PumpLoop) as runner:
+        runner.run(main())

@@ -219,7 +219,11 @@ class SpoolWriter:
 
     def _seal(self, number: int) -> None:
         """Close the segment of a writer that died."""
-        with open(segment_path(self.directory, number), "r+b") as file, mmap.mmap(file.fileno(), 0) as old:
+        with open(segment_path(self.directory, number), "r+b") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return  # a crash of the machine took all of it
+            old = mmap.mmap(file.fileno(), 0)
+        with old:
             at = _records.peek(old, 0)[0]
             if at + _LENGTH.size <= len(old):
                 _LENGTH.pack_into(old, at, _SEALED)
@@ -336,16 +340,24 @@ class SpoolReader:
         if self._mapped == segment:
             return self._map
         self.close()
-        if not segment_path(self.directory, segment).exists():
-            following = [n for n in segments(self.directory) if n > segment]
-            if not following:
+        found = self._map_of(segment)
+        if found is None:
+            for following in segments(self.directory):
+                if following > segment and (found := self._map_of(following)) is not None:
+                    segment = following
+                    self.position = Position(segment, 0)
+                    break
+            else:
                 return None
-            segment = following[0]
-            self.position = Position(segment, 0)
-        with open(segment_path(self.directory, segment), "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._mapped = segment
-        return self._map
+        self._map, self._mapped = found, segment
+        return found
+
+    def _map_of(self, segment: int) -> mmap.mmap | None:
+        """None for a segment that is gone, or of which a crash of the machine left no byte."""
+        with contextlib.suppress(FileNotFoundError), open(segment_path(self.directory, segment), "rb") as file:
+            if os.fstat(file.fileno()).st_size:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return None
 
     def close(self) -> None:
         if self._map is not None:

@@ -195,3 +195,21 @@ def test_pending_bytes_counts_records_not_reserved_space(tmp_path: Path) -> None
     reader = SpoolReader(tmp_path)
     reader.read(10, 1 << 20)
     assert pending_bytes(tmp_path, reader.position) == 0
+
+
+@pytest.mark.parametrize("emptied", [1, 2, 3])
+def test_a_segment_without_a_byte_holds_nothing_and_stops_nobody(tmp_path: Path, emptied: int) -> None:
+    """So a crash of the machine may leave the first, one in the middle, or the newest."""
+    writer = SpoolWriter(tmp_path, SEGMENT, 1 << 20)
+    written = fill(writer, range(120))
+    per_segment = (SEGMENT - 4) // (HEADER.size + 50)
+    assert segments(tmp_path) == [1, 2, 3]
+    assert len(written) > 2 * per_segment
+    os.truncate(spool.segment_path(tmp_path, emptied), 0)
+    reader = SpoolReader(tmp_path, Position(emptied, 40))
+    reader.read(1, 1 << 20)
+    more = fill(SpoolWriter(tmp_path, SEGMENT, 1 << 20), range(120, 125))
+    left = written[: (emptied - 1) * per_segment] + written[emptied * per_segment :] + more
+    assert read_all(tmp_path) == left
+    assert pending_bytes(tmp_path, Position(0, 0)) > 0
+    assert (reader.read(200, 1 << 20) or reader.read(200, 1 << 20))[-1] in left

@@ -29,7 +29,6 @@ from .spool import (
     delete_segment,
     done_path,
     pending_bytes,
-    segment_path,
     segments,
 )
 
@@ -113,10 +112,14 @@ class Lane:
                 self._reader.position = Position(number, waiting[0])
             return
         seqs = list(head.seqs)
-        for batch, frames, after in self._replay(number, batches):
-            seqs = after
-            if not batch.acknowledged:
-                self._unsent += frames
+        try:
+            for batch, frames, after in self._replay(number, batches):
+                seqs = after
+                if not batch.acknowledged:
+                    self._unsent += frames
+        except FileNotFoundError:  # which numbers its frames had cannot be told
+            log.warning("segment %d of %s is gone: a new epoch of frames begins", number, self.directory)
+            return
         if head.boot == self.boot:
             self._plan.head = self._head(head.epoch, seqs)
         else:
@@ -126,9 +129,7 @@ class Lane:
                 self._plan.open(number, self._reader.position.offset)
 
     def _replay(self, number: int, batches: list[Batch]) -> Iterator[tuple[Batch, list[OutFrame], list[int]]]:
-        """The frames of a segment's batches, made again, and the sequence numbers behind each."""
-        if not segment_path(self.directory, number).exists():
-            return
+        """The frames of a segment's batches, made again, and the sequence numbers behind each. Raises FileNotFoundError."""
         reader = SpoolReader(self.directory)
         head: Head | None = None
         seqs: list[int] = []

@@ -96,6 +96,8 @@ def read_plan(path: Path) -> list[Batch]:
                 batches[-1].acknowledged = True
             elif head is not None:
                 (end,) = entry
+                if batches and not batches[-1].acknowledged and batches[-1].start >= start:
+                    batches.pop()  # planned anew, from there on, for another number of partitions
                 if batches:
                     batches[-1].acknowledged = True  # one at a time is in flight: this one was planned after that
                 batches.append(Batch(head, start, end, acknowledged=False))

@@ -16,6 +16,7 @@ The length is written last, so a reader never sees half a record. The reader kee
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import struct
@@ -255,7 +256,8 @@ class SpoolReader:
     def read(self, max_records: int, max_bytes: int, until: int | None = None) -> list[Record]:
         """Records from here on, all of one segment; empty when nothing is there yet. Moves the position.
 
-        `until`: an offset in this segment where to stop, when the same records must be read again.
+        `until`: an offset in this segment where to stop, when the same records must be read again. Raises FileNotFoundError
+        when it is gone: the next one's records are others.
         """
         return [Record(*raw) for raw in self.take(max_records, max_bytes, until)]
 
@@ -297,7 +299,7 @@ class SpoolReader:
         """From segment to segment until `work` has found something: (its end, damaged records, more behind it, found)."""
         found = self.more = False
         while until is None or self.position.offset < until:
-            source = self._open(self.position.segment)
+            source = self._open(self.position.segment, only=until is not None)
             if source is None:
                 break
             segment, at = self.position  # the segment may be gone: then this is the next one's beginning
@@ -306,6 +308,8 @@ class SpoolReader:
             self.damaged += damaged
             if found or more:
                 self.more = more
+                break
+            if until is not None:
                 break
             length = _LENGTH.unpack_from(source, end)[0] if end + _LENGTH.size <= len(source) else _SEALED
             self._quiet += 1
@@ -336,12 +340,16 @@ class SpoolReader:
         self.position = Position(following[0], 0)
         return True
 
-    def _open(self, segment: int) -> mmap.mmap | None:
+    def _open(self, segment: int, only: bool) -> mmap.mmap | None:
         if self._mapped == segment:
             return self._map
         self.close()
         found = self._map_of(segment)
         if found is None:
+            if only:
+                raise FileNotFoundError(
+                    errno.ENOENT, "this segment is gone", str(segment_path(self.directory, segment))
+                )
             for following in segments(self.directory):
                 if following > segment and (found := self._map_of(following)) is not None:
                     segment = following

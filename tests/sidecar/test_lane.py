@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import defaultdict
+from os import truncate
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from exfilguard.events.codec import decode_frame, encode_event
 from exfilguard.events.query import QueryEvent
 from exfilguard.sidecar.lane import Lane
 from exfilguard.sidecar.plan import OutFrame, PlanWriter, plans
-from exfilguard.sidecar.spool import SpoolWriter, done_path, segments
+from exfilguard.sidecar.spool import SpoolReader, SpoolWriter, delete_segment, done_path, segment_path, segments
 
 SEGMENT = 1 << 13
 
@@ -252,3 +253,59 @@ def test_a_full_disk_gives_up_what_is_acknowledged_then_goes_on_without_a_plan(
         log.take(ship.take())
         ship.acknowledge()
     assert log.events() == once(260)
+
+
+def test_what_is_deleted_while_it_is_replayed_is_not_the_next_segment_under_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer makes room at any moment."""
+    writer, log, ship = SpoolWriter(tmp_path, SEGMENT, 1 << 20), Log(), lane(tmp_path)
+    append(writer, range(200))
+    while frames := ship.take():
+        log.take(frames)
+        ship.acknowledge()
+
+    class Late(SpoolReader):
+        def __init__(self, directory: Path) -> None:
+            delete_segment(directory, 1)
+            super().__init__(directory)
+
+    monkeypatch.setattr("exfilguard.sidecar.lane.SpoolReader", Late)
+    again = Log()
+    for frames in ship.replay_all():
+        again.take(frames)
+    assert again.records
+    assert set(again.records) < set(log.records)
+
+
+def test_a_broker_that_forgot_gets_what_was_planned_anew_for_other_partitions_once(tmp_path: Path) -> None:
+    writer, log, ship = SpoolWriter(tmp_path, SEGMENT, 1 << 20), Log(), lane(tmp_path)
+    append(writer, range(10))
+    ship.take()
+    ship.acknowledge()
+    append(writer, range(10, 20))
+    ship.take()
+    ship.open(5)
+    append(writer, range(20, 30))
+    for _ in range(3):
+        ship.take()
+        ship.acknowledge()
+    for frames in ship.replay_all():
+        log.take(frames)
+    assert log.events() == once(30)
+
+
+@pytest.mark.parametrize("boot", ["b1", "b2"])
+def test_a_segment_lost_with_a_batch_in_flight_takes_no_other_event_with_it(tmp_path: Path, boot: str) -> None:
+    """Its numbers may be used: what follows begins a new epoch."""
+    writer, log, ship = SpoolWriter(tmp_path, SEGMENT, 1 << 20), Log(), lane(tmp_path)
+    append(writer, range(20))
+    log.take(ship.take())
+    (number,) = segments(tmp_path)
+    truncate(segment_path(tmp_path, number), 0)
+    append(SpoolWriter(tmp_path, SEGMENT, 1 << 20), range(20, 40))
+    ship = lane(tmp_path, boot=boot)
+    for _ in range(5):
+        log.take(ship.take())
+        ship.acknowledge()
+    assert log.events() == once(40)

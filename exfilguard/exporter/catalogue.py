@@ -36,7 +36,9 @@ METRICS: dict[str, Metric] = {
     "cuts_total": Metric("counter", (*_LISTENER, "by"), "Results cut: by the local budget or by a verdict."),
     "garbage_connections_total": Metric("counter", _LISTENER, "Connections closed for not speaking the protocol."),
     "upstream_failures_total": Metric("counter", _LISTENER, "Sessions that could not reach the database."),
-    "spool_lost_events_total": Metric("counter", _LISTENER, "Events not recorded because the spool was full."),
+    "spool_lost_events_total": Metric(
+        "counter", _LISTENER, "Events not recorded: the spool was full, or an event larger than one of its segments."
+    ),
     "idle_sessions_closed_total": Metric("counter", _LISTENER, "Sessions closed by idle_timeout."),
     "login_timeouts_total": Metric("counter", _LISTENER, "Connections closed because no login came in login_timeout."),
     "tls_failures_total": Metric("counter", _LISTENER, "TLS handshakes with clients that failed."),

@@ -17,8 +17,8 @@ cdef class Journal:
     cdef public dict _hashes, _shapes
     cpdef bint told(self, str fingerprint, tuple columns) except *
     cpdef put(self, Counters counters, str listener, str principal, long long time_ms, bytes payload)
-    cdef bint _tell_gap(self, str listener, long long time_ms) except *
-    cdef bint _write(self, str principal, long long time_ms, bytes payload) except *
+    cdef bint _tell_gap(self, Counters counters, str listener, long long time_ms) except *
+    cdef bint _write(self, Counters counters, str principal, long long time_ms, bytes payload) except *
 
 
 cdef class ListenerOutlet(Outlet):

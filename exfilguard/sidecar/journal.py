@@ -78,10 +78,10 @@ class Journal:
 
     def put(self, counters: Counters, listener: str, principal: str, time_ms: int, payload: bytes) -> None:
         """An encoded event. Never raises and never waits."""
-        if self._gap and not self._tell_gap(listener, time_ms):
+        if self._gap and not self._tell_gap(counters, listener, time_ms):
             self._gap += 1
             counters.spool_gap += 1
-        elif not self._write(principal, time_ms, payload):
+        elif not self._write(counters, principal, time_ms, payload):
             if not self._gap:
                 log.error(
                     "the spool is full or its disk is: free space below %s or raise spool.max_bytes", self.directory
@@ -89,18 +89,18 @@ class Journal:
             self._gap += 1
             counters.spool_gap += 1
 
-    def _tell_gap(self, listener: str, time_ms: int) -> bool:
+    def _tell_gap(self, counters: Counters, listener: str, time_ms: int) -> bool:
         note = QueryEvent(
             time_ms=time_ms, kind="gap", listener=listener, session="-", principal="unknown",
             detail=f"{self._gap} events not recorded: the spool was full",
         )  # fmt: skip
-        if not self._write(note.principal, time_ms, encode_event(note)):
+        if not self._write(counters, note.principal, time_ms, encode_event(note)):
             return False
         self._gap = 0
         log.warning("the spool has room again; the gap was recorded")
         return True
 
-    def _write(self, principal: str, time_ms: int, payload: bytes) -> bool:
+    def _write(self, counters: Counters, principal: str, time_ms: int, payload: bytes) -> bool:
         hashed = self._hashes.get(principal)
         if hashed is None:
             if len(self._hashes) >= MAX_HASHES:
@@ -113,6 +113,7 @@ class Journal:
             return False
         except ValueError:
             log.error("an event larger than a spool segment was left out: raise spool.segment_bytes")
+            counters.spool_gap += 1  # but not the `gap` event's: the spool is not full
             return True
         self.full = False
         self.recorded += 1

@@ -61,6 +61,7 @@ cdef class PumpTransport:
     cdef again(self)
     cdef rest(self)
     cdef rouse(self)
+    cdef probe(self)
     cdef flush(self)
     cdef fail(self, int code)
     cdef refused(self, int code)

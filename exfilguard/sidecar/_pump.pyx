@@ -66,6 +66,9 @@ REST_S = 50e-6
 """Seconds; the kernel adds up to as much again (its timers' slack). At 300 MB/s that is 15 to 30 kB: less than the smallest receive
 window, so the database never waits."""
 cdef double _REST_S = REST_S
+KEEP_IDLE_S = 60
+"""A client that says no more but may still read is asked after this time whether it is there. Nothing else tells, as long as
+nothing is written to it, and a throttled one may wait for hours."""
 cdef enum:
     OTHER = 0x10000000
 
@@ -382,6 +385,8 @@ cdef class PumpTransport:
             wanted |= EPOLLIN
         if PyBytes_GET_SIZE(self.backlog):
             wanted |= EPOLLOUT
+        if not wanted and self.heard_all and not self.closing and self.receive is not None:
+            wanted = EPOLLET  # nothing but that it is gone; TLS may still have something to hand on, and is left alone
         if self.resting or wanted == self.mask:
             return
         # A socket that is only hung up would be reported again and again: without a wish it is not in the set at all.
@@ -399,6 +404,8 @@ cdef class PumpTransport:
                 self.flush()
             if events & (EPOLLIN | EPOLLERR | EPOLLHUP | EPOLLRDHUP) and self.reading and not self.closing:
                 self.read(events)
+            elif self.mask == <uint32_t>EPOLLET and events & (EPOLLERR | EPOLLHUP):
+                self.fail(ECONNRESET)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -469,12 +476,23 @@ cdef class PumpTransport:
             # Whoever takes no more does not wait for an answer; TLS may still have to hand on what it has read.
             if self.protocol.eof_received() and (not self.broken or self.receive is None):
                 self.pause_reading()
+                self.probe()
             else:
                 self.close()
         elif c_errno not in (EAGAIN, EINTR):
             self.fail(c_errno)
         else:
             self.again()
+
+    cdef probe(self):
+        if self.lost or self.sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        try:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE_S)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_IDLE_S)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except OSError:
+            pass  # it is gone already
 
     cdef flush(self):
         cdef ssize_t n = send(

@@ -15,7 +15,7 @@ import uvloop
 
 from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig
 from exfilguard.embedded.child import free_port
-from exfilguard.sidecar import relay, sides
+from exfilguard.sidecar import _pump, relay, sides
 from exfilguard.sidecar._pump import PumpLoop
 from exfilguard.sidecar.worker import Guard, Worker
 from tests.config.test_certificates import made
@@ -214,3 +214,40 @@ def test_a_client_that_is_gone_ends_its_session_though_rows_still_come(
         await left.wait()
 
     before(endless, tmp_path, play, loop)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_client_that_ended_and_is_gone_does_not_keep_its_session_until_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stays: bool
+) -> None:
+    """Its end alone does not tell: it may still read, and then has its answer, however late."""
+    monkeypatch.setattr(_pump, "KEEP_IDLE_S", 1)
+    answer = message(b"C", b"SELECT 0\0") + READY[-6:]
+    late = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(READY)
+        await reader.readexactly(10)
+        await late.wait()
+        writer.write(answer)
+        writer.close()
+
+    async def play(guard: Guard) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(guard))
+        # How long the kernel still answers for a socket that was closed: a minute, if it is not told.
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)
+        writer.write(STARTUP)
+        await reader.readexactly(len(READY))
+        writer.write(message(b"Q", b"tout\0"))
+        await asyncio.sleep(0.1)
+        if stays:
+            writer.write_eof()
+            await asyncio.sleep(2.5)
+            assert len(guard.all_sessions()) == 1
+            late.set()
+            assert await reader.readexactly(len(answer)) == answer
+        writer.close()
+        await until(lambda: guard.clients == 0)
+
+    before(slow, tmp_path, play)

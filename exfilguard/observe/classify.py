@@ -51,7 +51,7 @@ _FOREIGN_EXTENSIONS = frozenset(
 
 _WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
     ((*FILES, "outfile", "dumpfile"), "server_export"),
-    ((*REMOTE, "foreign data wrapper"), "foreign"),
+    ((*REMOTE, *_FOREIGN_EXTENSIONS, "foreign data wrapper"), "foreign"),
     ((*SLOTS, *_REPLICATION_WORDS), "replication"),
     (PACKING, "aggregate"),
 )
@@ -79,6 +79,15 @@ class Classifier:
                 self._known.clear()
             self._known[fingerprint] = flags
         return flags
+
+    def words(self, piece: bytes) -> tuple[Flag, ...]:
+        """Flags that the words of a piece of a statement tell: one that is too long to be read as a whole."""
+        found: set[Flag] = set()
+        low = piece.decode("utf-8", "replace").lower()
+        self._beyond(low, found)
+        if any(name in low for name in (*self._watch, *self._watch_starts)):
+            found.add("watched_call")
+        return tuple(flag for flag in FLAGS if flag in found)
 
     def lasting(self, fingerprint: str) -> bool:
         """True when every statement of this shape is known to have the same flags."""

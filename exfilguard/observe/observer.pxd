@@ -54,7 +54,7 @@ cdef class Observer(Tally):
     cdef _understand(self, Text statement, bint whole)
     cdef _sent_again(self, Text statement, object script)
     cdef _tell_finding(self, Text statement)
-    cdef str _words(self, object judge, bytes text, object script, bint takes_effect, object parameters=*)
+    cdef str _words(self, object judge, bytes text, object script, bint takes_effect, object parameters=*, bint whole=*)
     cdef Text _statement(self, object request)
     cdef long long _asked_ms(self, object request) except -1
     cdef tuple _normalise(self, bytes sql)

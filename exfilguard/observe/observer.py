@@ -91,7 +91,7 @@ class Observer(Tally):
     @property
     def holding(self) -> bool:
         """True while the beginning of a request is held back: the next bytes go to `screen`."""
-        return bool(self._screener.held)
+        return self._screener.holding
 
     def passes_first(self, data: bytes) -> bool:
         """True when nothing in these client bytes can be forbidden: they may be forwarded before they are read."""
@@ -111,19 +111,20 @@ class Observer(Tally):
         if not self._screens():
             return data, late + self._asked_for(data, now_ms)
         self.events = []
-        data = self._screener.release() + data
-        if not self._lost:
-            self.now = now_ms
-            try:
-                data = self._screener.data(data, judge)
-            except ProtocolError as error:
-                self._misread(str(error))
-        return data, late + self.events
+        if self._lost:
+            return self._screener.release() + data, late
+        self.now = now_ms
+        out = bytearray()
+        try:
+            self._screener.data(data, judge, out)
+        except ProtocolError as error:
+            self._misread(str(error))
+        return bytes(out), late + self.events
 
     def hold(self, data: bytes, now_ms: int) -> tuple[Flag, ...] | None:
         """Before `screen`, which costs more: these bytes are a statement of the principal at hand, with these flags, and are held (or
         `let_go`) until its answer is here. None: nothing was done."""
-        if self.held is not None or self._screener.held or not self._screens() or not self.ask(data, now_ms):
+        if self.held is not None or self._screener.holding or not self._screens() or not self.ask(data, now_ms):
             return None
         flags = self.held_flags()
         if flags is None:
@@ -380,10 +381,17 @@ class Observer(Tally):
             self.events.append(replace(found, principal=self.login, evidence="login"))
 
     def _words(
-        self, judge: Judge, text: bytes, script: Script | None, takes_effect: bool, parameters: Parameters | None = None
+        self,
+        judge: Judge,
+        text: bytes,
+        script: Script | None,
+        takes_effect: bool,
+        parameters: Parameters | None = None,
+        whole: bool = True,
     ) -> str:
-        """Why the request must be refused; empty when it may pass. `takes_effect`: it is executed, not only prepared."""
-        harmless = (script is not None and script.harmless) or returns_nothing(text)
+        """Why the request must be refused; empty when it may pass. `takes_effect`: it is executed, not only prepared; `whole`: False
+        when `script` is of its beginning."""
+        harmless = whole and ((script is not None and script.harmless) or returns_nothing(text))
         if script is not None and not takes_effect:
             script = replace(script, effects=())
         names = self._identity.expected(script, parameters)

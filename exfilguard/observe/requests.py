@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ProtocolError
 from ..wire.postgres import messages
 from ..wire.postgres.backend import BackendReader
-from ..wire.postgres.frontend import FrontendReader
+from ..wire.postgres.frontend import MAX_KEPT_BYTES, FrontendReader
 from .asked import AskedColumns, Plan
 from .classify import Classifier
 from .identity import Identity, Parameters, Script
@@ -173,19 +173,25 @@ class Requests(Observer):
     # -- refused requests -------------------------------------------------------------------------------------------
 
     def judge(self, kind: str, body: bytes, judge: Judge) -> str:
-        """Why this request must be refused; empty when it may pass. The signature of a text is used up here already: what the
-        screener lets pass is read once more, as the retry that it then is."""
+        """Why this request, or the beginning of it, must be refused; empty when it may pass. Whose it is is read from as much of it as
+        `request` is shown. The signature of a text is used up here already: what the screener lets pass is read once more, as the
+        retry that it then is."""
         if not self._pending:
             self._identity.settled()
         statement: Statement | None = None
         parameters = None
         script: Script | None = None
+        text = b""
+        whole = len(body) + 4 < MAX_KEPT_BYTES
         if kind == "Q":
-            statement = self._read(body.rstrip(b"\0"), True, True)
+            text = body.rstrip(b"\0")
+            statement = self._read(text[:MAX_KEPT_BYTES], whole, True)
             script = statement.script
         elif kind == "P":
             _, pos = messages.cstring(body, 0)
-            statement = self._read(body[pos : body.find(0, pos)], True, False)
+            end = body.find(0, pos)
+            text = body[pos : end if end >= 0 else len(body)]
+            statement = self._read(text[:MAX_KEPT_BYTES], whole, False)
             script = statement.script
         elif kind == "B":
             _, pos = messages.cstring(body, 0)
@@ -200,8 +206,9 @@ class Requests(Observer):
             portal = self._portals.get(messages.cstring(body, 0)[0])
             if portal is not None:
                 statement, script, parameters = portal.statement, portal.script, lookup(portal.parameters)
-        text = statement.sql if statement is not None else b""
-        return self._words(judge, text, script, kind in "QE", parameters)
+        if not text and statement is not None:
+            text = statement.sql
+        return self._words(judge, text, script, kind in "QE", parameters, whole)
 
     def refused_request(self, kind: str, refusal: str) -> None:
         """A request that is sent as one which the server must refuse (screening.py)."""

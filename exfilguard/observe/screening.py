@@ -10,22 +10,30 @@ Rules:
 - A request is judged by whom it will be charged to if all goes well before it (Identity.expected); where that was wrong, the
   relay ends the session when the rows come.
 - What only changes the identity or ends a transaction passes: the next user of a pooled connection must get rid of the last one.
-- Of a Query, Parse or Bind that is not complete the beginning is held, up to the bound of what the reader keeps.
+- What is judged is held until it is complete: a text up to MAX_HELD_BYTES, anything else up to what the reader keeps.
+- A longer one is judged by that beginning. When it is refused the rest is dropped. Else the rest goes by, but is looked at for the
+  words that lead to a denied flag, and the session ends before the last byte of a message with one is sent: the server never runs it.
+- Nothing is let pass as harmless that is longer than what the reader keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
+from ..errors import ProtocolError
 from ..wire.postgres.frontend import MAX_KEPT_BYTES
-from ..wire.postgres.messages import FRONTEND_TYPES
+from ..wire.postgres.messages import FRONTEND_TYPES, MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from .requests import Requests
 
-Judge = Callable[[Collection[str], bytes], str]
-"""(whom a statement would be charged to, its text) -> the words of its refusal, empty to let it pass."""
+MAX_HELD_BYTES = 1 << 20
+"""Of one request of a session, while somebody is screened."""
+_TAIL_BYTES = 128
+"""A word may begin in one piece and end in the next; none that is looked for is longer."""
+TOO_LONG = "what this statement of over 1 MiB holds"
+"""For Observer.forbidden."""
 
 SQLSTATE = "42501"  # insufficient_privilege
 
@@ -33,11 +41,19 @@ _SQL = b"exfilguard refused\0"
 _QUERY = b"Q" + (4 + len(_SQL)).to_bytes(4, "big") + _SQL
 _PARSE = b"P" + (4 + 11 + len(_SQL) + 2).to_bytes(4, "big") + b"exfilguard\0" + _SQL + b"\0\0"
 _JUDGED = frozenset(b"QPBEF")
-_HELD = frozenset(b"QPBF")
+_TEXTS = frozenset(b"QP")
+
+
+class Judge(Protocol):
+    def __call__(self, principals: Collection[str], text: bytes, piece: bool = False) -> str:
+        """(whom a statement would be charged to, its text) -> the words of its refusal, empty to let it pass. `piece`: a part of a
+        text, which only its words speak of."""
 
 
 class Screened(Protocol):
     """An observer, as its screener needs it."""
+
+    forbidden: str
 
     @property
     def client_missing(self) -> int:
@@ -50,47 +66,112 @@ class Screened(Protocol):
 class RequestScreener:
     """The client's side of one session, as long as somebody has to be refused."""
 
-    __slots__ = ("_screened", "held", "skips")
+    __slots__ = ("_drops", "_names", "_screened", "_tail", "_wanted", "held", "skips")
 
     def __init__(self, observer: Screened) -> None:
         self._screened = observer
-        self.held = b""
+        self.held = bytearray()
+        self._wanted = 0  # bytes that `held` must have before it is looked at again
+        self._drops = 0  # bytes still to come of a refused request
+        self._names: Collection[str] = ()  # whom a text is charged to that goes by in pieces
+        self._tail = b""  # of its last piece
         self.skips = False
         """A refused request's batch: the server skips the rest of it up to Sync, which the observer may see while nobody is screened."""
 
+    @property
+    def holding(self) -> bool:
+        """True while the next bytes must come here, whoever is screened: they belong to what is held, or to what was refused."""
+        return bool(self.held) or self._drops > 0
+
     def release(self) -> bytes:
         """What is held, given back."""
-        held, self.held = self.held, b""
+        held, self.held = bytes(self.held), bytearray()
         return held
 
-    def data(self, data: bytes, judge: Judge) -> bytes:
-        """What to send to the server instead of `data`. Raises ProtocolError."""
+    def data(self, data: bytes, judge: Judge, out: bytearray) -> None:
+        """Put into `out` what to send to the server instead of `data`. Raises ProtocolError, behind what cannot be read: that is
+        the server's to refuse, and is in `out` as it came."""
+        if self.held:
+            self.held += data
+            if len(self.held) < self._wanted:
+                return
+            data = self.release()
         screened = self._screened
-        out = bytearray()
         pos, end = 0, len(data)
-        while pos < end and (missing := screened.client_missing):
-            # The rest of a message whose beginning went by, and no byte more: what stands behind it is judged.
-            part = data[pos : pos + missing]
-            screened.requests(part)
-            out += part
-            pos += len(part)
         while pos < end:
-            stop, judged = self.extent(data, pos, end)
-            if stop < 0:
-                self.held = data[pos:]
-                break
-            part = data[pos:stop]
-            words = self.words(part, judge) if judged else ""
+            if self._drops:
+                taken = min(self._drops, end - pos)
+                self._drops -= taken
+                pos += taken
+                continue
+            missing = screened.client_missing
+            if missing:
+                # The rest of a message whose beginning went by, and no byte more: what stands behind it is judged.
+                part = data[pos : pos + missing]
+                if self._names and self._speaks(part, judge):
+                    screened.forbidden = TOO_LONG
+                    return
+                self._pass(part, data, pos, out)
+                pos += len(part)
+                continue
+            self._names = ()
+            stop, most = self.extent(data, pos, end)
+            kept = min(stop, pos + most) if most else min(stop, end)
+            if stop < 0 or kept > end:
+                self.held = bytearray(data[pos:])
+                self._wanted = kept - pos if stop >= 0 else 0
+                return
+            part = data[pos:kept]
+            words = ""
+            if most:
+                try:
+                    by_words = kept < stop and most == MAX_HELD_BYTES
+                    words = self._beginning(part, judge) if by_words else self.words(part, judge)
+                except ProtocolError:
+                    words = ""  # the reader will find the same
             if words:
-                part = self.refuse(part, words)
+                self._drops = stop - kept
+                out += self.refuse(part, words)
             else:
-                screened.requests(part)
-            out += part
-            pos = stop
-        return bytes(out)
+                self._pass(part, data, pos, out)
+            pos = kept
 
-    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
-        """(where the request that begins at `pos` ends in data[:end], or -1 to hold its beginning; True when it is to be judged)."""
+    def _pass(self, part: bytes, data: bytes, pos: int, out: bytearray) -> None:
+        try:
+            self._screened.requests(part)
+        except ProtocolError:
+            out += data[pos:]
+            raise
+        out += part
+
+    def _beginning(self, part: bytes, judge: Judge) -> str:
+        """`words` of a text whose rest is not held."""
+        names: Collection[str] = ()
+
+        def both(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+            nonlocal names
+            names = principals
+            return judge(principals, text) or (judge(principals, text, True) if text else "")
+
+        words = self.words(part, both)
+        self._names, self._tail = names, part[-_TAIL_BYTES:]
+        return words
+
+    def _speaks(self, part: bytes, judge: Judge) -> bool:
+        """True when this piece of a text that goes by has words for which it is refused."""
+        if self.in_header:
+            return False
+        piece = self._tail + part
+        self._tail = piece[-_TAIL_BYTES:]
+        return bool(judge(self._names, piece, True))
+
+    @property
+    def in_header(self) -> bool:
+        """True when the next byte is not of the text: of the header that the next part of it has."""
+        return False
+
+    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, int]:
+        """(where the request that begins at `pos` ends, -1 when that is not known yet; how much of it is held to be judged, 0 for none)."""
         raise NotImplementedError
 
     def words(self, request: bytes, judge: Judge) -> str:
@@ -111,15 +192,18 @@ class Screener(RequestScreener):
         super().__init__(observer)
         self._observer = observer
 
-    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
+    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, int]:
         kind = data[pos]
-        length = int.from_bytes(data[pos + 1 : pos + 5], "big") if pos + 5 <= end else -1
-        partly = length < 0 or (pos + 1 + length > end and kind in _HELD and length < MAX_KEPT_BYTES)
-        if partly and kind in FRONTEND_TYPES:
-            return -1, False
-        if length < 4 or pos + 1 + length > end or kind not in _JUDGED:
-            return (end if length < 4 else min(end, pos + 1 + length)), False
-        return pos + 1 + length, True
+        if kind not in FRONTEND_TYPES:
+            return end, 0
+        if pos + 5 > end:
+            return -1, 0
+        length = int.from_bytes(data[pos + 1 : pos + 5], "big")
+        if not 4 <= length <= MAX_MESSAGE_BYTES:
+            return end, 0
+        if kind not in _JUDGED:
+            return pos + 1 + length, 0
+        return pos + 1 + length, MAX_HELD_BYTES if kind in _TEXTS else MAX_KEPT_BYTES
 
     def words(self, request: bytes, judge: Judge) -> str:
         return "" if self.skips else self._observer.judge(chr(request[0]), request[5:], judge)

@@ -434,7 +434,7 @@ class Session(Talk):
         if verdict is not None and not observer.refusals:
             self.apply(verdict)
 
-    def _judge(self, principals: Collection[str], text: bytes) -> str:
+    def _judge(self, principals: Collection[str], text: bytes, piece: bool = False) -> str:
         """Why a statement that would be charged to these may not pass; empty: it may (observe/screening.py)."""
         for principal in principals:
             verdict = self._stopped(principal)
@@ -443,7 +443,7 @@ class Session(Talk):
                 self.guard.emit(self, [replace(event, principal=principal)])
                 self.guard.counters.refused += 1
                 return f"ExfilGuard: {refusal(verdict)}"
-            flag = self.guard.denied_flag(principal, text)
+            flag = self.guard.denied_flag(principal, text, piece)
             if flag:
                 event = self._event("refused", f"statement refused: {flag}")
                 self.guard.emit(self, [replace(event, principal=principal, flags=(flag,))])  # type: ignore[arg-type]

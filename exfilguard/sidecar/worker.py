@@ -75,6 +75,8 @@ ARRIVING = 1_000
 """Clients beyond `max_sessions` that may be logging in, or be told that there are too many."""
 MAX_CANCELS = 32
 """Cancels on their way to the database at once; more wait. They need no login, so nothing else bounds them."""
+MAX_SHAPED_BYTES = 64 << 10
+"""The flags of a longer text are not kept by its shape, which costs more than they do."""
 
 FRONTS: dict[str, FrontMaker] = {"postgres": PostgresFront, "mysql": MysqlFront, "mariadb": MysqlFront}
 
@@ -167,10 +169,14 @@ class Guard:
         self.sessions[session.principal].add(session)
         self.sessions_open += 1
 
-    def denied_flag(self, principal: str, sql: bytes) -> str:
-        """The flag for which this statement does not pass; empty when it may."""
+    def denied_flag(self, principal: str, sql: bytes, piece: bool = False) -> str:
+        """The flag for which this statement, or piece of one, does not pass; empty when it may."""
         if not self.denied:
             return ""
+        if piece:
+            return self.denied_of(principal, self.classifier.words(sql))
+        if len(sql) > MAX_SHAPED_BYTES:
+            return self.denied_of(principal, self.classifier.flags("", sql, self.columns.mentioned_in))
         normalise = mysql_normalise if self.rules.engine == "mysql" else postgres_normalise
         fingerprint, _ = normalise(sql.decode("utf-8", "replace"))
         return self.denied_of(principal, self.classifier.flags(fingerprint, sql, self.columns.mentioned_in))

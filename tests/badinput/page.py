@@ -24,7 +24,7 @@ them the relay has the descriptors and the memory that it had, and its log holds
 - *desynced*: what follows can no longer be followed; counted (`desynced_total`), told as an event, alerted.
 - *error*: the guard's own error packet, with its SQLSTATE (PostgreSQL) or number (MySQL).
 - *not forwarded, goes on*: a beginning that may still become something. In the login it has `login_timeout`. Behind it only `enforce`
-  waits, within the parsers' bounds: for a row that is not whole, and for a statement that it has to look at first.
+  waits, within the parsers' bounds: for a row that is not whole, and for up to 1 MiB of a statement that it has to look at first.
 - *passed on, the answer is awaited*: a client that says no more may still hear what it asked for, as from the database itself.
 - *closed*: the client's connection; *both closed*: the database's too.
 """

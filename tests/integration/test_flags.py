@@ -43,6 +43,21 @@ def test_enforce_refuses_what_leaves_by_the_server_and_the_session_goes_on(relay
     assert flagged(guarded.events(), "refused") == set(FORBIDDEN.values())
 
 
+def test_a_statement_is_judged_by_all_of_it_however_long(relay: Relay, hospital: Hospital) -> None:
+    """A comment in front was enough to get by; while a long statement of an application's own passes."""
+    guarded = relay(mode="enforce", budget_rows=1_000_000)
+    with connect(guarded.dsn()) as through:
+        for options in ({}, {"prepare": True}):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="not allowed through this guard"):
+                through.execute("/*" + "x" * 200_000 + "*/ SELECT lo_export(1, '/tmp/x')", **options)  # type: ignore[call-overload]
+            for length in (200_000, 3_000_000):
+                found = through.execute(f"SELECT length('{'x' * length}')", **options).fetchone()  # type: ignore[call-overload]
+                assert found == (length,)
+        with pytest.raises(psycopg.Error, match="over 1 MiB"):
+            through.execute("/*" + "x" * 3_000_000 + "*/ SELECT lo_export(1, '/tmp/x')")
+        assert through.closed
+
+
 def test_observe_only_tells(relay: Relay, hospital: Hospital) -> None:
     guarded = relay()
     with connect(guarded.dsn()) as through:

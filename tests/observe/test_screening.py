@@ -25,8 +25,16 @@ REFUSED = b.query("COPY patients TO PROGRAM 'x'")
 MYSQL_REFUSED = m.query("SELECT id FROM patient INTO OUTFILE '/tmp/x'")
 
 
-def judge(principals: Collection[str], text: bytes) -> str:
+def judge(principals: Collection[str], text: bytes, piece: bool = False) -> str:
     return "refused" if b"PROGRAM" in text or b"OUTFILE" in text else ""
+
+
+def everybody(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+    return "locked"
+
+
+def pieces(message: bytes, size: int = 65_536) -> list[bytes]:
+    return [message[at : at + size] for at in range(0, len(message), size)]
 
 
 def sent(made: SessionObserver | MysqlObserver, *pieces: bytes) -> bytes:
@@ -95,7 +103,7 @@ def test_a_change_of_role_that_may_fail_frees_nobody(behind: str) -> None:
     made.server_data(b.complete("SET") + b.READY, 3)
     judged: list[Collection[str]] = []
 
-    def locked(principals: Collection[str], text: bytes) -> str:
+    def locked(principals: Collection[str], text: bytes, piece: bool = False) -> str:
         judged.append(principals)
         return "locked" if "dr_a" in principals else ""
 
@@ -114,6 +122,111 @@ def test_a_locked_account_has_no_rows_of_a_cursor_either(kind: int) -> None:
     """Nor of a statement that nobody remembers."""
     made = mysql_observer()
     asked = m.command(kind, (7).to_bytes(4, "little") + (100).to_bytes(4, "little") + b"\0")
-    out, _ = made.screen(asked, 5, lambda principals, text: "locked")
+    out, _ = made.screen(asked, 5, everybody)
     assert b"SIGNAL" in out
     assert made.awaiting_reply
+
+
+PAD = b" /*" + b"x" * 100_000 + b"*/"
+HUGE = b" /*" + b"x" * (2 << 20) + b"*/"
+
+
+@pytest.mark.parametrize("padding", [PAD, HUGE])
+@pytest.mark.parametrize("kind", ["Q", "P", "B", "F"])
+def test_a_locked_accounts_long_request_is_refused_and_its_rest_dropped(kind: str, padding: bytes) -> None:
+    """It came by in pieces, which nobody judged: a comment was enough."""
+    body = {
+        "Q": b"SELECT nom FROM patients" + padding + b"\0",
+        "P": b"\0SELECT nom FROM patients" + padding + b"\0\0\0",
+        "B": b"\0\0\0\0\0\1" + len(padding).to_bytes(4, "big") + padding + b"\0\0",
+        "F": b"\0\0\0\1\0\0\0\1" + len(padding).to_bytes(4, "big") + padding + b"\0\0",
+    }[kind]
+    made = postgres()
+    out = b""
+    for piece in pieces(b.message(kind, body) + b.SYNC + b.query("ROLLBACK")):
+        out += made.screen(piece, 5, everybody)[0]
+    assert b"xxx" not in out
+    assert out.startswith(b"Q" if kind in "QF" else b"P")
+    assert out.endswith(b.SYNC + b.query("ROLLBACK")), "what stands behind the rest is read as before"
+    assert made.refusals == 1
+    assert not made.holding
+
+
+def test_while_its_rest_is_dropped_the_next_bytes_are_screened() -> None:
+    """The verdict may be lifted in between: the rest is none of the server's all the same."""
+    made = postgres()
+    first, *rest = pieces(b.query("SELECT nom FROM patients" + HUGE.decode()), 1_200_000)
+    assert b"exfilguard refused" in made.screen(first, 5, everybody)[0]
+    assert made.holding
+    assert b"".join(made.screen(piece, 6, judge)[0] for piece in rest) == b""
+    assert not made.holding
+
+
+@pytest.mark.parametrize("size", [100, 65_536, 1 << 22])
+@pytest.mark.parametrize("start", [b"", b"INSERT INTO t VALUES (1); "])
+def test_a_long_statement_is_judged_by_all_of_it(start: bytes, size: int) -> None:
+    made = postgres()
+    out = sent(made, *pieces(b.message("Q", start + PAD + b"COPY patients TO PROGRAM 'x'\0"), size))
+    assert b"xxx" not in out
+    assert made.refusals == 1
+
+
+@pytest.mark.parametrize("length", [100_000, 3 << 20])
+def test_long_statements_that_nobody_refuses_pass_as_they_are(length: int) -> None:
+    """An application's bulk INSERT."""
+    message = b.query("INSERT INTO letters VALUES ('" + "x" * length + "')") + b.query("SELECT 1")
+    made = postgres()
+    assert sent(made, *pieces(message, 50_000)) == message
+    assert not made.forbidden
+
+
+@pytest.mark.parametrize("at", [0, 3, 65_530])
+def test_what_is_too_long_to_be_held_never_reaches_the_server_whole(at: int) -> None:
+    """The word may stand across two pieces."""
+    message = b.message("Q", HUGE + b"x" * at + b" COPY patients TO PROGRAM 'x'\0")
+    made = postgres()
+    out = b""
+    for piece in pieces(message):
+        data = made.screen(piece, 5, judge)[0]
+        if made.forbidden:
+            break
+        out += data
+    assert made.forbidden
+    assert message.startswith(out)
+    assert len(out) < len(message)
+
+
+def test_a_refused_statement_in_front_of_what_cannot_be_read_is_not_sent() -> None:
+    made = postgres()
+    out = sent(made, REFUSED + b"\xff\xff\xff\xff\xff\xff")
+    assert b"PROGRAM" not in out
+    assert out.endswith(b"\xff" * 6)
+    assert made.desynced
+
+
+@pytest.mark.parametrize("padding", [PAD, HUGE])
+@pytest.mark.parametrize("kind", [messages.COM_QUERY, messages.COM_STMT_PREPARE, messages.COM_STMT_EXECUTE])
+def test_a_locked_accounts_long_command_is_refused_in_mysql_too(kind: int, padding: bytes) -> None:
+    made = mysql_observer()
+    out = b""
+    for piece in pieces(m.command(kind, b"\1\0\0\0SELECT nom" + padding) + m.command(messages.COM_INIT_DB, b"dpi")):
+        out += made.screen(piece, 5, everybody)[0]
+    assert b"xxx" not in out
+    assert b"SIGNAL" in out
+    assert out.endswith(m.command(messages.COM_INIT_DB, b"dpi"))
+
+
+def test_a_long_command_is_judged_by_all_of_it() -> None:
+    out = sent(mysql_observer(), *pieces(m.command(messages.COM_QUERY, PAD + b"SELECT 1 INTO OUTFILE '/tmp/x'")))
+    assert b"SIGNAL" in out
+    assert b"OUTFILE" not in out
+
+
+def test_a_word_is_found_across_two_packets_of_16_mib() -> None:
+    most = messages.MAX_PAYLOAD_BYTES
+    for word in (b"OUTFILE", b"OUTFITS"):
+        text = b"\3" + b"x" * (most - 5) + word + b" '/tmp/x'"
+        message = packet(0, text[:most]) + packet(1, text[most:])
+        made = mysql_observer()
+        assert (sent(made, *pieces(message, 1 << 20)) == message) == (word == b"OUTFITS")
+        assert bool(made.forbidden) == (word == b"OUTFILE")

@@ -12,7 +12,7 @@ from ...errors import ProtocolError
 from ...wire.mysql import messages, parameters
 from ...wire.mysql.backend import BackendReader
 from ...wire.mysql.compression import Inflater
-from ...wire.mysql.frontend import FrontendReader
+from ...wire.mysql.frontend import MAX_KEPT_BYTES, FrontendReader
 from ...wire.mysql.startup import Login, change_user
 from ..asked import MAX_ASKED, AskedColumns, Parameter, Parameters, Plan
 from ..classify import Classifier
@@ -157,6 +157,11 @@ class Commands(Observer):
     def client_missing(self) -> int:
         """Bytes up to the end of the packet that has begun, or of its header; 0 between commands."""
         return self._frontend.missing
+
+    @property
+    def client_in_header(self) -> bool:
+        """True when the client's next byte is of a packet's header."""
+        return self._frontend.in_header
 
     def request(self, kind: int, body: bytes, whole: bool) -> None:
         if kind in messages.REPLICATION:
@@ -320,20 +325,30 @@ class Commands(Observer):
         return statement
 
     def judge(self, kind: int, body: bytes, judge: Judge) -> str:
-        """Why this command must be refused; empty when it may pass."""
+        """Why this command, or the beginning of it, must be refused; empty when it may pass. Whose it is is read from as much of it as
+        `request` is shown."""
         if not self._pending:
             self._identity.settled()
+        whole = 1 + len(body) <= MAX_KEPT_BYTES
+        text = body
         if kind in BINARY:
             number = int.from_bytes(body[:4], "little")
             statement = self._last_prepared if number == messages.LAST_PREPARED else self._statements.get(number)
         elif kind == messages.COM_QUERY:
             attributes = bool(self.capabilities & messages.CLIENT_QUERY_ATTRIBUTES)
-            statement = self._read(messages.query_text(body, attributes), True)
+            try:
+                text = messages.query_text(body, attributes)
+            except (ProtocolError, IndexError):
+                if whole:
+                    raise ProtocolError("query attributes are malformed") from None
+            statement = self._read(text[:MAX_KEPT_BYTES], whole)
         else:
-            statement = self._read(body, True)
+            statement = self._read(text[:MAX_KEPT_BYTES], whole)
         if statement is None:
-            return self._words(judge, b"", None, True)
-        return self._words(judge, statement.sql, statement.script, kind != messages.COM_STMT_PREPARE)
+            return self._words(judge, b"", None, True, None, whole)
+        if kind in BINARY:
+            text = statement.sql
+        return self._words(judge, text, statement.script, kind != messages.COM_STMT_PREPARE, None, whole)
 
     # -- the statement whose result is flowing ------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ...wire.mysql import messages
 from ...wire.mysql.frontend import MAX_KEPT_BYTES
-from ..screening import Judge, RequestScreener
+from ..screening import MAX_HELD_BYTES, TOO_LONG, Judge, RequestScreener
 
 if TYPE_CHECKING:
     from .commands import Commands
@@ -22,6 +22,7 @@ MAX_WORDS = 128
 _JUDGED = frozenset(
     (messages.COM_QUERY, messages.COM_STMT_PREPARE, messages.COM_STMT_EXECUTE, messages.COM_STMT_BULK_EXECUTE, messages.COM_STMT_FETCH)
 )  # fmt: skip
+_TEXTS = frozenset((messages.COM_QUERY, messages.COM_STMT_PREPARE))
 
 
 class Screener(RequestScreener):
@@ -33,19 +34,26 @@ class Screener(RequestScreener):
         super().__init__(observer)
         self._observer = observer
 
-    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
+    def extent(self, data: bytes, pos: int, end: int) -> tuple[int, int]:
         if pos + 5 > end and (pos + 4 > end or data[pos : pos + 3] != b"\0\0\0" or not data[pos + 3]):
-            return -1, False  # an empty packet that is no command is whole: a file's second end
+            return -1, 0  # an empty packet that is no command is whole: a file's second end
         length = int.from_bytes(data[pos : pos + 3], "little")
-        judged = length > 0 and data[pos + 3] == 0 and data[pos + 4] in _JUDGED and length < MAX_KEPT_BYTES
-        if judged and pos + 4 + length > end:
-            return -1, False
-        return min(end, pos + 4 + length), judged
+        if not length or data[pos + 3] or data[pos + 4] not in _JUDGED:
+            return pos + 4 + length, 0
+        return pos + 4 + length, MAX_HELD_BYTES if data[pos + 4] in _TEXTS else MAX_KEPT_BYTES
+
+    @property
+    def in_header(self) -> bool:
+        return self._observer.client_in_header
 
     def words(self, request: bytes, judge: Judge) -> str:
         return self._observer.judge(request[4], request[5:], judge)
 
     def refuse(self, request: bytes, words: str) -> bytes:
+        if request[:3] == b"\xff\xff\xff":
+            # Further packets follow, of 16 MiB each.
+            self._observer.forbidden = TOO_LONG
+            return b""
         text = words[:MAX_WORDS].replace("\\", "").replace("'", "")
         body = f"SIGNAL SQLSTATE '{SQLSTATE}' SET MESSAGE_TEXT = '{text}'".encode()
         if self._observer.capabilities & messages.CLIENT_QUERY_ATTRIBUTES:

@@ -40,6 +40,11 @@ class FrontendReader:
         return not self._skip and not self._carry and not self._continued
 
     @property
+    def in_header(self) -> bool:
+        """Behind a command's beginning: True when the next byte is of the header that its next packet has."""
+        return not self._skip
+
+    @property
     def missing(self) -> int:
         """Bytes up to the end of the packet that has begun, or of its header; 0 between commands."""
         if self._skip:

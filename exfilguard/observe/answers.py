@@ -193,8 +193,9 @@ class Answers(Columns):
 
     def _on_function_result(self, body: bytes) -> None:
         if self._head("F") is not None:
-            self._bytes += len(body)
-            self.report("query")
+            self.report("query")  # its value was counted as a row
+            self.delivered = 0
+            self._forget_columns()
 
     # -- errors -----------------------------------------------------------------------------------------------------
 

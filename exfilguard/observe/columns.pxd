@@ -13,7 +13,7 @@ cdef class Columns(Requests):
     cdef public list _fields
     cdef public Py_ssize_t _last_position
     cdef public str _encoding
-    cdef public bint _copied_in
+    cdef public bint _copied_in, _called
     cdef public CopyRows _copying
     cdef public object _passing
 
@@ -21,6 +21,7 @@ cdef class Columns(Requests):
     cdef _begin_columns(self, list fields, tuple formats, Statement statement)
     @cython.locals(portal=Portal)
     cdef _show_portal(self, Pending head)
+    cdef _show_function(self, Pending head)
     cdef _forget_columns(self)
     @cython.locals(reading=Reading)
     cpdef tuple statement_columns(self)

@@ -31,6 +31,11 @@ except ImportError:
 
 _DATA_ROW, _COPY_DATA = b"Dd"
 _KEEPALIVE = b"k"
+_LARGE_OBJECTS = frozenset(
+    (715, 764, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172, 3457, 3458, 3459, 3460)
+)
+"""OIDs of the functions that make, open, read and write large objects, the same in every server: letters and images, and drivers call
+them so. A piece of one is a row, as by SELECT, and nobody's."""
 
 
 class Columns(Requests):
@@ -43,6 +48,7 @@ class Columns(Requests):
         self._last_position = 0
         self._fields: list[Field] = []
         self._formats: tuple[int, ...] = ()
+        self._called = False  # what flows is a function's value, not a row of columns
         self._encoding = ""
         """The client's."""
         self._copied_in = False
@@ -89,8 +95,15 @@ class Columns(Requests):
             self._forget_columns()
             self.wants_rows = True  # if there are any: nobody had them described
 
+    def _show_function(self, head: Pending) -> None:
+        """Nothing tells what it returns but its size, as with a result of expressions."""
+        self._forget_columns()
+        if head.function not in _LARGE_OBJECTS:
+            self.patients_by = "estimate"
+            self._called = self._expressions = self.wants_rows = True
+
     def _forget_columns(self) -> None:
-        self.wants_rows = False
+        self.wants_rows = self._called = False
         self.wants_column = -1
         self._positions = ()
         self.patients_by = ""
@@ -160,6 +173,8 @@ class Columns(Requests):
 
     def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
         """Digests of the row's patients, and how many more it stands for."""
+        if self._called and whole:
+            return self._judged(data[start:end], [data[start:end]])
         if self.patients_by == "estimate":
             values = row_values(data, start, end, len(self._fields) - 1) if whole and self._fields else None
             if values is not None:

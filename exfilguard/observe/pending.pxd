@@ -30,5 +30,6 @@ cdef class Pending:
     cdef public Portal portal
     cdef public object script
     cdef public long done
+    cdef public long long function
     cdef public str refusal
     cdef public tuple undo

@@ -60,7 +60,7 @@ class Portal:
 class Pending:
     """One request that awaits its answer. `kind` is the frontend type byte; `*` is the start-up."""
 
-    __slots__ = ("asked_ms", "done", "kind", "portal", "refusal", "script", "statement", "undo")
+    __slots__ = ("asked_ms", "done", "function", "kind", "portal", "refusal", "script", "statement", "undo")
 
     def __init__(self, kind: str, asked_ms: int = 0) -> None:
         self.kind = kind
@@ -70,6 +70,8 @@ class Pending:
         self.script: Script | None = None
         self.done = 0
         """Statements of a Query that have completed."""
+        self.function = 0
+        """OID of what a FunctionCall calls."""
         self.refusal = ""
         """The words of the guard's error: this request never reached the server (see screening.py)."""
         self.undo: tuple[dict[bytes, Any], bytes, Any] | None = None

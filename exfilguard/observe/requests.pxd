@@ -18,6 +18,7 @@ cdef class Requests(Observer):
     @cython.locals(head=Pending)
     cdef _next_head(self)
     cdef _show_portal(self, Pending head)
+    cdef _show_function(self, Pending head)
     cdef _remember(self, Pending pending, dict table, bytes name, object what)
     @cython.locals(statement=Statement)
     cdef Statement _read(self, bytes sql, bint whole, bint simple)

@@ -130,6 +130,8 @@ class Requests(Observer):
             pending.portal = self._portals.get(name)
             pending.statement = pending.portal.statement if pending.portal is not None else Statement(b"")
             pending.script = pending.portal.script if pending.portal is not None else None
+        elif letter == "F":
+            pending.function = int.from_bytes(body[:4], "big")
         elif letter == "C":
             name, _ = messages.cstring(body, 1)
             table: dict[bytes, Any] = self._statements if body[:1] == b"S" else self._portals
@@ -145,11 +147,17 @@ class Requests(Observer):
         head = self._pending[0]
         if head.kind == "E":
             self._show_portal(head)
+        elif head.kind == "F":
+            self._show_function(head)
         if head.script is not None or self._charged:
             self._charge(head.script)
 
     def _show_portal(self, head: Pending) -> None:
         """An Execute became the head: the columns' part."""
+        raise NotImplementedError
+
+    def _show_function(self, head: Pending) -> None:
+        """A FunctionCall became the head: the same."""
         raise NotImplementedError
 
     def _remember(self, pending: Pending, table: dict[bytes, Any], name: bytes, what: Statement | Portal) -> None:

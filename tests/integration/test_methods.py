@@ -89,8 +89,30 @@ def test_a_function_call_is_answered_and_followed(relay: Relay, hospital: Hospit
             heard[port] = answer + _until_ready(raw)
     assert heard[guarded.port] == heard[hospital.port]
     assert heard[guarded.port].startswith(b.message("V", struct.pack("!iI", 4, 42)))
-    wait_for(lambda: guarded.counted("asks_nothing") >= 5)
+    wait_for(lambda: guarded.counted("asks_nothing") == 6)
     assert not [e for e in guarded.events() if e["kind"] == "desynced"]
+
+
+@pytest.mark.parametrize("on_cut", ["close", "error"])
+def test_what_function_calls_return_ends_at_the_budget(
+    relay: Relay, hospital: Hospital, accounts: None, on_cut: str
+) -> None:
+    """Each value is a row. A call that was cut leaves the session in step like any other statement."""
+    call = b.message("F", struct.pack("!IhhhiIiIh", 177, 1, 1, 2, 4, 40, 4, 2, 1))
+    guarded = relay(mode="enforce", budget_rows=4, budget_window_ms=60_000, on_cut=on_cut)
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as raw:
+        raw.sendall(b.startup(user="asks_nothing", database=DATABASE))
+        _until_ready(raw)
+        for _ in range(4):
+            raw.sendall(call)
+            assert _until_ready(raw).startswith(b"V")
+        raw.sendall(call)
+        answer = _until_ready(raw) if on_cut == "error" else raw.recv(1 << 16)
+        assert answer.startswith(b"E")
+        assert b"local budget" in answer
+        if on_cut == "error":
+            raw.sendall(b.query("SET search_path = public"))
+            assert b"SET\0" in _until_ready(raw)
 
 
 def test_what_may_come_at_any_time_is_taken_for_no_answer(relay: Relay, hospital: Hospital) -> None:

@@ -17,11 +17,11 @@ def messages(stream: bytes) -> list[tuple[str, bytes]]:
 
 
 def rows_delivered(stream: bytes) -> int:
-    """DataRows, and what COPY delivered: lines, or tuples of the binary form."""
+    """DataRows, values of function calls, and what COPY delivered: lines, or tuples of the binary form."""
     rows = 0
     binary = False
     for kind, body in messages(stream):
-        if kind == "D":
+        if kind == "D" or (kind == "V" and int.from_bytes(body[:4], "big", signed=True) > 0):
             rows += 1
         elif kind == "H":
             binary = body[0] == 1

@@ -5,7 +5,8 @@ Strategy: one loop over the bytes at hand. Rows (DataRow, CopyData) are by far t
 ones are passed over in bulk, and their bodies are shown only to a sink that wants them. All other messages are small; they
 are kept up to MAX_KEPT_BYTES and handed over whole (a longer one is handed over as its beginning).
 
-A row is counted at its type byte: when the allowance is spent, the next row's first byte is already not forwarded.
+A row is counted at its type byte: when the allowance is spent, the next row's first byte is already not forwarded. What a
+function called by the protocol returns is a row like any other, and a message as well: the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from ..sink import Sink
 from ._scan import skip_rows
 from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
 
-_DATA_ROW, _COPY_DATA, _ERROR = b"DdE"
+_DATA_ROW, _COPY_DATA, _ERROR, _FUNCTION_RESULT = b"DdEV"
+_NO_VALUE = 8
+"""Length of a FunctionCallResponse that holds none, or an empty one."""
 _COPY_TRAILER = b"d\0\0\0\6\xff\xff"
 """The end of a binary COPY, in a message of its own."""
 
@@ -130,6 +133,16 @@ class BackendReader:
             elif pos + 5 <= end:
                 length = length_at(data, pos + 1)
                 _check(kind, length)
+                if kind == _FUNCTION_RESULT and length > _NO_VALUE:
+                    if left <= 0:
+                        return Scan(cut_at=pos)
+                    if hold and pos + 1 + length > end and length <= MAX_KEPT_BYTES:
+                        return Scan(hold_at=pos)
+                    if pos + 1 + length <= end:
+                        if sink.wants_rows and not sink.row(data, pos + 9, pos + 1 + length, True):
+                            return Scan(cut_at=pos)
+                        sink.rows(1, length - _NO_VALUE)
+                    left -= 1
                 if pos + 1 + length <= end:
                     self.message_at, self.message_end = pos, pos + 1 + length
                     sink.message(kind, data[pos + 5 : pos + 1 + length])
@@ -143,6 +156,8 @@ class BackendReader:
                 raise ProtocolError("unknown backend message type")
             elif kind == _ERROR and sink.holds_errors:
                 return Scan(hold_at=pos)
+            elif kind == _FUNCTION_RESULT and (hold or left <= 0):
+                return Scan(hold_at=pos)  # whether it holds a value is not known yet
             pos = self._continue(data, pos, end)
         return NOWHERE
 
@@ -163,6 +178,8 @@ class BackendReader:
                 if not self.sink.wants_rows:
                     self._drop(length - 4)
                     return pos
+            elif carry[0] == _FUNCTION_RESULT and length > _NO_VALUE:
+                self.sink.rows(1, length - _NO_VALUE)
         length = int.from_bytes(carry[1:5], "big")
         kept = min(1 + length, MAX_KEPT_BYTES)
         taken = min(kept - len(carry), end - pos)
@@ -175,6 +192,8 @@ class BackendReader:
                 self.sink.row(body, 0, len(body), kept == 1 + length)
             else:
                 self.message_at = -1
+                if kind == _FUNCTION_RESULT and len(body) > 4 and self.sink.wants_rows:
+                    self.sink.row(body, 4, len(body), kept == 1 + length)
                 self.sink.message(kind, body)
         return pos
 

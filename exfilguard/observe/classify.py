@@ -36,6 +36,26 @@ PACKING = frozenset(
      "json_objectagg", "string_agg", "array_agg", "xmlagg", "group_concat", "json_group_array")
 )  # fmt: skip
 """Aggregates that put many rows into one."""
+BY_NUMBER = {
+    oid: f"SELECT {name}()".encode()
+    for name, oids in {
+        "lo_export": (765,),
+        "lo_import": (764, 767),
+        "pg_read_file": (2624, 3293, 3826, 6208),
+        "pg_read_binary_file": (3295, 3827, 3828, 6209),
+        "pg_ls_dir": (2625, 3297),
+        "pg_backup_start": (2172,),
+        "pg_logical_emit_message": (3577, 3578),
+        "pg_create_physical_replication_slot": (3779,),
+        "pg_logical_slot_get_changes": (3782, 3783, 3784, 3785),
+        "pg_create_logical_replication_slot": (3786,),
+        "pg_replication_slot_advance": (3878,),
+        "pg_copy_physical_replication_slot": (4220, 4221),
+        "pg_copy_logical_replication_slot": (4222, 4223, 4224),
+    }.items()
+    for oid in oids
+}
+"""A call by PostgreSQL's FunctionCall, as a text: those of the above that the server itself has, whose OIDs are the same everywhere."""
 WATCHED = ("query_to_xml", "query_to_xml_and_xmlschema", "table_to_xml", "table_to_xml_and_xmlschema", "schema_to_xml",
     "database_to_xml", "cursor_to_xml", "ts_stat", "pg_stat_file", "pg_current_logfile")  # fmt: skip
 """Always watched: they run a text as a query, or show what the server's files are."""

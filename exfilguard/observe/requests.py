@@ -13,7 +13,7 @@ from ..wire.postgres import messages
 from ..wire.postgres.backend import BackendReader
 from ..wire.postgres.frontend import MAX_KEPT_BYTES, FrontendReader
 from .asked import AskedColumns, Plan
-from .classify import Classifier
+from .classify import BY_NUMBER, Classifier
 from .identity import Identity, Parameters, Script
 from .observer import Observer
 from .patients import PatientColumns
@@ -132,6 +132,7 @@ class Requests(Observer):
             pending.script = pending.portal.script if pending.portal is not None else None
         elif letter == "F":
             pending.function = int.from_bytes(body[:4], "big")
+            pending.statement = Statement(BY_NUMBER.get(pending.function, b""))
         elif letter == "C":
             name, _ = messages.cstring(body, 1)
             table: dict[bytes, Any] = self._statements if body[:1] == b"S" else self._portals
@@ -210,6 +211,8 @@ class Requests(Observer):
                 script = self._identity.again(script, self.now)
                 values = messages.bind_texts(body, pos) if script.effects else None
                 parameters = lookup(values)
+        elif kind == "F":
+            text = BY_NUMBER.get(int.from_bytes(body[:4], "big"), b"")
         elif kind == "E":
             portal = self._portals.get(messages.cstring(body, 0)[0])
             if portal is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from exfilguard.observe.classify import BY_NUMBER, FILES
+
 from .conftest import Hospital
 from .guarded import Relay
 from .stack import connect, wait_for
@@ -56,6 +58,17 @@ def test_a_statement_is_judged_by_all_of_it_however_long(relay: Relay, hospital:
         with pytest.raises(psycopg.Error, match="over 1 MiB"):
             through.execute("/*" + "x" * 3_000_000 + "*/ SELECT lo_export(1, '/tmp/x')")
         assert through.closed
+
+
+def test_the_numbers_of_functions_are_the_servers(relay: Relay, hospital: Hospital) -> None:
+    """What FunctionCall calls is known by them."""
+    names = {oid: text.removeprefix(b"SELECT ").removesuffix(b"()").decode() for oid, text in BY_NUMBER.items()}
+    with connect(hospital.dsn("dpi_export")) as direct:
+        found = direct.execute("SELECT oid::int, proname::text FROM pg_proc WHERE oid < 16384").fetchall()
+    same = {oid: name for oid, name in found if oid in names}
+    assert {names[oid] for oid in same} >= {"lo_export", "pg_read_file"}
+    assert all(name.startswith(names[oid][:15]) for oid, name in same.items())
+    assert {name for _, name in found if name in FILES} <= {names[oid] for oid in same}
 
 
 def test_observe_only_tells(relay: Relay, hospital: Hospital) -> None:

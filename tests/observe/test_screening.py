@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
+from exfilguard.observe.classify import Classifier
 from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.identity import Identity, Rules
 from exfilguard.observe.mysql.session import MysqlObserver
@@ -194,6 +195,19 @@ def test_what_is_too_long_to_be_held_never_reaches_the_server_whole(at: int) -> 
     assert made.forbidden
     assert message.startswith(out)
     assert len(out) < len(message)
+
+
+def test_a_function_is_known_by_its_number() -> None:
+    """FunctionCall has no text: lo_export passed by it."""
+    classifier = Classifier("postgresql")
+
+    def exports(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+        return "refused" if "server_export" in classifier.flags("", text, lambda sql: False) else ""
+
+    for function, refused in ((765, True), (954, False)):
+        message = b.message("F", function.to_bytes(4, "big") + b"\0\0\0\0\0\1")
+        out, _ = postgres().screen(message, 5, exports)
+        assert (out != message) == refused
 
 
 def test_a_refused_statement_in_front_of_what_cannot_be_read_is_not_sent() -> None:

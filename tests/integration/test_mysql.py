@@ -347,6 +347,20 @@ def test_replication_is_refused(relay: Relay) -> None:
     wait_for(lambda: sum(e["kind"] == "refused" for e in guarded.events()) == 3)
 
 
+def test_a_statement_is_judged_by_all_of_it_however_long(relay: Relay) -> None:
+    """A comment in front was enough to get by; while a long statement of an application's own passes."""
+    guarded = relay(mode="enforce", budget_rows=1_000_000)
+    with guarded.connect() as connection, connection.cursor() as cursor:
+        for _ in range(2):
+            with pytest.raises(pymysql.MySQLError, match="not allowed through this guard"):
+                cursor.execute("SELECT /*" + "x" * 200_000 + "*/ LOAD_FILE('/etc/passwd')")
+            for length in (200_000, 3_000_000):
+                cursor.execute(f"SELECT LENGTH('{'x' * length}')")
+                assert cursor.fetchone() == (length,)
+        with pytest.raises(pymysql.MySQLError, match="over 1 MiB"):
+            cursor.execute("SELECT /*" + "x" * 3_000_000 + "*/ LOAD_FILE('/etc/passwd')")
+
+
 def test_kill_reaches_the_server_from_a_side_connection(relay: Relay) -> None:
     guarded = relay()
     with guarded.connect() as connection, guarded.connect() as side, connection.cursor() as cursor:

@@ -27,11 +27,13 @@ from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
 from .pending import Text
 from .portion import QUERY_CANCELED, Result
-from .screening import Judge, RequestScreener
+from .screening import MAX_HELD_BYTES, Judge, RequestScreener
 from .tally import Setting, Tally
 from .templates import Templates
 
 UNBOUNDED = 1 << 62
+MAX_AROUND_BYTES = 1 << 10
+"""Of a request, around its text: a longer text may be only a beginning."""
 NOTHING: list[QueryEvent] = []
 """Never changed."""
 
@@ -363,6 +365,12 @@ class Observer(Tally):
             statement.plan = self._asked.plan(own)
         if script is not None and script.finding:
             self._tell_finding(statement)
+
+    def _long_script(self, text: bytes) -> Script | None:
+        """What a text says of who is charged that is longer than what the reader is shown, and held to be judged: whoever signed it
+        may be locked, though the login will be charged."""
+        whole = len(text) + MAX_AROUND_BYTES < MAX_HELD_BYTES
+        return self._identity.read(text, self.now, whole=whole, backslashes=self._backslashes)
 
     def _sent_again(self, statement: Text, script: Script) -> Script:
         """The script of a prepared statement, for its next execution."""

@@ -182,9 +182,8 @@ class Requests(Observer):
     # -- refused requests -------------------------------------------------------------------------------------------
 
     def judge(self, kind: str, body: bytes, judge: Judge) -> str:
-        """Why this request, or the beginning of it, must be refused; empty when it may pass. Whose it is is read from as much of it as
-        `request` is shown. The signature of a text is used up here already: what the screener lets pass is read once more, as the
-        retry that it then is."""
+        """Why this request, or the beginning of it, must be refused; empty when it may pass. The signature of a text is
+        used up here already: what the screener lets pass is read once more, as the retry that it then is."""
         if not self._pending:
             self._identity.settled()
         statement: Statement | None = None
@@ -194,14 +193,12 @@ class Requests(Observer):
         whole = len(body) + 4 < MAX_KEPT_BYTES
         if kind == "Q":
             text = body.rstrip(b"\0")
-            statement = self._read(text[:MAX_KEPT_BYTES], whole, True)
-            script = statement.script
+            script = self._read(text, True, True).script if whole else self._long_script(text)
         elif kind == "P":
             _, pos = messages.cstring(body, 0)
             end = body.find(0, pos)
             text = body[pos : end if end >= 0 else len(body)]
-            statement = self._read(text[:MAX_KEPT_BYTES], whole, False)
-            script = statement.script
+            script = self._read(text, True, False).script if whole else self._long_script(text)
         elif kind == "B":
             _, pos = messages.cstring(body, 0)
             name, pos = messages.cstring(body, pos)

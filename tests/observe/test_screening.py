@@ -244,3 +244,21 @@ def test_a_word_is_found_across_two_packets_of_16_mib() -> None:
         made = mysql_observer()
         assert (sent(made, *pieces(message, 1 << 20)) == message) == (word == b"OUTFITS")
         assert bool(made.forbidden) == (word == b"OUTFILE")
+
+
+@pytest.mark.parametrize("length", [100, 100_000, 900_000])
+def test_who_says_so_at_the_end_of_a_long_statement_is_locked_there_too(length: int) -> None:
+    """The reader is shown too little of it to charge them, and a locked user's padded statement passed as the login's."""
+
+    def locked(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+        return "locked" if "alice" in principals else ""
+
+    padding = "x" * length
+    for user in ("alice", "bob"):
+        message = b.query(f"SELECT nom FROM patients /*{padding}*/ /*enduser_id='{user}'*/")
+        identity = Identity(Rules(trusted_sources=("10.0.0.0/8",)), Contexts({}), "s1", "10.0.0.9")
+        made = SessionObserver(Setting("ehr", Digester(KEY), 3, 50), "s1", "10.0.0.9", PatientColumns([]), identity)
+        made.startup({"user": "dpi"})
+        made.server_data(b.LOGIN, 1)
+        out = b"".join(made.screen(piece, 5, locked)[0] for piece in pieces(message))
+        assert (out == message) == (user == "bob")

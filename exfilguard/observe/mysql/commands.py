@@ -325,8 +325,7 @@ class Commands(Observer):
         return statement
 
     def judge(self, kind: int, body: bytes, judge: Judge) -> str:
-        """Why this command, or the beginning of it, must be refused; empty when it may pass. Whose it is is read from as much of it as
-        `request` is shown."""
+        """Why this command, or the beginning of it, must be refused; empty when it may pass."""
         if not self._pending:
             self._identity.settled()
         whole = 1 + len(body) <= MAX_KEPT_BYTES
@@ -341,14 +340,21 @@ class Commands(Observer):
             except (ProtocolError, IndexError):
                 if whole:
                     raise ProtocolError("query attributes are malformed") from None
-            statement = self._read(text[:MAX_KEPT_BYTES], whole)
+            statement = self._judged_text(text, whole)
         else:
-            statement = self._read(text[:MAX_KEPT_BYTES], whole)
+            statement = self._judged_text(text, whole)
         if statement is None:
             return self._words(judge, b"", None, True, None, whole)
         if kind in BINARY:
             text = statement.sql
         return self._words(judge, text, statement.script, kind != messages.COM_STMT_PREPARE, None, whole)
+
+    def _judged_text(self, text: bytes, whole: bool) -> Statement:
+        if whole:
+            return self._read(text, True)
+        statement = Statement(text)
+        statement.script = self._long_script(text)
+        return statement
 
     # -- the statement whose result is flowing ------------------------------------------------------------------------
 

@@ -69,13 +69,17 @@ _FOREIGN_EXTENSIONS = frozenset(
     ("dblink", "postgres_fdw", "file_fdw", "mysql_fdw", "oracle_fdw", "tds_fdw", "ogr_fdw", "multicorn")
 )
 
+_BLOCK_WORDS = frozenset(("begin", "then", "else", "loop"))
+
 _WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
     ((*FILES, "outfile", "dumpfile"), "server_export"),
     ((*REMOTE, *_FOREIGN_EXTENSIONS, "foreign data wrapper"), "foreign"),
     ((*SLOTS, *_REPLICATION_WORDS), "replication"),
     (PACKING, "aggregate"),
 )
-_COPY_BEYOND = re.compile(r"(?:^|;|\*/|\n)\s*copy\b")
+_COPY_BEYOND = re.compile(r"(?:^|;|\*/|\n|\b(?:begin|then|else|loop))\s*copy\b")
+_TARGET_BEYOND = re.compile(r"\b(?:program|stdin|stdout)\b|'/|'[a-z]:|\b(?:e|u&)'|\$")
+"""What a COPY needs: a line of a letter to a patient may begin with the word."""
 
 
 class Classifier:
@@ -105,6 +109,8 @@ class Classifier:
         found: set[Flag] = set()
         low = piece.decode("utf-8", "replace").lower()
         self._beyond(low, found)
+        if _COPY_BEYOND.search(low):  # its target may be in another piece
+            found |= {"copy", "server_export"}
         if any(name in low for name in (*self._watch, *self._watch_starts)):
             found.add("watched_call")
         return tuple(flag for flag in FLAGS if flag in found)
@@ -143,7 +149,7 @@ class Classifier:
         for names, flag in _WORDS_BEYOND:
             if any(name in low for name in names):
                 found.add(flag)
-        if _COPY_BEYOND.search(low):
+        if _COPY_BEYOND.search(low) and _TARGET_BEYOND.search(low):
             found |= {"copy", "server_export"}
 
     def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int) -> bool:
@@ -161,6 +167,11 @@ class Classifier:
             if at + 1 < len(statement) and statement[at + 1].text == "(" and statement[at + 1].kind == "op":
                 self._call(word, found)
         self._verb(statement, words, found)
+        for at in range(1, len(words)) if depth else ():
+            if (
+                words[at] == "copy" and words[at - 1] in _BLOCK_WORDS
+            ):  # in a body's block a statement begins behind a word, too
+                self._copy(statement[at:], words[at:], found)
         if words[0] in ("do", "create", "alter", "prepare", "execute") or (depth and "execute" in words):
             bodies = [token.text for token in statement if token.kind == "string"]
             if bodies:

@@ -44,6 +44,9 @@ POSTGRES = {
     "SELECT etl_patients()": "watched_call",
     "DO $$ BEGIN PERFORM pg_read_file('/x'); END $$": "server_export",
     "DO $x$ BEGIN EXECUTE 'COPY patient TO ''/tmp/x'''; END $x$": "copy server_export",
+    "DO $$ BEGIN COPY patient TO PROGRAM 'x'; END $$": "copy server_export",
+    "DO $$ BEGIN IF true THEN COPY patient TO '/tmp/x'; END IF; END $$": "copy server_export",
+    "DO $$ BEGIN copy := 1; PERFORM copy FROM t; END $$": "",
     "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT lo_export(1, $$x$$)'": "server_export",
     "SELECT 1; SELECT 2; COPY patient TO STDOUT": "copy",
     'SELECT U&"pg\\005fread_file"(1)': "watched_call",
@@ -100,6 +103,7 @@ def test_a_statement_too_long_to_be_read_is_flagged() -> None:
     for last, expected in {
         "a": "", "pg_read_file('x')": "server_export", "1 FROM dblink('x', 'y')": "foreign", "b; COPY t TO PROGRAM 'x'": "copy server_export",
         "b; /**/ COPY t TO '/tmp/x'": "copy server_export", "json_agg(p) FROM patient p": "aggregate",
+        "b; DO $$BEGIN COPY t TO PROGRAM 'x'; END$$": "copy server_export", "'Madame,\nCopy of the letter from Dr. M.'": "",
     }.items():  # fmt: skip
         sql = "SELECT " + "a," * 30_000 + last
         found = Classifier("postgresql").flags("", sql.encode(), lambda text: True)

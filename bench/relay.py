@@ -38,7 +38,7 @@ import psycopg
 from . import relay_mysql, relay_stages
 from .relay_idle import idle_kib
 from .relay_page import write_page
-from .relay_parts import STOPPED, Parts, Sample, tell_queries
+from .relay_parts import OURS, STOPPED, Parts, Sample, tell_queries
 from .relay_paths import DATABASE, PASSWORD, USER, World, published
 from .report import QUICK, RESULTS, Report
 
@@ -188,7 +188,7 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
             world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(seconds), "--log",
             "--log-prefix", str(logs / "log"), cwd=logs, meanwhile=warm,
         )  # fmt: skip
-        ours = way in ("sidecar", "enforcing")
+        ours = way in OURS
         if ours:
             world.settled()
         # client, transaction, microseconds, script, and when it ended: seconds and microseconds of the epoch

@@ -27,7 +27,7 @@ from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
 
 from . import relay_stages
 from .relay_page import write_page
-from .relay_parts import STOPPED, Parts, Sample, tell_queries
+from .relay_parts import OURS, STOPPED, Parts, Sample, tell_queries
 from .relay_paths import DATABASE, PASSWORD, USER, Way, Ways, config, program, published
 from .report import QUICK, RESULTS, Report
 
@@ -164,7 +164,7 @@ def _one_load(world: MysqlWorld, way: str, protocol: str, clients: int) -> dict[
     printed = sysbench(
         world, way, f"--threads={clients}", f"--time={SECONDS}", f"--db-ps-mode={PS_MODE[protocol]}", "run"
     )
-    ours = way in ("sidecar", "enforcing")
+    ours = way in OURS
     if ours:
         world.settled()
     buckets = [(float(ms), int(count)) for ms, count in _BUCKET.findall(printed.partition("SQL statistics")[0])]

@@ -16,6 +16,8 @@ from typing import Any
 
 from .report import RESULTS, Report
 
+OURS = ("sidecar", "enforcing")
+"""The ways that publish what they see."""
 STOPPED = 75
 """Exit status: the time given was over, run again (EX_TEMPFAIL)."""
 

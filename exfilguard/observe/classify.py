@@ -108,9 +108,7 @@ class Classifier:
         """Flags that the words of a piece of a statement tell: one that is too long to be read as a whole."""
         found: set[Flag] = set()
         low = piece.decode("utf-8", "replace").lower()
-        self._beyond(low, found)
-        if _COPY_BEYOND.search(low):  # its target may be in another piece
-            found |= {"copy", "server_export"}
+        self._beyond(low, found, piece=True)
         if any(name in low for name in (*self._watch, *self._watch_starts)):
             found.add("watched_call")
         return tuple(flag for flag in FLAGS if flag in found)
@@ -144,12 +142,13 @@ class Classifier:
                 statement.append(token)
         return self._statement(statement, found, depth) and lasting
 
-    def _beyond(self, low: str, found: set[Flag]) -> None:
-        """By their words alone, wherever they stand: what else would pass behind enough tokens."""
+    def _beyond(self, low: str, found: set[Flag], piece: bool = False) -> None:
+        """By their words alone, wherever they stand: what else would pass behind enough tokens. A COPY's target may be in another
+        `piece`."""
         for names, flag in _WORDS_BEYOND:
             if any(name in low for name in names):
                 found.add(flag)
-        if _COPY_BEYOND.search(low) and _TARGET_BEYOND.search(low):
+        if _COPY_BEYOND.search(low) and (piece or _TARGET_BEYOND.search(low)):
             found |= {"copy", "server_export"}
 
     def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int) -> bool:
@@ -168,9 +167,8 @@ class Classifier:
                 self._call(word, found)
         self._verb(statement, words, found)
         for at in range(1, len(words)) if depth else ():
-            if (
-                words[at] == "copy" and words[at - 1] in _BLOCK_WORDS
-            ):  # in a body's block a statement begins behind a word, too
+            # In a body's block a statement begins behind a word, too.
+            if words[at] == "copy" and words[at - 1] in _BLOCK_WORDS:
                 self._copy(statement[at:], words[at:], found)
         if words[0] in ("do", "create", "alter", "prepare", "execute") or (depth and "execute" in words):
             bodies = [token.text for token in statement if token.kind == "string"]

@@ -67,11 +67,6 @@ class Requests(Observer):
         self._frontend.feed(data)
 
     @property
-    def client_at_boundary(self) -> bool:
-        """True when the client's bytes so far are whole messages."""
-        return self._frontend.at_boundary
-
-    @property
     def client_missing(self) -> int:
         """Bytes up to the end of the message that has begun, or of its header; 0 at a boundary."""
         return self._frontend.missing

@@ -63,5 +63,6 @@ cdef class PumpTransport:
     cdef rouse(self)
     cdef probe(self)
     cdef flush(self)
+    cdef drained(self)
     cdef fail(self, int code)
     cdef refused(self, int code)

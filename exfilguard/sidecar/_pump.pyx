@@ -511,6 +511,10 @@ cdef class PumpTransport:
             if self.finished:
                 self.shut()
             self.ask()
+        self.drained()
+
+    cdef drained(self):
+        """Less of the backlog is left, perhaps little enough for more to be written."""
         if self.asked_to_wait and PyBytes_GET_SIZE(self.backlog) - self.sent <= self.low:
             self.asked_to_wait = False
             self.pump.called = True
@@ -528,10 +532,7 @@ cdef class PumpTransport:
             self.again()
         else:
             self.ask()
-        if self.asked_to_wait:
-            self.asked_to_wait = False
-            self.pump.called = True
-            self.protocol.resume_writing()
+        self.drained()
 
     cdef fail(self, int code):
         self.end(OSError(code, os.strerror(code)))

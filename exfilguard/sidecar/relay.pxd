@@ -20,7 +20,7 @@ cdef class Session(Talk):
     cdef public bint closed, started, enforces, screened, refuses_when_full, passed
     cdef public bytes held, early
     cpdef from_client(self, bytes data)
-    @cython.locals(began=double, now=cython.longlong, gate=Gate, observer=AnyObserver, upstream=Side, downstream=Side,
+    @cython.locals(began=double, now=cython.longlong, gate=Gate, observer=AnyObserver, downstream=Side,
                    pump=Pump, forward_first=bint)
     cpdef _from_client(self, bytes data)
     cpdef from_server(self, bytes data, bint opened=*)
@@ -32,7 +32,7 @@ cdef class Session(Talk):
     @cython.locals(budget=LocalBudget, observer=AnyObserver, rest=bytes, behind=bytes)
     cdef bytes _count_part(self, bytes data, long long now)
     cdef _charge(self, long long rows, tuple patients, long long estimated, long long now)
-    @cython.locals(downstream=Side)
+    cdef _to_server(self, bytes data)
     cdef _to_client(self, bytes data)
     @cython.locals(observer=AnyObserver, flags=tuple)
     cdef bint _passes(self, bytes data, long long now) except *

@@ -202,7 +202,7 @@ class Session(Talk):
         if server is None:
             self.early += data
             return
-        guard, gate, upstream = self.guard, self.gate, self.upstream
+        guard, gate = self.guard, self.gate
         if gate.telling and self.at_rest:
             self.dismiss(Refusal.SHUTDOWN, SHUTDOWN_WORDS)
             return
@@ -220,10 +220,7 @@ class Session(Talk):
         else:
             forward_first = not self.enforces and observer.passes_first(data)
             if forward_first:
-                if upstream is not None:
-                    upstream.write(data)
-                else:
-                    server.write(data)
+                self._to_server(data)
                 self.passed = True
             events = observer.client_data(data, now)
         if not forward_first and observer.forbidden:
@@ -231,10 +228,7 @@ class Session(Talk):
             self.refuse(Refusal.FORBIDDEN, text, f"{observer.forbidden} refused")
             return
         if not forward_first:
-            if upstream is not None:
-                upstream.write(data)
-            else:
-                server.write(data)
+            self._to_server(data)
         if events:
             guard.emit(self, events)
         if observer.principal != self.principal:
@@ -398,6 +392,12 @@ class Session(Talk):
         events = observer.server_data(data, now_ms()).events
         if events:
             self.guard.emit(self, events)
+
+    def _to_server(self, data: bytes) -> None:
+        if self.upstream is not None:
+            self.upstream.write(data)
+        elif self.server is not None:
+            self.server.write(data)
 
     def _to_client(self, data: bytes) -> None:
         sealed = data if self.envelopes is None else self.envelopes.seal(data)

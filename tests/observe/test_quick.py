@@ -80,7 +80,7 @@ def seen(made: Any, kept: Kept, events: list[Any]) -> tuple[Any, ...]:
     said, kept.said = kept.said, []
     return (
         [encode_event(event) for event in events], said, made.portion_rows, made.principal, made.evidence, made.desynced,
-        made.in_transaction, made.awaiting_reply, made.at_boundary, made.client_at_boundary, made.untold(),
+        made.in_transaction, made.awaiting_reply, made.at_boundary, made.client_missing, made.untold(),
     )  # fmt: skip
 
 

@@ -28,11 +28,6 @@ class FrontendReader:
         self._skip = 0
 
     @property
-    def at_boundary(self) -> bool:
-        """True when all bytes fed so far are whole messages."""
-        return not self._skip and not self._carry
-
-    @property
     def missing(self) -> int:
         """Bytes up to the end of the message that has begun, or of its header; 0 at a boundary."""
         if not self._carry:

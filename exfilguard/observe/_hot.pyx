@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The loops that every statement and every row pass, in C. Each has its twin in plain Python, which is the definition:
 
-- `shape`: observe/statement.py, for text in ASCII;
+- `shape`: observe/statement.py, for text of ASCII but for what it quotes and its comments;
 - `may_be_list`: observe/estimate.py, what cannot be a list of identifiers.
 
 tests/observe/test_hot.py holds them to it.
@@ -70,9 +70,6 @@ def shape(bytes sql not None):
     cdef uint8_t c, kind, following
     cdef bint lists = False
     cdef uint8_t *out
-    for i in range(n):
-        if s[i] & 0x80:
-            return None
     out = <uint8_t *>malloc(4 * n + 8)
     if out == NULL:
         raise MemoryError
@@ -82,6 +79,8 @@ def shape(bytes sql not None):
             kind = KINDS[c]
             following = s[pos + 1] if pos + 1 < n else 0
             start = pos
+            if c & 0x80:
+                return None
             if kind & SPACE:
                 pos += 1
                 continue

@@ -47,7 +47,7 @@ _named: dict[str, tuple[str, str]] = {}
 
 
 def normalise_bytes(sql: bytes, backslashes: bool = False) -> tuple[str, str]:
-    """`normalise` of a text as it came: the same answer, without its cost where the text is ASCII."""
+    """`normalise` of a text as it came: the same answer, without its cost where only literals, comments and quoted names are no ASCII."""
     if not backslashes and _compiled_shape is not None:
         found = _compiled_shape(sql)
         if found is not None:

@@ -86,7 +86,11 @@ def test_most_shapes_are_the_compiled_ones() -> None:
         "select a , b from t where id = ? and n = ?",
         False,
     )
-    assert _hot.shape("SELECT 'é'".encode()) is None
+    found = _hot.shape("SELECT a FROM \"prénoms\" WHERE nom = 'Lefèvre' AND x = $é$ -- côté".encode())
+    assert found is None
+    found = _hot.shape("SELECT a FROM \"prénoms\" WHERE nom = 'Lefèvre' AND x = $e$é$e$ -- côté".encode())
+    assert found == ('select a from "?" where nom = ? and x = ?', False)
+    assert _hot.shape("SELECT é".encode()) is None
 
 
 CELLS = st.one_of(

@@ -49,6 +49,7 @@ def test_a_usual_statement_is_not_left_to_the_plain_twin() -> None:
         b"INSERT INTO t VALUES (?, ?), (?, ?) /* batch */",
         b"SET @user = 'x', @@session.sql_mode = \"\"",
         b"SELECT /*!40001 SQL_NO_CACHE */ * FROM t LIMIT 1.5",
+        "SELECT id FROM `prénoms` WHERE nom = 'Lefèvre' /* côté œil */".encode(),
     ):
         text, lists = _hot.shape(sql) or ("", False)
         assert text

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The loops that every statement and every row of MySQL's pass, in C. Each has its twin in plain Python, which is the definition:
 
-- `shape`: statement.py, for text in ASCII in which a backslash escapes.
+- `shape`: statement.py, for text in which a backslash escapes, of ASCII but for what it quotes and its comments.
 
 tests/observe/test_mysql_hot.py holds them to it.
 """
@@ -77,9 +77,6 @@ def shape(bytes sql not None):
     cdef uint8_t c, kind, following
     cdef bint lists = False
     cdef uint8_t *out
-    for i in range(n):
-        if s[i] & 0x80:
-            return None
     out = <uint8_t *>malloc(4 * n + 8)
     if out == NULL:
         raise MemoryError
@@ -89,6 +86,8 @@ def shape(bytes sql not None):
             kind = KINDS[c]
             following = s[pos + 1] if pos + 1 < n else 0
             start = pos
+            if c & 0x80:
+                return None
             if kind & SPACE:
                 pos += 1
                 continue

@@ -35,6 +35,7 @@ SOURCES = {
     "exfilguard.observe._hot": "exfilguard/observe/_hot.pyx",
     "exfilguard.observe._quick": "exfilguard/observe/_quick.pyx",
     "exfilguard.observe._rows": "exfilguard/observe/_rows.pyx",
+    "exfilguard.observe._words": "exfilguard/observe/_words.pyx",
 }
 
 # Python on the way of every query: compiled with Python's own checks of bounds and signs.

@@ -7,6 +7,8 @@ Rules:
 - A function counts where its name is called, `name (`, whatever schema stands before it, also inside the text of a DO block or of
   a function that is being made.
 - Rather a flag too many: a table that happens to have a watched function's name and stands before a parenthesis is flagged.
+- A long text (a letter, a thousand rows to insert) is searched for the words first, in one pass: without them no rule here applies, and
+  no token is read. The relay's other sessions wait meanwhile.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ..events.query import FLAGS, Engine, Flag
 from .lex import Token, tokens
+from .words import WordSet
 
 MAX_CACHED = 10_000
-MAX_TOKENS = 20_000
+MAX_TOKENS = 10_000
+LONG_BYTES = 4_096
+"""From here on a text is searched for words first."""
 MAX_DEPTH = 3
 
 FILES = frozenset(
@@ -70,13 +75,28 @@ _FOREIGN_EXTENSIONS = frozenset(
 )
 
 _BLOCK_WORDS = frozenset(("begin", "then", "else", "loop"))
+_BODY_WORDS = ("do", "create", "alter", "prepare", "execute")
+"""First words of statements whose strings are read, too."""
+_BODY_FIRST = re.compile(rb"[\s(]*(?:/\*|--|#|" + "|".join(_BODY_WORDS).encode() + rb")", re.IGNORECASE)
 
 _WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
-    ((*FILES, "outfile", "dumpfile"), "server_export"),
+    (
+        (*FILES, "outfile", "dumpfile", 'u&"'),
+        "server_export",
+    ),  # nobody spells a name in code points behind ten thousand tokens
     ((*REMOTE, *_FOREIGN_EXTENSIONS, "foreign data wrapper"), "foreign"),
     ((*SLOTS, *_REPLICATION_WORDS), "replication"),
     (PACKING, "aggregate"),
 )
+_TOGETHER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
+    (
+        frozenset(("create", "alter", "import")),
+        _FOREIGN_OBJECTS | {"mapping", "publication", "subscription"} | _FOREIGN_ENGINES,
+    ),
+    (frozenset(("change", "start")), frozenset(("master", "replication", "slave", "replica"))),
+    (frozenset(("show",)), frozenset(("binlog",))),
+)
+"""Words that need another one to mean something."""
 _COPY_BEYOND = re.compile(r"(?:^|;|\*/|\n|\b(?:begin|then|else|loop))\s*copy\b")
 _TARGET_BEYOND = re.compile(r"\b(?:program|stdin|stdout)\b|'/|'[a-z]:|\b(?:e|u&)'|\$")
 """What a COPY needs: a line of a letter to a patient may begin with the word."""
@@ -91,12 +111,21 @@ class Classifier:
         self._watch = frozenset(name for name in names if not name.endswith("*"))
         self._watch_starts = tuple(name[:-1] for name in names if name.endswith("*"))
         self._known: dict[str, tuple[Flag, ...]] = {}
+        named = (
+            {name for names, _ in _WORDS_BEYOND for name in names}
+            | self._watch
+            | {*self._watch_starts, "copy", "uescape"}
+        )
+        self._alone = frozenset(named)
+        self._words = WordSet(named.union(*(words for pair in _TOGETHER for words in pair)))
 
     def flags(self, fingerprint: str, sql: bytes, patients: Callable[[bytes], bool]) -> tuple[Flag, ...]:
         """Flags of a statement. `fingerprint`: of its shape; `patients`: says whether a text names a table of patients."""
         found = self._known.get(fingerprint)
         if found is not None:
             return found
+        if len(sql) >= LONG_BYTES and self._harmless(sql):
+            return ()
         flags, lasting = self._classify(sql.decode("utf-8", "replace"), patients(sql))
         if lasting and fingerprint:
             if len(self._known) >= MAX_CACHED:
@@ -107,15 +136,32 @@ class Classifier:
     def words(self, piece: bytes) -> tuple[Flag, ...]:
         """Flags that the words of a piece of a statement tell: one that is too long to be read as a whole."""
         found: set[Flag] = set()
-        low = piece.decode("utf-8", "replace").lower()
-        self._beyond(low, found, piece=True)
-        if any(name in low for name in (*self._watch, *self._watch_starts)):
+        words = self._words.found(piece)
+        self._beyond(words, piece.decode("utf-8", "replace") if "copy" in words else "", found, piece=True)
+        if not words.isdisjoint((*self._watch, *self._watch_starts)):
             found.add("watched_call")
         return tuple(flag for flag in FLAGS if flag in found)
 
     def lasting(self, fingerprint: str) -> bool:
         """True when every statement of this shape is known to have the same flags."""
         return fingerprint in self._known
+
+    def _harmless(self, sql: bytes) -> bool:
+        """True only for a text of which `_classify` has nothing to say: it has none of the words, and nothing that may hide one."""
+        words = self._words.found(sql)
+        if not words.isdisjoint(self._alone):
+            return False
+        if any(not (words.isdisjoint(verbs) or words.isdisjoint(objects)) for verbs, objects in _TOGETHER):
+            return False
+        escape = sql.find(b"\\")
+        if escape < 0:
+            return True
+        # Written in escapes: a quoted name, or the body of a block or function.
+        quote = b"`" if self._engine == "mysql" else b'"'
+        if sql.find(quote, escape) >= 0 or sql.count(quote, 0, escape) % 2:
+            return False
+        semicolon = sql.find(b";")
+        return (semicolon < 0 or not sql[semicolon:].strip(b"; \t\r\n\0")) and _BODY_FIRST.match(sql) is None
 
     def _classify(self, sql: str, patients: bool) -> tuple[tuple[Flag, ...], bool]:
         """(flags in the order of FLAGS, True when every statement of the same shape has them)."""
@@ -131,7 +177,7 @@ class Classifier:
         for count, token in enumerate(tokens(sql, self._engine)):
             if count >= MAX_TOKENS:
                 found.add("watched_call")  # too long to be read to its end: somebody should
-                self._beyond(sql.lower(), found)
+                self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql, found)
                 return False
             if token.kind == "comment":
                 continue
@@ -142,13 +188,13 @@ class Classifier:
                 statement.append(token)
         return self._statement(statement, found, depth) and lasting
 
-    def _beyond(self, low: str, found: set[Flag], piece: bool = False) -> None:
-        """By their words alone, wherever they stand: what else would pass behind enough tokens. A COPY's target may be in another
-        `piece`."""
+    def _beyond(self, words: Collection[str], sql: str, found: set[Flag], piece: bool = False) -> None:
+        """By their words alone, wherever they stand: what else would pass behind enough tokens. `sql` is looked at for a COPY only, whose
+        target may be in another `piece`."""
         for names, flag in _WORDS_BEYOND:
-            if any(name in low for name in names):
+            if any(name in words for name in names):
                 found.add(flag)
-        if _COPY_BEYOND.search(low) and (piece or _TARGET_BEYOND.search(low)):
+        if "copy" in words and _COPY_BEYOND.search(sql.lower()) and (piece or _TARGET_BEYOND.search(sql.lower())):
             found |= {"copy", "server_export"}
 
     def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int) -> bool:
@@ -159,9 +205,10 @@ class Classifier:
         for at, word in enumerate(words):
             if not word:
                 continue
-            if statement[at].kind == "quoted" and not word.isidentifier():
+            token = statement[at]
+            if token.kind == "quoted" and not (word.isidentifier() and token.end - token.start == len(word) + 2):
                 lasting = False  # the shape shows `"?"`
-                if "\\" in word:
+                if "\\" in word or token.end - token.start > len(word) + 4:
                     found.add("watched_call")  # U&"..": a name spelled in code points hides something
             if at + 1 < len(statement) and statement[at + 1].text == "(" and statement[at + 1].kind == "op":
                 self._call(word, found)

@@ -62,6 +62,8 @@ _BACKSLASHES = re.compile(
 )
 _MARIA = re.compile(_MYSQL.format(slashed=_SLASHED, number=_NUMBER, word=_WORD), _FLAGS)
 _EDGE = re.compile(r"/\*|\*/")
+_BETWEEN = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
+_UESCAPE = re.compile(rf"{_BETWEEN}uescape{_BETWEEN}'([^'])'", re.IGNORECASE | re.DOTALL)
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a"}
 
@@ -92,12 +94,28 @@ def tokens(sql: str, engine: Engine = "postgresql", *, backslashes: bool = False
             yield Token("word", text.lower(), start, pos)
         elif kind == "quoted":
             quote = "`" if text[0] == "`" else '"'
-            name = text[text.index(quote) + 1 :].removesuffix(quote)  # it may not be terminated
-            yield Token("quoted", name.replace(quote * 2, quote), start, pos)
+            name = (
+                text[text.index(quote) + 1 :].removesuffix(quote).replace(quote * 2, quote)
+            )  # it may not be terminated
+            if text[0] in "uU":
+                mark = _UESCAPE.match(sql, pos)
+                pos = pos if mark is None else mark.end()
+                name = _code_points(name, "\\" if mark is None else mark[1])
+            yield Token("quoted", name, start, pos)
         elif kind in ("string", "escaped"):
             yield Token("string", _value(text, escapes=kind == "escaped"), start, pos)
         else:
             yield Token(kind, text, start, pos)  # type: ignore[arg-type]
+
+
+def _code_points(name: str, mark: str) -> str:
+    """A name of U&"..": `mark` and the number of a character, or `mark` twice."""
+    escape = re.escape(mark)
+    return re.sub(
+        rf"{escape}(?:{escape}|([0-9a-fA-F]{{4}})|\+([0-9a-fA-F]{{6}}))",
+        lambda found: chr(min(int(found[1] or found[2], 16), 0x10FFFF)) if found[1] or found[2] else mark,
+        name,
+    )
 
 
 def _value(text: str, *, escapes: bool) -> str:

@@ -18,6 +18,7 @@ FORBIDDEN = {
     "COPY patient TO PROGRAM 'cat > /tmp/exfilguard-stolen'": "server_export",
     "COPY patient TO '/tmp/exfilguard-stolen'": "server_export",
     "SELECT lo_export(1, '/tmp/exfilguard-stolen')": "server_export",
+    "SELECT U&\"pg!005fread!005ffile\" UESCAPE '!' ('/etc/passwd')": "server_export",
     "DO $$ BEGIN PERFORM pg_read_file('/etc/passwd'); END $$": "server_export",
     "SELECT * FROM dblink('host=127.0.0.1', 'SELECT 1') AS t(a int)": "foreign",
     "CREATE SERVER evil FOREIGN DATA WRAPPER postgres_fdw": "foreign",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from exfilguard.events.query import Engine
 from exfilguard.observe.classify import Classifier
@@ -49,7 +51,9 @@ POSTGRES = {
     "DO $$ BEGIN copy := 1; PERFORM copy FROM t; END $$": "",
     "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT lo_export(1, $$x$$)'": "server_export",
     "SELECT 1; SELECT 2; COPY patient TO STDOUT": "copy",
-    'SELECT U&"pg\\005fread_file"(1)': "watched_call",
+    'SELECT U&"pg\\005fread_file"(1)': "server_export watched_call",
+    "SELECT U&\"pg!005fread!005ffile\" UESCAPE '!'(1)": "server_export watched_call",
+    "SELECT u&\"lo!+00005Fexport\"/* x */UESCAPE -- y\n '!' (1, 2)": "server_export watched_call",
 }
 MYSQL = {
     "SELECT id FROM patient": "",
@@ -98,16 +102,54 @@ def test_what_only_a_literal_tells_is_not_remembered() -> None:
         assert classifier.flags(fingerprint, sql.encode(), lambda text: False) == expected
 
 
+def test_a_name_in_code_points_vouches_for_no_other() -> None:
+    classifier = Classifier("postgresql")
+    for sql, expected in (('SELECT U&"lo\\005fputs"(1)', False), ('SELECT U&"lo\\005fexport"(1)', True)):
+        fingerprint, _ = normalise(sql)
+        assert ("server_export" in classifier.flags(fingerprint, sql.encode(), lambda text: False)) is expected
+
+
 def test_a_statement_too_long_to_be_read_is_flagged() -> None:
     """And by its words: what is denied is not let pass by what stands before it."""
     for last, expected in {
-        "a": "", "pg_read_file('x')": "server_export", "1 FROM dblink('x', 'y')": "foreign", "b; COPY t TO PROGRAM 'x'": "copy server_export",
+        "pg_read_file('x')": "server_export", 'U&"lo\\005fexport"(1)': "server_export", "1 FROM dblink('x', 'y')": "foreign", "b; COPY t TO PROGRAM 'x'": "copy server_export",
         "b; /**/ COPY t TO '/tmp/x'": "copy server_export", "json_agg(p) FROM patient p": "aggregate",
         "b; DO $$BEGIN COPY t TO PROGRAM 'x'; END$$": "copy server_export", "'Madame,\nCopy of the letter from Dr. M.'": "",
     }.items():  # fmt: skip
         sql = "SELECT " + "a," * 30_000 + last
         found = Classifier("postgresql").flags("", sql.encode(), lambda text: True)
         assert sorted(found) == sorted([*expected.split(), "watched_call"]), last
+
+
+def test_a_long_statement_without_any_of_the_words_has_no_flags() -> None:
+    """And is not said to be too long to be read: a thousand rows to insert are nobody's finding."""
+    rows = ", ".join(f"({n}, 'Chère consœur,\nmerci de m''avoir adressé ce malade', 'a;b')" for n in range(20_000))
+    for engine in ENGINES:
+        found = Classifier(engine).flags("", f"INSERT INTO lettre VALUES {rows}".encode(), lambda text: True)
+        assert found == ()
+
+
+WORDS = st.sampled_from(
+    [
+        *(list(POSTGRES) + list(MYSQL)),
+        *("do ", "create ", "ALTER ", "prepare x as ", "execute ", "import ", "start ", "change ", "show ", "copy ", " to ", " from "),
+        *("server ", "foreign ", "mapping ", "user ", "publication ", "engine=", "spider", "'s3'", "master ", "binlog ", "outfile "),
+        *("into ", "lo_export(", "lo_", "export(", "dblink", "etl_x(", "secret_export (", "json_agg(", "dumpfile", "extension "),
+        *(" ", ";", "'", "''", '"', "`", "\\", "\\'", "(", ")", "--", "\n", "/*", "*/", "/*!", "$$", "$a$", "e'", "u&'", 'U&"', "#", "x"),
+    ]
+)  # fmt: skip
+ENGINES: tuple[Engine, ...] = ("postgresql", "mysql")
+
+
+@given(st.sampled_from(ENGINES), st.lists(WORDS, max_size=12).map("".join))
+@example("postgresql", "DO E'\\x6co_export(1)'")
+@example("mysql", "CREATE TABLE t (a int) ENGINE='CONN\\ECT'")
+@example("postgresql", '"\\')
+@settings(max_examples=3_000, deadline=None)
+def test_a_text_that_is_not_read_has_nothing_to_flag(engine: Engine, sql: str) -> None:
+    classifier = Classifier(engine, ["secret_export", "etl_*"])
+    if classifier._harmless(sql.encode()):
+        assert classifier._classify(sql, True)[0] == ()
 
 
 def test_the_memory_is_bounded() -> None:

@@ -13,7 +13,7 @@ from .outlet import flags_part, text_part
 
 from ..events._encode cimport MOST_FIXED, write_query
 from ._digests cimport write_hex
-from ._hot cimport MOST_NUMBERS, MOST_SKELETON, Number, take_numbers
+from ._hot cimport MOST_LITERALS, MOST_SKELETON, Literal, take_literals
 from ._rows cimport canonical
 from ._values cimport MOST_TEXT
 
@@ -30,7 +30,7 @@ cdef class Answer:
 cdef class Shape:
     """What is known of a statement (or of all texts of a template): which patients it asks for, how its results are read.
 
-    `which`: numbers of the text, negative ones by their complement, or parameters from 1; 0: the next of `literals`."""
+    `which`: literals of the text, negative numbers by their complement, or parameters from 1; 0: the next of `literals`."""
 
     cdef take(self, object plan):
         """A prepared statement's plan (asked.Plan), or None."""
@@ -91,27 +91,29 @@ cdef inline bint is_uuid(const uint8_t *s, Py_ssize_t n) noexcept nogil:
 cdef class Asking:
     """The request at hand. `template`: of a text; None: it is an execution."""
 
-    def __init__(self, Templates templates not None, Hmac key not None):
+    def __init__(self, Templates templates not None, Hmac key not None, bint comments):
         self.templates = templates
         self.key = key
+        self.comments = comments
 
     cdef void begin(self):
         self.count = 0
         self.template = None
         self.shape = None
 
-    cdef bint text(self, const uint8_t *sql, Py_ssize_t n) except *:
-        """False: a text for the general path."""
+    cdef bint text(self, const uint8_t *sql, Py_ssize_t n, bint escapes) except *:
+        """False: a text for the general path. `escapes`: a backslash escapes in its strings."""
         cdef uint8_t out[MOST_SKELETON]
-        cdef Number numbers[MOST_NUMBERS]
+        cdef Literal literals[MOST_LITERALS]
+        cdef Literal *literal
         cdef uint8_t value[MOST_TEXT]
         cdef int count = 0, i, which
-        cdef Py_ssize_t size, length
+        cdef Py_ssize_t size, length, end
         cdef bytes key
         cdef object found
         cdef Shape shape
-        size = take_numbers(sql, n, out, numbers, &count)
-        if size < 0:
+        size = take_literals(sql, n, self.templates.mysql, escapes, self.templates.words, out, literals, &count, &end)
+        if size < 0 or (end < n and self.comments):
             return False
         if (
             self.skeleton is None or PyBytes_GET_SIZE(self.skeleton) != size
@@ -131,15 +133,19 @@ cdef class Asking:
             return False
         for i in range(shape.count):
             which = shape.which[i] if shape.which[i] >= 0 else ~shape.which[i]
-            length = numbers[which].end - numbers[which].start
-            if shape.which[i] >= 0:
-                if not self.value(sql + numbers[which].start, length):
+            literal = &literals[which]
+            length = literal.end - literal.start
+            if literal.quoted:
+                if not literal.plain or not self.written(sql + literal.start, length):
+                    return False
+            elif shape.which[i] >= 0:
+                if not self.value(sql + literal.start, length):
                     return False
             else:
                 if length + 1 > MOST_TEXT:
                     return False
                 value[0] = 45
-                memcpy(value + 1, sql + numbers[which].start, length)
+                memcpy(value + 1, sql + literal.start, length)
                 if not self.value(value, length + 1):
                     return False
         self.template, self.shape = self.last, shape

@@ -190,43 +190,120 @@ cpdef bint may_be_list(bytes cell):
     return False
 
 
-# -- texts that differ in their numbers only --------------------------------------------------------------------------
+# -- texts that differ in their literals only -------------------------------------------------------------------------
 
 
-cdef Py_ssize_t take_numbers(const uint8_t *s, Py_ssize_t n, uint8_t *out, Number *numbers, int *count) noexcept nogil:
-    """templates.skeleton: the text with `\\0` for each of its numbers goes to `out` (MOST_SKELETON bytes); its length. Where they
-    stand goes to `numbers` (MOST_NUMBERS). -1: a text for the plain way."""
+cdef Py_ssize_t take_literals(
+    const uint8_t *s, Py_ssize_t n, bint mysql, bint escapes, Words words, uint8_t *out, Literal *literals, int *count, Py_ssize_t *end
+) noexcept:
+    """templates.skeleton: the text with `\\0` for each of its numbers and `\\1` for each of its strings goes to `out` (MOST_SKELETON
+    bytes), up to a comment that it ends with, which begins at `end`; its length. Where the literals stand goes to `literals`
+    (MOST_LITERALS). -1: a text for the plain way. `words`: that no string may have; None for any."""
     cdef Py_ssize_t pos = 0, at = 0, start
     cdef uint8_t c, before = 32, after
+    cdef bint plain
     cdef int found = 0
-    if n > MOST_SKELETON:
-        return -1
+    end[0] = n
     while pos < n:
+        if at >= MOST_SKELETON:
+            return -1
         c = s[pos]
+        after = s[pos + 1] if pos + 1 < n else 32
         if KINDS[c] & DIGIT:
             start = pos
             while pos < n and KINDS[s[pos]] & DIGIT:
                 pos += 1
             after = s[pos] if pos < n else 32
             if not (KINDS[before] & WORD or before == 46 or before == 36 or KINDS[after] & WORD or after == 46 or after == 36):
-                if found == MOST_NUMBERS:
+                if found == MOST_LITERALS:
                     return -1
-                numbers[found].start = start
-                numbers[found].end = pos
+                literals[found].start = start
+                literals[found].end = pos
+                literals[found].quoted = False
+                literals[found].plain = True
                 found += 1
                 out[at] = 0
                 at += 1
             else:
+                if at + pos - start > MOST_SKELETON:
+                    return -1
                 memcpy(out + at, s + start, pos - start)
                 at += pos - start
             before = 48
             continue
-        # Strings, quoted names, comments, escapes and what is no ASCII are for the plain way.
-        if c == 0 or c == 39 or c == 34 or c == 92 or c & 0x80:
-            return -1
-        if c == before and c == 45:
-            return -1
+        if c == 39:
+            start = pos + 1
+            pos = start
+            plain = True
+            while True:
+                if pos >= n:
+                    return -1
+                if s[pos] == 39:
+                    if pos + 1 == n or s[pos + 1] != 39:
+                        break
+                    plain = False
+                    pos += 2
+                elif s[pos] == 92:
+                    if not escapes:
+                        return -1
+                    plain = False
+                    pos += 2
+                else:
+                    pos += 1
+            if found == MOST_LITERALS or (words is not None and words.any(s + start, pos - start)):
+                return -1
+            literals[found].start = start
+            literals[found].end = pos
+            literals[found].quoted = True
+            literals[found].plain = plain
+            found += 1
+            out[at] = 1
+            at += 1
+            before = c
+            pos += 1
+            continue
+        if c == (96 if mysql else 34):
+            # a quoted name
+            start = pos
+            pos += 1
+            while True:
+                if pos >= n or s[pos] < 32 or s[pos] == 92 or s[pos] & 0x80:
+                    return -1
+                if s[pos] == c:
+                    if pos + 1 == n or s[pos + 1] != c:
+                        break
+                    pos += 1
+                pos += 1
+            pos += 1
+            if at + pos - start > MOST_SKELETON:
+                return -1
+            memcpy(out + at, s + start, pos - start)
+            at += pos - start
+            before = c
+            continue
         if c == 42 and before == 47:
+            if mysql and (after == 33 or (after == 77 and pos + 2 < n and s[pos + 2] == 33)):
+                return -1  # code
+            start = pos - 1
+            pos += 1
+            while True:
+                if pos + 1 >= n or (s[pos] == 47 and s[pos + 1] == 42):
+                    return -1
+                if s[pos] == 42 and s[pos + 1] == 47:
+                    break
+                pos += 1
+            pos += 2
+            while pos < n and (s[pos] == 59 or 9 <= s[pos] <= 13 or s[pos] == 32):
+                pos += 1
+            if pos < n:
+                return -1
+            end[0] = start
+            at -= 1
+            break
+        # Other strings, comments, escapes and what is no ASCII are for the plain way.
+        if c < 2 or c == 34 or c == 92 or c & 0x80 or (mysql and c == 35) or (c == before and c == 45):
+            return -1
+        if c == 36 and (after == 36 or KINDS[after] & START) and not (KINDS[before] & WORD or before == 36):
             return -1
         out[at] = c
         at += 1
@@ -236,12 +313,20 @@ cdef Py_ssize_t take_numbers(const uint8_t *s, Py_ssize_t n, uint8_t *out, Numbe
     return at
 
 
-def skeleton(bytes sql not None):
-    """templates.skeleton: (the text with `\\0` for each of its numbers, those numbers), or None."""
+def skeleton(bytes sql not None, bint mysql=False, bint escapes=False, Words words=None):
+    """templates.skeleton: (the text with its literals taken out, those literals, where it ends), or None."""
     cdef uint8_t out[MOST_SKELETON]
-    cdef Number numbers[MOST_NUMBERS]
+    cdef Literal literals[MOST_LITERALS]
+    cdef Literal literal
     cdef int count = 0, i
-    cdef Py_ssize_t n = take_numbers(<const uint8_t *>PyBytes_AS_STRING(sql), PyBytes_GET_SIZE(sql), out, numbers, &count)
+    cdef Py_ssize_t end = 0
+    cdef Py_ssize_t n = take_literals(
+        <const uint8_t *>PyBytes_AS_STRING(sql), PyBytes_GET_SIZE(sql), mysql, escapes, words, out, literals, &count, &end
+    )
     if n < 0:
         return None
-    return PyBytes_FromStringAndSize(<char *>out, n), [sql[numbers[i].start : numbers[i].end] for i in range(count)]
+    taken = []
+    for i in range(count):
+        literal = literals[i]
+        taken.append(sql[literal.start - literal.quoted : literal.end + literal.quoted])
+    return PyBytes_FromStringAndSize(<char *>out, n), taken, end

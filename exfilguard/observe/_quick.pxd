@@ -22,11 +22,15 @@ cdef class QuickObserver(SessionObserver):
     cdef readonly long shortcuts  # answers that were told here
     cdef Asking asking
     cdef Statement statement
+    cdef Statement parsed  # what `statement` is made of; None: it was prepared before
+    cdef bytes parsed_name
     cdef bint described
     cdef int format
     cdef bint at_rest(self) except *
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *
+    cdef bint ask_parsed(self, const uint8_t *at, const uint8_t *stop) except *
+    cdef Statement text_prepared(self, bytes body)
     cdef bint ask_prepared(self, const uint8_t *at, const uint8_t *stop) except *
     cdef Text written(self)
     cdef tuple held_flags(self)

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The common case of a session, in C: one request, and its whole answer in one read.
 
-Strategy: a request that is alone (a Query, or Bind, Describe, Execute and Sync of a statement that was prepared before) is kept
-until the server's next bytes are here. When these are its whole answer and nothing else:
+Strategy: a request that is alone (a Query, or Bind, Describe, Execute and Sync of a statement that was prepared before, or is by a Parse
+in front of them) is kept until the server's next bytes are here. When these are its whole answer and nothing else:
 
-    [BindComplete] [RowDescription | NoData] DataRow* CommandComplete ReadyForQuery
+    [ParseComplete] [BindComplete] [RowDescription | NoData] DataRow* CommandComplete ReadyForQuery
 
 then both are read here, the event is written, and the session stands where the general path (session.py and what it is made of)
 would have left it. In every other case the general path is given the same bytes in the order in which they came. So it is the
@@ -23,14 +23,20 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memchr, memcmp
 
 from ..errors import ProtocolError
-from ..wire.postgres.messages import row_description
+from ..wire.postgres.messages import parameter_types, row_description
 from .completed import SELECTS, plain_names
+from .effects import may_matter
 from .session import MAX_STATEMENTS
+from .templates import MAX_TEMPLATES
 
 from ._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_HELD, SKIP, Asking, Shape
 from ._digests cimport Hmac
 from ._rows cimport be32, canonical, count_column, count_estimated
 from ._values cimport MOST_TEXT, Counted
+
+
+cdef enum:
+    MOST_PARSED = 4000  # bytes of a Parse that are remembered
 
 
 cdef class PostgresAnswer(Answer):
@@ -58,14 +64,17 @@ cdef class QuickObserver(SessionObserver):
         """True: these bytes are one request that is kept until the server's next bytes are here."""
         cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
-        if n < 6 or n > MOST_HELD or not (at[0] == 81 or at[0] == 66) or not self.at_rest():
+        if n < 6 or n > MOST_HELD or not (at[0] == 81 or at[0] == 66 or at[0] == 80) or not self.at_rest():
             return False
         if self.asking is None:
-            self.asking = Asking(self._templates, self.digester.compiled)
+            self.asking = Asking(self._templates, self.digester.compiled, self._identity.wants_comments)
         self.asking.begin()
-        self.statement = None
+        self.statement = self.parsed = None
         if at[0] == 81:  # Query
             if be32(at + 1) != <uint32_t>(n - 1) or not self.ask_text(at + 5, n - 5):
+                return False
+        elif at[0] == 80:
+            if not self.ask_parsed(at, at + n):
                 return False
         elif not self.ask_prepared(at, at + n):
             return False
@@ -76,7 +85,46 @@ cdef class QuickObserver(SessionObserver):
     cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *:
         while n and not sql[n - 1]:
             n -= 1
-        return n > 0 and self.asking.text(sql, n)
+        return n > 0 and self.asking.text(sql, n, False)
+
+    cdef bint ask_parsed(self, const uint8_t *at, const uint8_t *stop) except *:
+        """Parse, and the others behind it."""
+        cdef uint32_t length = be32(at + 1)
+        cdef const uint8_t *end
+        cdef const uint8_t *zero
+        if length < 8 or <Py_ssize_t>length > stop - at - 6:
+            return False
+        end = at + 1 + length
+        zero = <const uint8_t *>memchr(at + 5, 0, end - at - 5)
+        if zero == NULL or end - zero > MOST_PARSED or end[0] != 66:
+            return False
+        self.parsed_name = PyBytes_FromStringAndSize(<char *>at + 5, zero - at - 5)
+        if self.parsed_name not in self._statements and len(self._statements) >= MAX_STATEMENTS:
+            return False
+        self.parsed = self.text_prepared(PyBytes_FromStringAndSize(<char *>zero + 1, end - zero - 1))
+        return self.parsed is not None and self.ask_prepared(end, stop)
+
+    cdef Statement text_prepared(self, bytes body):
+        """What all statements have in common that are made by a Parse with this body (but for their name), in any session; None: for the
+        general path."""
+        cdef Statement statement = <Statement>self._templates.prepared.get(body)
+        cdef Py_ssize_t end = body.find(0)
+        if statement is None:
+            statement = Statement(body[:end] if end > 0 else b"")
+            if may_matter(statement.sql) or b"*/" in statement.sql[-16:]:
+                statement.sql = b""  # whom it is charged to is another question in each session
+            elif statement.sql:
+                self._recognise(statement, False, False)
+                if self._asked is not None and statement.template is None:
+                    statement.plan = self._asked.plan(statement.sql)
+                if statement.plan is not None:
+                    statement.types = parameter_types(body[end + 1 :])
+                if b"$" not in statement.sql and (statement.template is None or statement.literals):
+                    return None  # a text for this once
+            if len(self._templates.prepared) >= MAX_TEMPLATES:
+                self._templates.prepared.clear()
+            self._templates.prepared[body] = statement
+        return statement if statement.sql else None
 
     cdef bint ask_prepared(self, const uint8_t *at, const uint8_t *stop) except *:
         """Bind of the unnamed portal, perhaps Describe, Execute of all its rows, Sync."""
@@ -101,7 +149,11 @@ cdef class QuickObserver(SessionObserver):
         zero = <const uint8_t *>memchr(name, 0, end - name)
         if zero == NULL:
             return False
-        statement = <Statement>self._statements.get(PyBytes_FromStringAndSize(<char *>name, zero - name))
+        statement = self.parsed
+        if statement is None:
+            statement = <Statement>self._statements.get(PyBytes_FromStringAndSize(<char *>name, zero - name))
+        elif PyBytes_GET_SIZE(self.parsed_name) != zero - name or memcmp(PyBytes_AS_STRING(self.parsed_name), name, zero - name):
+            return False
         if statement is None or statement.script is not None or not statement.sql:
             return False
         if b"" not in self._portals and len(self._portals) >= MAX_STATEMENTS:
@@ -222,6 +274,10 @@ cdef class QuickObserver(SessionObserver):
         if stop - at < 17 or (stop - 6)[0] != 90 or be32(stop - 5) != 5:
             return False
         stop -= 6
+        if self.parsed is not None:
+            if at[0] != 49 or be32(at + 1) != 4:
+                return False
+            at += 5
         if self.statement is not None:
             if at[0] != 50 or be32(at + 1) != 4:
                 return False
@@ -284,6 +340,8 @@ cdef class QuickObserver(SessionObserver):
         finally:
             self._patients.clear()
         self.in_transaction = stop[5] != 73
+        if self.parsed is not None:
+            self.statement = self._statements[self.parsed_name] = self.parsed.again()
         if self.statement is not None and self._portals.get(empty) is not known.portal:
             self._portals[empty] = known.portal
         if description != NULL and self.statement is not None and self.statement.fields is None:
@@ -360,7 +418,7 @@ cdef class QuickObserver(SessionObserver):
             self._forget_columns()
         known.fingerprint, known.text = self._shape(statement)
         known.names = plain_names(reading.names) if known.text and reading is not None else ()
-        known.selects = SELECTS.search(statement.sql) is not None
+        known.selects = SELECTS.search(statement.bare) is not None
         self.asking.learned(self, statement, known)
         return known
 

@@ -151,8 +151,8 @@ class Answers(Columns):
                 self._recount(told - self.delivered + 1)
                 self.free = False
         if head is not None and head.statement is not None and not self.delivered and not self._copied_in:
-            hidden = hidden_rows(tag, head.statement.sql)
-            if hidden and self._columns.mentioned_in(head.statement.sql):
+            hidden = hidden_rows(tag, head.statement.bare)
+            if hidden and self._columns.mentioned_in(head.statement.bare):
                 self.patients_by = "estimate"
                 self.estimate(hidden)
         self._end_statement(head, hidden, "", tag)

@@ -127,6 +127,11 @@ def _elements(format_: int, value: bytes | None, type_oid: int) -> list[bytes]:
     return [_binary(value, type_oid)]
 
 
+def literal(text: bytes) -> list[bytes]:
+    """What a string between these quotes asks for: one identifier, or those of an array."""
+    return _elements(0, text.replace(b"''", b"'"), 0)
+
+
 def _text(value: bytes) -> bytes:
     return canonical(value, _UUID_OID if _UUID.fullmatch(value) else _TEXT_OID, False)
 
@@ -165,6 +170,8 @@ class AskedColumns:
         self._engine: Engine = engine
         self._columns = [parse_column(text) for text in columns]
         self._names = tuple(sorted({column.name.encode() for column in self._columns}))
+        self.words = {column.table for column in self._columns} | {column.name for column in self._columns}
+        """A text without any of them asks for nobody, and names no table of patients."""
         self._cache: dict[bytes, Plan | None] = {}
         self._shapes: dict[bytes, tuple[tuple[bytes, int], ...] | None] = {}
         """Text with its numbers taken out -> which of them are asked for, each with its sign; None: to be read each time."""
@@ -283,8 +290,7 @@ def _values(text: bytes, start: int, marks: list[int]) -> list[Value]:
         if len(out) >= MAX_ASKED:
             break
         if match[1] is not None:
-            literal = match[1].replace(b"''", b"'")
-            out += _elements(0, literal, 0)
+            out += literal(match[1])
         elif match[2] is not None:
             out.append(match[2])
         elif match[3] is not None:

@@ -76,7 +76,7 @@ class Columns(Requests):
         if (
             not reading.positions
             and statement is not None
-            and (reading.identity or (reading.expressions and columns.mentioned_in(statement.sql)))
+            and (reading.identity or (reading.expressions and columns.mentioned_in(statement.bare)))
         ):
             self.patients_by = "estimate"
             self._expressions = reading.expressions

@@ -140,10 +140,10 @@ class Identity:
         "_session",
         "_tracked",
         "_trusted",
-        "_wants_comments",
         "_wants_settings",
         "evidence",
         "principal",
+        "wants_comments",
     )
 
     def __init__(self, rules: Rules, contexts: Contexts, session: str, source: str) -> None:
@@ -168,7 +168,7 @@ class Identity:
                 tracked = {*tracked, ROLE, AUTHORIZATION}
         self._tracked = frozenset(tracked)
         self._wants_settings = bool(tracked)
-        self._wants_comments = contexts.usable or self._trusted
+        self.wants_comments = contexts.usable or self._trusted
         self.principal = ""
         self.evidence: Evidence = "login"
         self._base: tuple[str, Evidence] = ("", "login")
@@ -221,7 +221,7 @@ class Identity:
         `whole`: False when `sql` is only the beginning.
         """
         script = None
-        if self._wants_comments:
+        if self.wants_comments:
             if not whole:
                 script = Script(unreadable=True)
             elif sql.endswith(b"*/") or b"*/" in sql[-16:]:

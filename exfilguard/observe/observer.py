@@ -353,11 +353,20 @@ class Observer(Tally):
             self.stop = True
         self.principal, self.evidence = identity.principal, identity.evidence
 
+    def _recognise(self, statement: Text, escapes: bool = False, asks: bool = True) -> bool:
+        """True: a text that is known but for its literals, and nothing else need be read of it. `asks`: False for one that is only
+        prepared: which patients it asks for is told by each execution. `escapes`: see Templates.find."""
+        known = self._templates.find(statement.sql, escapes)
+        if known is None or (known[0].asked and not asks):
+            return False
+        statement.template, statement.literals, end = known
+        return end == len(statement.sql) or not self._identity.wants_comments
+
     def _understand(self, statement: Text, whole: bool) -> None:
         """What a text of the client's says of who is charged, and which patients it asks for."""
         script = self._identity.read(statement.sql, self.now, whole=whole, backslashes=self._backslashes)
         statement.script = script
-        if self._asked is not None:
+        if self._asked is not None and statement.template is None:
             # Without its signature, which makes every text another one.
             own = statement.sql
             if script is not None and script.shape_end:
@@ -445,7 +454,7 @@ class Observer(Tally):
     def _asked_in(self, statement: Text) -> list[str]:
         """Digests of the patients its text asks for by itself."""
         if statement.template is not None:
-            return [self.digester.digest(value) for value in statement.template.values(statement.numbers)]
+            return [self.digester.digest(value) for value in statement.template.values(statement.literals)]
         if statement.plan is not None:
             return [self.digester.digest(value) for value in statement.plan.resolve()]
         return []

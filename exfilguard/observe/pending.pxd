@@ -3,7 +3,7 @@ from .templates cimport Template
 
 cdef class Text:
     cdef public bytes sql
-    cdef public list numbers
+    cdef public list literals
     cdef public object script, plan, answers
     cdef public Template template
 
@@ -13,6 +13,8 @@ cdef class Text:
 cdef class Statement(Text):
     cdef public list fields
     cdef public tuple types
+
+    cpdef Statement again(self)
 
 
 cdef class Portal:

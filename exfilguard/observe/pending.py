@@ -13,14 +13,14 @@ from .templates import Template
 class Text:
     """A text that a client of either engine sent, and what is known of it."""
 
-    __slots__ = ("answers", "numbers", "plan", "script", "sql", "template")
+    __slots__ = ("answers", "literals", "plan", "script", "sql", "template")
 
     def _begin(self, sql: bytes) -> None:
         """What a constructor would do, in one call of C's: there is one of these for each request."""
         self.sql = sql
         self.template: Template | None = None
-        """What is known of it with all texts that differ in their numbers only; then neither script nor plan is set."""
-        self.numbers: list[bytes] = []
+        """What is known of it with all texts that differ in their literals only; then no plan is set."""
+        self.literals: list[bytes] = []
         """Its own; only with a template."""
         self.script: Script | None = None
         """What the text says of who is charged; None for most."""
@@ -28,6 +28,11 @@ class Text:
         """What it asks for (asked.py); None for most."""
         self.answers: object = None
         """What the shortcut (_quick.pyx) knows of its results."""
+
+    @property
+    def bare(self) -> bytes:
+        """The text; where it has a template, without its literals and the comment it ends with."""
+        return self.sql if self.template is None else self.template.key
 
 
 class Statement(Text):
@@ -41,6 +46,13 @@ class Statement(Text):
         """From Describe; None when nobody asked."""
         self.types: tuple[int, ...] = ()
         """Type OIDs of its parameters, where they are known; kept only with a plan."""
+
+    def again(self) -> Statement:
+        """Prepared once more, and not described yet."""
+        made = Statement(self.sql)
+        made.template, made.literals, made.plan, made.answers = self.template, self.literals, self.plan, self.answers
+        made.types = self.types
+        return made
 
 
 class Portal:

@@ -166,12 +166,8 @@ class Requests(Observer):
     def _read(self, sql: bytes, whole: bool, simple: bool) -> Statement:
         """A text the client sent. `simple`: in a Query."""
         statement = Statement(sql)
-        if whole:
-            known = self._templates.find(sql)
-            if known is not None and (simple or not known[0].asked):  # else what is asked for is told by each Bind
-                statement.template, statement.numbers = known
-                return statement
-        self._understand(statement, whole)
+        if not (whole and self._recognise(statement, asks=simple)):
+            self._understand(statement, whole)
         return statement
 
     # -- refused requests -------------------------------------------------------------------------------------------

@@ -1,4 +1,8 @@
+from ._words cimport Words
+
+
 cdef class Template:
+    cdef public bytes key
     cdef public tuple shape, asked
     cdef public bint usable
     cdef public object answers  # _quick.pyx
@@ -6,5 +10,6 @@ cdef class Template:
 
 cdef class Templates:
     cdef public object _asked, _shape
-    cdef public tuple _foreign
-    cdef public dict _known
+    cdef public bint mysql
+    cdef public Words words  # None: no string is looked into
+    cdef public dict _known, prepared

@@ -1,11 +1,13 @@
-"""Statements that differ only in their numbers: their shape, and where in them the patients asked for stand, worked out once.
+"""Statements that differ only in their literals: their shape, and where in them the patients asked for stand, worked out once.
 
-Strategy: every number that stands by itself becomes a mark, and the rest of the text is the key. What the expressions of asked.py
-and statement.py say of one such text holds for all with the same key, since they look at no number's digits: the first text is
-read by them with numbers of its own in place of the marks, and where these come out again is remembered.
+Strategy: every number that stands by itself becomes a mark, every string another one, and the rest of the text is the key. What the
+expressions of asked.py, statement.py and effects.py say of one such text holds for all with the same key, since they look at no
+number's digits, and into a string only for words that no string here has. The first text is read by them with numbers of its own in
+place of the literals, and where these come out again is remembered. A comment that the text ends with is no part of it.
 
-A text with a string, a quoted name, a comment, or anything but ASCII is read the plain way each time, and so is one that may change
-whom its session is charged to (effects.may_matter).
+Read the plain way each time: a text with other comments or strings (dollar quotes, MySQL's double quotes), with anything but ASCII
+outside of its strings, with a string that names a table or column of patients or may be a query, and one that may change whom its session is charged to
+(effects.may_matter).
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .asked import AskedColumns
+from .asked import AskedColumns, literal
 from .effects import may_matter
 from .statement import normalise_bytes
+from .words import PlainWords, WordSet
 
 try:
     from ._hot import skeleton
@@ -24,43 +27,87 @@ except ImportError:  # no C compiler at installation
 
 MAX_TEMPLATES = 4_096
 MAX_SKELETON = 2_000
-MAX_NUMBERS = 50
+MAX_LITERALS = 50
 _FIRST_MARK = 7_000_000_001
 """A number that no text is likely to have; one that has it is read the plain way."""
 
-_NUMBER = re.compile(rb"(?<![0-9A-Za-z_.$])[0-9]+(?![0-9A-Za-z_.$])")
-_PLAIN_WAY = re.compile(rb"[\0'\"\\\x80-\xff]|--|/\*")
+_OF_QUERIES = frozenset(("select", "table"))
+"""What completed.py and mysql/answers.py look for."""
+
+_PIECES = rb"""
+    (?P<number> (?<![0-9A-Za-z_.$])[0-9]+(?![0-9A-Za-z_.$]) )
+  | (?P<string> '(?:[^'\\]|''%s)*+' )
+  | (?P<name> %s )
+  | (?P<comment> /\*%s(?:(?!/\*|\*/).)*+\*/[;\x09-\x0d\x20]*+\Z )
+  | (?P<other> [\0\1'"\\\x80-\xff%s] | -- | /\* | (?<![0-9A-Za-z_$])\$(?=[$A-Za-z_]) )
+  | (?P<rest> . )
+"""
 
 
-def plain_skeleton(sql: bytes) -> tuple[bytes, list[bytes]] | None:
-    """(the text with `\\0` for each of its numbers, those numbers); None for a text that is to be read the plain way."""
-    if len(sql) > MAX_SKELETON or _PLAIN_WAY.search(sql) is not None:
-        return None
-    numbers = _NUMBER.findall(sql)
-    return (_NUMBER.sub(b"\0", sql), numbers) if len(numbers) <= MAX_NUMBERS else None
+def _pieces(mysql: bool, escapes: bool) -> re.Pattern[bytes]:
+    quote = b"`" if mysql else b'"'
+    name = rb"%s(?:[^\0-\x1f%s\\\x80-\xff]|%s)*+%s" % (quote, quote, 2 * quote, quote)
+    parts = (rb"|\\." if escapes else b"", name, rb"(?!M?!)" if mysql else b"", rb"`\#" if mysql else b"")
+    return re.compile(_PIECES % parts, re.VERBOSE | re.DOTALL)
+
+
+_PATTERNS = {(mysql, escapes): _pieces(mysql, escapes) for mysql in (False, True) for escapes in (False, True)}
+
+
+def plain_skeleton(
+    sql: bytes, mysql: bool = False, escapes: bool = False, words: PlainWords | None = None
+) -> tuple[bytes, list[bytes], int] | None:
+    r"""(the text with `\0` for each of its numbers and `\1` for each of its strings, those literals as they stand there, where a comment
+    begins that it ends with, or its length); None for a text that is to be read the plain way.
+
+    `escapes`: a backslash escapes in strings; else one with a backslash is for the plain way. `words`: that no string may have.
+    """
+    key, literals = bytearray(), []
+    end, room = len(sql), MAX_SKELETON
+    for match in _PATTERNS[mysql, escapes].finditer(sql):
+        kind, text = match.lastgroup, match.group()
+        if kind == "other":
+            return None
+        if kind == "comment":
+            end, room = match.start(), MAX_SKELETON - 2
+        elif kind == "number":
+            key += b"\0"
+            literals.append(text)
+        elif kind == "string":
+            if words is not None and words.has_any(text[1:-1]):
+                return None
+            key += b"\1"
+            literals.append(text)
+        else:
+            key += text
+    return (bytes(key), literals, end) if len(key) <= room and len(literals) <= MAX_LITERALS else None
 
 
 class Template:
     """What all texts of one key have in common."""
 
-    __slots__ = ("answers", "asked", "shape", "usable")
+    __slots__ = ("answers", "asked", "key", "shape", "usable")
 
-    def __init__(self, shape: tuple[str, str], asked: tuple[tuple[bytes, int], ...], usable: bool) -> None:
+    def __init__(
+        self, key: bytes, shape: tuple[str, str], asked: tuple[tuple[bytes, int], ...], usable: bool = True
+    ) -> None:
+        self.key = key
         self.shape = shape
         """Fingerprint and normalised text."""
         self.asked = asked
-        """(sign, which of its numbers) of each patient asked for."""
+        """(sign, which of its literals) of each patient asked for."""
         self.usable = usable
         """False: these texts are read the plain way."""
         self.answers: object = None
         """What _quick.pyx knows of their results."""
 
-    def values(self, numbers: list[bytes]) -> list[bytes]:
-        """The identifiers that a text with these numbers asks for, each once."""
-        return list(dict.fromkeys([sign + numbers[which] for sign, which in self.asked]))
-
-
-_UNUSABLE = Template(("", ""), (), usable=False)
+    def values(self, literals: list[bytes]) -> list[bytes]:
+        """The identifiers that a text with these literals asks for, each once."""
+        out: dict[bytes, None] = {}
+        for sign, which in self.asked:
+            text = literals[which]
+            out.update(dict.fromkeys(literal(text[1:-1]) if text[:1] == b"'" else [sign + text]))
+        return list(out)
 
 
 class Templates:
@@ -70,47 +117,51 @@ class Templates:
         self,
         asked: AskedColumns | None,
         shape: Callable[[bytes], tuple[str, str]] = normalise_bytes,
-        foreign: bytes = b"",
+        *,
+        mysql: bool = False,
     ) -> None:
-        """`shape`: the engine's (statement.py); `foreign`: characters that only its lexical rules give a meaning: texts with one are
-        read the plain way."""
+        """`shape`: the engine's (statement.py)."""
         self._asked = asked
         self._shape = shape
-        self._foreign = tuple(foreign[i : i + 1] for i in range(len(foreign)))
+        self.mysql = mysql
+        self.words = WordSet(asked.words | _OF_QUERIES) if asked is not None else None
         self._known: dict[bytes, Template] = {}
+        self.prepared: dict[bytes, object] = {}
+        """_quick.pyx's statements, by the body of their Parse; bounded as well."""
 
-    def find(self, sql: bytes) -> tuple[Template, list[bytes]] | None:
-        """A text's template and its numbers; None: read it the plain way."""
-        for mark in self._foreign:
-            if mark in sql:
-                return None
-        found = skeleton(sql) if skeleton is not None else plain_skeleton(sql)
+    def find(self, sql: bytes, escapes: bool = False) -> tuple[Template, list[bytes], int] | None:
+        """A text's template, its literals, and where the comment begins that it ends with (its length: there is none); None: read it the
+        plain way. `escapes`: a backslash escapes in its strings."""
+        take = skeleton if skeleton is not None else plain_skeleton
+        found = take(sql, self.mysql, escapes, self.words)
         if found is None:
             return None
-        key, numbers = found
+        key, literals, end = found
         template = self._known.get(key)
         if template is None:
             if len(self._known) >= MAX_TEMPLATES:
                 self._known.clear()
-            template = self._known[key] = self._read(key, sql, len(numbers))
-        return (template, numbers) if template.usable else None
+            template = self._known[key] = self._read(key, sql[:end], literals)
+        return (template, literals, end) if template.usable else None
 
-    def _read(self, key: bytes, sql: bytes, count: int) -> Template:
-        if may_matter(sql):
-            return _UNUSABLE
+    def _read(self, key: bytes, sql: bytes, literals: list[bytes]) -> Template:
+        unusable = Template(key, ("", ""), (), usable=False)
+        if may_matter(key):
+            return unusable
         asked: list[tuple[bytes, int]] = []
         if self._asked is not None:
-            marks = [b"%d" % (_FIRST_MARK + i) for i in range(count)]
+            marks = [b"%d" % (_FIRST_MARK + i) for i in range(len(literals))]
             if any(mark in sql for mark in marks):
-                return _UNUSABLE
-            pieces = key.split(b"\0")
-            marked = b"".join(piece + mark for piece, mark in zip(pieces, [*marks, b""], strict=True))
-            plan = self._asked.plan(marked)
+                return unusable
+            taken = iter(
+                [b"'%b'" % mark if text[:1] == b"'" else mark for mark, text in zip(marks, literals, strict=True)]
+            )
+            plan = self._asked.plan(re.sub(rb"[\0\1]", lambda _: next(taken), key))
             if plan is not None:
                 if plan.guarded:
-                    return _UNUSABLE
+                    return unusable
                 for value in plan.values:
                     if not isinstance(value, bytes) or value.lstrip(b"-") not in marks or value.count(b"-") > 1:
-                        return _UNUSABLE
+                        return unusable
                     asked.append((b"-" if value.startswith(b"-") else b"", marks.index(value.lstrip(b"-"))))
-        return Template(self._shape(sql), tuple(asked), usable=True)
+        return Template(key, self._shape(sql), tuple(asked))

@@ -115,10 +115,16 @@ def rows_of(rng: random.Random, columns: Columns, binary: bool) -> list[bytes]:
 TEXTS = (
     "SELECT id, nom FROM patient WHERE id = {}", "SELECT id FROM patient WHERE id IN ({}, {}, -{})", "SELECT nom FROM patient WHERE id=-{}",
     "SELECT count(*) FROM sejour LIMIT {}", "INSERT INTO notes VALUES ({})", "UPDATE patient SET taille = 1 WHERE id = {}",
-    "DELETE FROM notes WHERE n = {}", "INSERT INTO copie SELECT * FROM patient WHERE id < {}", "CREATE TABLE copie SELECT * FROM patient",
+    "DELETE FROM notes WHERE n = {}",
+    "UPDATE notes SET t = 'l\\'été {}; fin' WHERE n = {}", "SELECT id, nom FROM patient WHERE nom = 'Lefèvre{}' AND id = {}",
+    "SELECT nom FROM patient WHERE id IN ('{}', 'a', '{}')", "SELECT `p`.`nom` FROM `patient` p WHERE p.`id` = {}",
+    "INSERT INTO copie SELECT * FROM patient WHERE id < {}", "CREATE TABLE copie SELECT * FROM patient",
     "BEGIN", "COMMIT", "SET @exfilguard_user = 'dr{}'", "SELECT json_arrayagg(id) FROM patient", "SELECT * FROM patient INTO OUTFILE 'x'", "x",
     "SELECT id FROM patient WHERE id = {} /* dr */", "SELECT `Jean Dupont` FROM patient WHERE id = {}", "SELECT 1 # {}", "CALL p({})",
     "SELECT id FROM copie WHERE id = {}", "SELECT 'd''un' FROM patient WHERE id = {}",
+    "INSERT INTO notes VALUES ('du patient, select {}')",
+    "SELECT json_object('a', 1) FROM notes WHERE n = 'x{}' /* patient {} */", "EXECUTE IMMEDIATE 'SELECT json_arrayagg(id) FROM patient LIMIT {}'",
+    "SELECT nom FROM patient WHERE id = '{{{},4}}' OR id = 'a''{}'", "SELECT _utf8'a{}' FROM patient /*! LIMIT {} */", "SELECT 'a\\",
 )  # fmt: skip
 STATUS = (2, 2, 2, 2, 3, 2 | 0x200, 2 | 0x22)
 ODD_STATUS = (8, 0x40, 0x1008, 0x200)
@@ -224,7 +230,7 @@ def session(rng: random.Random, capabilities: int) -> Steps:
         steps, known = preparing(rng, capabilities)
     steps.insert(0, (">", b.command(0x0E), 1000))
     steps.insert(1, ("<", b.numbered(b.ok()), 1000))
-    usual, columns, texts = rng.random() ** 0.5, columns_of(rng, capabilities), rng.sample(TEXTS[:7], 2)
+    usual, columns, texts = rng.random() ** 0.5, columns_of(rng, capabilities), rng.sample(TEXTS[:11], 2)
     counts = some(rng, 0.0, 0.05, 1.0)
     for _ in range(rng.randrange(1, 40)):
         calm = rng.random() < usual
@@ -289,8 +295,11 @@ def test_texts_take_the_shortcut(capabilities: int) -> None:
 
     taken = many(lambda n: b.command(3, prefix + TEXT_SQL % n), said, capabilities=capabilities)
     assert taken == 19  # the first is learned
-    update = b"UPDATE patient SET taille = 1 WHERE id = %d"
-    assert many(lambda n: b.command(3, prefix + update % n), lambda n: b.numbered(b.ok(1)), capabilities=capabilities) == 19  # fmt: skip
+    for update in (
+        b"UPDATE patient SET taille = 1 WHERE id = %d",
+        "UPDATE patient SET nom = 'd\\'Agnès %d' /* %% */".encode(),
+    ):
+        assert many(lambda n: b.command(3, prefix + update % n), lambda n: b.numbered(b.ok(1)), capabilities=capabilities) == 19  # noqa: B023  # fmt: skip
 
 
 @pytest.mark.parametrize("capabilities", CAPABILITIES)

@@ -190,8 +190,13 @@ TEXTS = (
     "SELECT patient_id, nom FROM patients WHERE patient_id = {}", "SELECT patient_id FROM patients WHERE patient_id IN ({}, {}, -{})",
     "SELECT nom FROM patients WHERE patient_id=-{}", "SELECT count(*) FROM sejours LIMIT {}", "INSERT INTO notes VALUES ({})",
     "INSERT INTO copie SELECT * FROM patients WHERE patient_id < {}", "UPDATE patients SET nom = 'x' WHERE patient_id = {}",
+    "SELECT patient_id, nom FROM patients WHERE nom = 'Lefèvre{}' AND patient_id = {}", "UPDATE notes SET t = 'l''été {}; fin' WHERE n = {}",
+    "SELECT nom FROM patients WHERE patient_id IN ('{}', 'a', '{}')", 'SELECT "p"."nom" FROM "patients" p WHERE p."patient_id" = {}',
     "BEGIN", "COMMIT", "SET exfilguard.user = 'dr{}'", "SELECT json_agg(p) FROM patients p", "", "SHOW work_mem",
     "SELECT patient_id FROM patients WHERE patient_id = {} /* dr */", 'SELECT "Jean Dupont" FROM patients WHERE patient_id = {}',
+    "SELECT query_to_xml('SELECT * FROM patients WHERE patient_id = {}')", "INSERT INTO notes VALUES ('du patients, select {}')", "DO 'patients {}'",
+    "SELECT fichier FROM notes WHERE n = 'x{}' /* patients {} */", "SELECT nom FROM patients WHERE patient_id = '{{{},4}}' OR patient_id = 'a''{}'",
+    "SELECT U&\"a{}\" FROM patients", "SELECT E'\\'{}' FROM patients", "SELECT $$'$$, {} FROM patients WHERE nom = ''",
 )  # fmt: skip
 TAGS = (
     "SELECT 1",
@@ -209,7 +214,7 @@ TAGS = (
 
 
 def simple(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
-    text = some(rng, *TEXTS[: 7 if calm else None])
+    text = some(rng, *TEXTS[: 11 if calm else None])
     text = text.format(*(some(rng, 1, 2, 3, 12345, "0" * (9 if calm else 120)) for _ in range(3)))
     columns = columns_of(rng)
     answer = b""
@@ -243,13 +248,22 @@ PREPARED = (
     ("c", "SELECT 1", ()),
     ("d", "SELECT set_config('exfilguard.user', $1, false)", ()),
 )
+AT_ONCE = (
+    *[(text, types) for _, text, types in PREPARED],
+    ("SELECT nom FROM patients WHERE patient_id = $1 AND nom <> 'é'", (0,)), ("SELECT nom FROM patients WHERE patient_id = 5", ()),
+    ("SELECT nom FROM patients p WHERE p.patient_id = $1 /* dr */", (INT4,)), ("INSERT INTO notes VALUES ($1, 'select')", ()), ("", ()),
+)  # fmt: skip
+
+
+def parse(name: str, text: str, types: tuple[int, ...]) -> bytes:
+    body = name.encode() + b"\0" + text.encode() + b"\0" + struct.pack(f"!H{len(types)}I", len(types), *types)
+    return b.message("P", body)
 
 
 def preparing(rng: random.Random) -> Steps:
     out: Steps = []
     for name, text, types in PREPARED:
-        body = name.encode() + b"\0" + text.encode() + b"\0" + struct.pack(f"!H{len(types)}I", len(types), *types)
-        request, answer = b.message("P", body), b.PARSED
+        request, answer = parse(name, text, types), b.PARSED
         if rng.random() < 0.7:
             request += b.describe("S", name)
             columns = columns_of(rng)
@@ -288,6 +302,10 @@ def prepared(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
     request = b.message("B", body)
     columns = columns_of(rng)
     answer = b.BOUND
+    if rng.random() < 0.3:  # prepared and executed at once
+        text, types = some(rng, *(AT_ONCE[:7] if calm else AT_ONCE))
+        request = parse(some(rng, name, name, name, *(() if calm else "z")), text, types) + request
+        answer = b.PARSED + answer
     if described:
         request += b.describe("P", portal)
         answer += some(rng, b.NO_DATA, *[b.description(*columns, fmt=binary)] * 6)
@@ -370,6 +388,14 @@ def test_the_common_cases_take_the_shortcut() -> None:
     assert (
         many(lambda n: b.query(text.format(n)), lambda n: found + b.row(b"%d" % n, b"x") + done) == 19
     )  # the first is learned
+    quoted = "SELECT patient_id, nom FROM patients WHERE nom = 'Lefèvre, {}' /* {} */"
+    assert many(lambda n: b.query(quoted.format(n, n)), lambda n: found + b.row(b"%d" % n, b"x") + done) == 19
+    for name in ("", "s"):
+        parsed = parse(name, "SELECT patient_id, nom FROM patients WHERE nom <> 'é' AND patient_id = $1", (INT4,))
+        assert many(
+            lambda n: parsed + b.bind("", name, (b"%d" % n,)) + b.describe("P", "") + b.execute("") + b.SYNC,  # noqa: B023
+            lambda n: b.PARSED + b.BOUND + found + b.row(b"%d" % n, b"x") + done,
+        ) == 20  # fmt: skip
     before: Steps = [
         (">", b.parse("s", text.format("$1")) + b.describe("S", "s") + b.SYNC, 1000),
         ("<", b.PARSED + b.message("t", struct.pack("!HI", 1, INT4)) + found + b.READY, 1000),

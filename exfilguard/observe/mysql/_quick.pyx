@@ -142,7 +142,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
         if self.asking is None:
             if self.digester.compiled is None:
                 return False
-            self.asking = Asking(self._templates, self.digester.compiled)
+            self.asking = Asking(self._templates, self.digester.compiled, self._identity.wants_comments)
         self.asking.begin()
         self.statement = None
         if at[4] == EXECUTE:
@@ -156,7 +156,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
                     return False
                 at += 2
                 n -= 2
-            if not n or not self.asking.text(at, n):
+            if not n or not self.asking.text(at, n, self._backslashes):
                 return False
         self.held = data
         self.held_ms = now_ms
@@ -379,7 +379,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
         try:
             known.fingerprint, known.text = self._shape(statement)
             if kind == NOTHING:
-                if moves(statement.sql):
+                if moves(statement.bare):
                     known.way = GENERAL
             else:
                 self._show_rows(reading, self.statement is not None)

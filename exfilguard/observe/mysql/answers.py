@@ -216,7 +216,7 @@ class Answers(Commands):
         if not reading.positions:
             head = self._head()
             if reading.of_patients or (
-                reading.expressions and head.statement is not None and self._columns.mentioned_in(head.statement.sql)
+                reading.expressions and head.statement is not None and self._columns.mentioned_in(head.statement.bare)
             ):
                 self.patients_by = "estimate"
                 self._expressions = reading.expressions
@@ -249,7 +249,7 @@ class Answers(Commands):
     def _hidden(self, affected: int) -> int:
         """Rows that a statement without a result moved: INSERT .. SELECT, CREATE .. SELECT, SELECT .. INTO OUTFILE."""
         head = self._head()
-        sql = head.statement.sql if head.statement is not None else b""
+        sql = head.statement.bare if head.statement is not None else b""
         if not moves(sql):
             return 0
         self._columns.note_copy(sql)

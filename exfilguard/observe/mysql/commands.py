@@ -316,12 +316,8 @@ class Commands(Observer):
     def _read(self, sql: bytes, whole: bool, simple: bool = False) -> Statement:
         """A text the client sent, and what it says of who is charged. `simple`: it is a COM_QUERY's."""
         statement = Statement(sql)
-        if simple and whole:
-            known = self._templates.find(sql)
-            if known is not None:
-                statement.template, statement.numbers = known
-                return statement
-        self._understand(statement, whole)
+        if not (simple and whole and self._recognise(statement, self._backslashes)):
+            self._understand(statement, whole)
         return statement
 
     def judge(self, kind: int, body: bytes, judge: Judge) -> str:

@@ -54,8 +54,8 @@ def normalise_bytes(sql: bytes, backslashes: bool = True) -> tuple[str, str]:
 
 
 def templates(asked: AskedColumns | None) -> Templates:
-    """A listener's: by MySQL's shapes, without quoted names and its own comments."""
-    return Templates(asked, normalise_bytes, b"`#")
+    """A listener's: by MySQL's shapes."""
+    return Templates(asked, normalise_bytes, mysql=True)
 
 
 def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:

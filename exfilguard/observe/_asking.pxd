@@ -9,7 +9,7 @@ from .pending cimport Text
 from .templates cimport Template, Templates
 
 cdef enum:
-    MOST_ASKED = 8
+    MOST_ASKED = 16
     MOST_HELD = 16384
     MOST_ANSWERS = 4
     ANY_NUMBER = 1 << 30

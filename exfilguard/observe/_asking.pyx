@@ -186,7 +186,7 @@ cdef class Asking:
         self, Answer known, bytes text, bytes constant, long long now_ms, long long asked_ms, long long statement, long long rows,
         long long size, DigestSet patients, long long further
     ):
-        """The encoded event of a request that was answered so. `text`: outlet.text_part, or nothing; `constant`: outlet.constant_part."""
+        """The encoded event of a request that was answered so. `text`: outlet.text_part, or nothing; `constant`: codec.encode_fields."""
         cdef char on_stack[ON_STACK]
         cdef char *room = on_stack
         cdef char *told
@@ -199,7 +199,7 @@ cdef class Asking:
         shape = PyUnicode_AsUTF8AndSize(known.fingerprint, &shape_bytes)
         by = PyUnicode_AsUTF8AndSize(known.by, &by_bytes)
         most = (
-            2 * (PyBytes_GET_SIZE(text) + PyBytes_GET_SIZE(known.flags) + 19 * MOST_ASKED + 20 + 19 * patients.size)
+            2 * (PyBytes_GET_SIZE(text) + PyBytes_GET_SIZE(known.flags) + 19 * self.count + 20 + 19 * patients.size)
             + PyBytes_GET_SIZE(constant) + MOST_FIXED
         )
         if most > ON_STACK:

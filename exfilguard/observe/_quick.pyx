@@ -114,8 +114,7 @@ cdef class QuickObserver(SessionObserver):
             if may_matter(statement.sql) or b"*/" in statement.sql[-16:]:
                 statement.sql = b""  # whom it is charged to is another question in each session
             elif statement.sql:
-                self._recognise(statement, False, False)
-                if self._asked is not None and statement.template is None:
+                if not self._recognise(statement, False, False) and self._asked is not None:
                     statement.plan = self._asked.plan(statement.sql)
                 if statement.plan is not None:
                     statement.types = parameter_types(body[end + 1 :])

@@ -66,6 +66,11 @@ class Rules:
     """Finds the group `principal` in application_name."""
     pooled: bool = False
 
+    @property
+    def settings_count(self) -> bool:
+        """True where a setting or a role of some session may say who its user is."""
+        return bool(self.trusted_sources or self.roles)
+
     def trusts(self, source: str) -> bool:
         """True when this client's unsigned word counts."""
         for entry in self.trusted_sources:
@@ -237,9 +242,10 @@ class Identity:
 
     def _comment(self, sql: bytes, now_ms: int, backslashes: bool) -> Script | None:
         found = final_comment(sql, self._rules.engine, backslashes=backslashes)
-        if found is None:
-            return None
-        start, comment = found
+        return self.claimed(sql, *found, now_ms) if found is not None else None
+
+    def claimed(self, sql: bytes, start: int, comment: bytes, now_ms: int) -> Script:
+        """What the comment says that begins at `start` and ends the text: `read` of one that means nothing else."""
         script = Script(shape_end=start)
         tag = read_tag(comment)
         if tag is None:

@@ -354,19 +354,24 @@ class Observer(Tally):
         self.principal, self.evidence = identity.principal, identity.evidence
 
     def _recognise(self, statement: Text, escapes: bool = False, asks: bool = True) -> bool:
-        """True: a text that is known but for its literals, and nothing else need be read of it. `asks`: False for one that is only
-        prepared: which patients it asks for is told by each execution. `escapes`: see Templates.find."""
+        """True: a text that is known but for its literals and the comment it ends with, which are read here. `asks`: False for one that is
+        only prepared: which patients it asks for is told by each execution. `escapes`: see Templates.find."""
         known = self._templates.find(statement.sql, escapes)
         if known is None or (known[0].asked and not asks):
             return False
         statement.template, statement.literals, end = known
-        return end == len(statement.sql) or not self._identity.wants_comments
+        if end < len(statement.sql) and self._identity.wants_comments:
+            comment = statement.sql[end + 2 : statement.sql.rindex(b"*/")]
+            statement.script = self._identity.claimed(statement.sql, end, comment, self.now)
+            if statement.script.finding:
+                self._tell_finding(statement)
+        return True
 
     def _understand(self, statement: Text, whole: bool) -> None:
         """What a text of the client's says of who is charged, and which patients it asks for."""
         script = self._identity.read(statement.sql, self.now, whole=whole, backslashes=self._backslashes)
         statement.script = script
-        if self._asked is not None and statement.template is None:
+        if self._asked is not None:
             # Without its signature, which makes every text another one.
             own = statement.sql
             if script is not None and script.shape_end:

@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from ..events.codec import encode_event
-from ..events.query import QueryEvent
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -37,12 +34,6 @@ class Outlet:
     ) -> None:
         """One encoded event, and what the counters want to know of it. Never raises, never waits."""
         raise NotImplementedError
-
-
-def constant_part(event: QueryEvent) -> bytes:
-    """What all statements of a session have in common: the encoded fields behind `kind`."""
-    encoded = encode_event(event)
-    return encoded[encoded.index(b',"listener"') : -1]
 
 
 def text_part(text: str, columns: tuple[str, ...]) -> bytes:

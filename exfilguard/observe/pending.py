@@ -19,7 +19,7 @@ class Text:
         """What a constructor would do, in one call of C's: there is one of these for each request."""
         self.sql = sql
         self.template: Template | None = None
-        """What is known of it with all texts that differ in their literals only; then no plan is set."""
+        """What is known of it with all texts that differ in their literals only; then no plan is set, and a script only of the comment it ends with."""
         self.literals: list[bytes] = []
         """Its own; only with a template."""
         self.script: Script | None = None

@@ -11,10 +11,11 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from ..events.codec import encode_fields
 from ..events.query import Engine, Evidence, Flag, Kind, PatientsBy, QueryEvent
 from ..wire.sink import Sink
 from . import digests
-from .outlet import Outlet, asked_part, constant_part, encode_query, flags_part, text_part
+from .outlet import Outlet, asked_part, encode_query, flags_part, text_part
 from .patients import Digester
 
 MAX_PATIENTS = 20_000
@@ -260,24 +261,19 @@ class Tally(Sink):
             or self.database is not of[4]
         ):
             self._constant_of = (self.principal, self.evidence, self.application, self.login, self.database)
-            self._constant = constant_part(self.event("query", flags=()))
+            self._constant = encode_fields(self._who())
         return self._constant
 
-    def event(self, kind: Kind, **values: object) -> QueryEvent:
+    def _who(self) -> dict[str, Any]:
+        """What all statements of the session have in common, as long as nothing changes whom they are charged to."""
+        return {
+            "listener": self.setting.listener, "session": self.session_id, "principal": self.principal, "evidence": self.evidence,
+            "engine": self.engine, "login": self.login, "database": self.database, "source": self.source,
+            "application": self.application,
+        }  # fmt: skip
+
+    def event(self, kind: Kind, **values: Any) -> QueryEvent:
         """An event about this session."""
         if self.always:
             values.setdefault("flags", self.always)
-        return QueryEvent(
-            time_ms=self.now,
-            kind=kind,
-            listener=self.setting.listener,
-            session=self.session_id,
-            principal=self.principal,
-            evidence=self.evidence,
-            engine=self.engine,
-            login=self.login,
-            database=self.database,
-            source=self.source,
-            application=self.application,
-            **values,  # type: ignore[arg-type]
-        )
+        return QueryEvent(time_ms=self.now, kind=kind, **self._who(), **values)

@@ -10,6 +10,6 @@ cdef class Template:
 
 cdef class Templates:
     cdef public object _asked, _shape
-    cdef public bint mysql
+    cdef public bint mysql, _settings
     cdef public Words words  # None: no string is looked into
     cdef public dict _known, prepared

@@ -31,6 +31,10 @@ MAX_LITERALS = 50
 _FIRST_MARK = 7_000_000_001
 """A number that no text is likely to have; one that has it is read the plain way."""
 
+_OF_TRANSACTIONS = re.compile(
+    rb"(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release)\b[^;]*;?\s*", re.IGNORECASE
+)
+"""What changes no identity where no setting names a user."""
 _OF_QUERIES = frozenset(("select", "table"))
 """What completed.py and mysql/answers.py look for."""
 
@@ -119,10 +123,12 @@ class Templates:
         shape: Callable[[bytes], tuple[str, str]] = normalise_bytes,
         *,
         mysql: bool = False,
+        settings: bool = True,
     ) -> None:
-        """`shape`: the engine's (statement.py)."""
+        """`shape`: the engine's (statement.py); `settings`: a session's settings may name its user."""
         self._asked = asked
         self._shape = shape
+        self._settings = settings
         self.mysql = mysql
         self.words = WordSet(asked.words | _OF_QUERIES) if asked is not None else None
         self._known: dict[bytes, Template] = {}
@@ -146,7 +152,7 @@ class Templates:
 
     def _read(self, key: bytes, sql: bytes, literals: list[bytes]) -> Template:
         unusable = Template(key, ("", ""), (), usable=False)
-        if may_matter(key):
+        if may_matter(key) and (self._settings or _OF_TRANSACTIONS.fullmatch(key) is None):
             return unusable
         asked: list[tuple[bytes, int]] = []
         if self._asked is not None:

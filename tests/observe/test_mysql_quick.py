@@ -50,7 +50,8 @@ def observer(
     asked = AskedColumns(COLUMNS, "mysql")
     made = kind(
         Setting("ehr", Digester(KEY), 3, 50, large, kept), "s1", "10.0.0.9", OriginColumns(COLUMNS),
-        Identity(rules, Contexts({}), "s1", "10.0.0.9"), classifier=Classifier("mysql"), asked=asked, templates=templates(asked),
+        Identity(rules, Contexts({}), "s1", "10.0.0.9"), classifier=Classifier("mysql"), asked=asked,
+        templates=templates(asked, settings=rules.settings_count),
     )  # fmt: skip
     made.startup(startup.login(b.login(program_name="app")))
     made.login_succeeded(capabilities, "", 1)

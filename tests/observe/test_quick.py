@@ -26,6 +26,7 @@ from exfilguard.observe.quick import QuickObserver
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.statement import normalise as postgres_normalise
 from exfilguard.observe.tally import Setting
+from exfilguard.observe.templates import Templates
 from exfilguard.wire.postgres import startup
 from tests.wire import build as b
 
@@ -70,7 +71,7 @@ def observer(
     kept = Kept()
     made = kind(
         Setting("ehr", Digester(KEY), 3, 50, large, kept), "s1", "10.0.0.9", columns,
-        Identity(rules, Contexts({}), "s1", "10.0.0.9"), asked=asked,
+        Identity(rules, Contexts({}), "s1", "10.0.0.9"), asked=asked, templates=Templates(asked, settings=rules.settings_count),
     )  # fmt: skip
     made.startup({"user": "dpi", "database": "dpi", "application_name": "app"})
     return made, kept

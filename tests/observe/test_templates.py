@@ -115,6 +115,14 @@ def test_a_string_that_may_be_a_query_is_read_each_time() -> None:
         assert known.find(b"SELECT query_to_xml('" + text + b"', true, true, '')") is None
 
 
+def test_a_transaction_ends_by_template_where_no_setting_names_a_user() -> None:
+    for sql in (b"COMMIT", b"rollback to savepoint a1;", b"BEGIN ISOLATION LEVEL SERIALIZABLE", b"release a"):
+        assert Templates(None, settings=False).find(sql) is not None
+    assert Templates(None).find(b"COMMIT") is None
+    for sql in (b"COMMIT; SELECT 1", b"SET ROLE x", b"EXECUTE a", b"CALL p('x')", b"DO 'x'"):
+        assert Templates(None, settings=False).find(sql) is None
+
+
 def test_what_is_remembered_is_bounded() -> None:
     known = Templates(None)
     for n in range(templates.MAX_TEMPLATES + 5):

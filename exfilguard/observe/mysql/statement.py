@@ -53,9 +53,9 @@ def normalise_bytes(sql: bytes, backslashes: bool = True) -> tuple[str, str]:
     return normalise(sql.decode("utf-8", "replace"), backslashes)
 
 
-def templates(asked: AskedColumns | None) -> Templates:
+def templates(asked: AskedColumns | None, *, settings: bool = True) -> Templates:
     """A listener's: by MySQL's shapes."""
-    return Templates(asked, normalise_bytes, mysql=True)
+    return Templates(asked, normalise_bytes, mysql=True, settings=settings)
 
 
 def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 All in one run, interleaved: each round does the same load over each way, one after the other, and the figures are medians of
 what was paired within a round. The sidecar observes, finds patients by origin, digests and publishes to a real broker.
 
-- queries: `pgbench -S`, simple and prepared protocol; latency from pgbench's log of every transaction, CPU from /proc/PID/stat
+- queries: `pgbench -S`, simple and prepared protocol (and, without bars, two other ways to ask for the same row); latency from pgbench's log of every transaction, CPU from /proc/PID/stat
   of all processes of a way (the sidecar's: relay and shipper, until everything is published); both after a warm-up: PgBouncer
   hands out server connections that served earlier loads, everybody else's are new, and a new one of PostgreSQL's first has to
   map the shared buffers page by page; PgBouncer also checks each client's password itself (SCRAM), at the start of a load;
@@ -46,7 +46,12 @@ WAYS = ("direct", "pgbouncer", "haproxy", "sidecar")
 QUERY_WAYS = (*WAYS, "enforcing")
 """The last is the sidecar where it counts before it forwards; it has no bars."""
 PROTOCOLS = ("simple", "prepared")
+EVERYDAY = ("extended", "quoted")
+"""What applications send as often: a text with parameters that is parsed each time (`-M extended`), and one with strings in it. They have
+no bars."""
+QUOTED = "SELECT abalance FROM pgbench_accounts WHERE aid = :aid AND filler <> 'Lefèvre, Zoé, née le 1er mai :aid';"
 CLIENTS = (1, 16, 64)
+EVERYDAY_CLIENTS = (16,)
 ROUNDS = int(os.environ.get("ROUNDS", "1" if QUICK else "5"))
 SECONDS = 1 if QUICK else 3
 WARM_S = 0.4 if QUICK else 2.0
@@ -103,7 +108,7 @@ def _postgres(seconds: float) -> int:
                 for way in ways(QUERY_WAYS):  # caches, prepared code, first fingerprints
                     pgbench(world, way, "-S", "-n", "-c", "4", "-t", "500")
                 for turn in range(ROUNDS):
-                    for protocol in PROTOCOLS:
+                    for protocol in (*PROTOCOLS, *EVERYDAY):
                         parts.run(f"queries {turn} {protocol}", partial(_queries, world, protocol))
             if not PARTS or "bulk" in PARTS:
                 for statement in STATEMENTS:
@@ -114,7 +119,7 @@ def _postgres(seconds: float) -> int:
     if parts.stopped:
         print(f"stopped with {len(parts.samples)} parts measured: run again to go on", file=sys.stderr)
         return STOPPED
-    tell_queries(parts.of("queries"), report, QUERY_WAYS, "pgbouncer")
+    tell_queries(parts.of("queries"), report, QUERY_WAYS, "pgbouncer", PROTOCOLS)
     _tell_bulk(parts.of("bulk"), report)
     _tell_memory(parts.of("memory"), report)
     report.facts["stages"] = relay_stages.measure()
@@ -127,6 +132,7 @@ def _postgres(seconds: float) -> int:
 
 def _load(world: World) -> None:
     pgbench(world, "direct", "-i", "-s", str(SCALE), "-q")
+    _script(world).write_text(f"\\set aid random(1, {100_000 * SCALE})\n{QUOTED}\n", encoding="utf-8")
     with psycopg.connect(world.dsn("direct"), autocommit=True) as connection:
         connection.execute(
             "CREATE TABLE bulk AS SELECT n AS patient_id, 'NOM' || n AS nom, DATE '1940-01-01' + n % 25000 AS naissance, "
@@ -166,9 +172,13 @@ def ways(among: Sequence[str] = WAYS) -> list[str]:
 def _queries(world: World, protocol: str) -> list[Sample]:
     return [
         {"clients": clients, "protocol": protocol, "way": way, **_one_load(world, way, protocol, clients)}
-        for clients in CLIENTS
+        for clients in (EVERYDAY_CLIENTS if protocol in EVERYDAY else CLIENTS)
         for way in ways(QUERY_WAYS)
     ]
+
+
+def _script(world: World) -> Path:
+    return world.directory / "quoted.sql"
 
 
 def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, float]:
@@ -184,8 +194,9 @@ def _one_load(world: World, way: str, protocol: str, clients: int) -> dict[str, 
             since_us, before_cpu = time.time_ns() // 1000, found.used()
 
         seconds = SECONDS if QUICK else SECONDS + round(WARM_S)
+        load = ("-f", str(_script(world)), "-M", "simple") if protocol == "quoted" else ("-S", "-M", protocol)
         pgbench(
-            world, way, "-S", "-n", "-M", protocol, "-c", str(clients), "-T", str(seconds), "--log",
+            world, way, *load, "-n", "-c", str(clients), "-T", str(seconds), "--log",
             "--log-prefix", str(logs / "log"), cwd=logs, meanwhile=warm,
         )  # fmt: skip
         ours = way in OURS

@@ -103,7 +103,7 @@ def measure(chosen: set[str], *, page: bool, seconds: float = 0) -> int:
     if parts.stopped:
         print(f"stopped with {len(parts.samples)} parts measured: run again to go on", file=sys.stderr)
         return STOPPED
-    tell_queries(parts.of("queries"), report, QUERY_WAYS, "haproxy")
+    tell_queries(parts.of("queries"), report, QUERY_WAYS, "haproxy", PROTOCOLS)
     _tell_bulk(parts.of("bulk"), report)
     report.facts["stages"] = relay_stages.measure("mysql")
     status = report.finish()

@@ -19,6 +19,10 @@ ENFORCING = (
     "`enforcing` is the same sidecar in `enforce`: each answer is counted against a budget before it is forwarded, and each statement",
     "looked at before it is sent.",
 )
+EVERYDAY = (
+    "`extended` is the same query with its parameter, parsed each time, and `quoted` one with a string in its text (`Lefèvre ..`): what",
+    "drivers and applications send as often as what pgbench is measured with.",
+)
 COLOURS = {
     "direct": "#9aa0a6",
     "pgbouncer": "#2b6cb0",
@@ -46,6 +50,7 @@ def write_page(
         "shipper for the sidecar, which observes, finds patients by origin, digests them and publishes to an embedded broker.",
         *(line.format(**facts) for line in (WARM if "warm_s" in facts else ())),
         *(ENFORCING if any(r["way"] == "enforcing" for r in facts.get("queries", ())) else ()),
+        *(EVERYDAY if any(r["protocol"] == "quoted" for r in facts.get("queries", ())) else ()),
         "",
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {facts.get('cores', '?')} cores, Python {platform.python_version()}"
         + (f"; {facts['size']}." if "size" in facts else "."),

@@ -62,9 +62,9 @@ class Parts:
         self.path.unlink(missing_ok=True)
 
 
-def tell_queries(samples: list[Sample], report: Report, ways: Sequence[str], peer: str) -> None:
+def tell_queries(samples: list[Sample], report: Report, ways: Sequence[str], peer: str, barred: Sequence[str]) -> None:
     """Many small queries: medians over the rounds for each protocol, number of clients and way; the sidecar's bars are medians of
-    the ratios to `peer` within a round."""
+    the ratios to `peer` within a round, for the protocols `barred`."""
     found: dict[tuple[str, int, str], list[Sample]] = defaultdict(list)
     for sample in samples:
         figures = {name: value for name, value in sample.items() if name not in ("protocol", "clients", "way")}
@@ -77,7 +77,7 @@ def tell_queries(samples: list[Sample], report: Report, ways: Sequence[str], pee
     report.facts["queries"] = sorted(table, key=lambda row: (row["protocol"], row["clients"], ways.index(row["way"])))
     for protocol, clients in dict.fromkeys((protocol, clients) for protocol, clients, _ in found):
         ours, theirs = found.get((protocol, clients, "sidecar")), found.get((protocol, clients, peer))
-        if ours and theirs:
+        if ours and theirs and protocol in barred:
             for name in ("p50_us", "p99_us", "cpu_us"):
                 ratios = [a[name] / b[name] for a, b in zip(ours, theirs, strict=True)]
                 report.bar(f"{protocol}_{clients}_{name}_vs_{peer}", round(statistics.median(ratios), 2), 1.0)

@@ -231,15 +231,15 @@ cdef Py_ssize_t take_literals(
                 at += pos - start
             before = 48
             continue
-        if c == 39:
+        if c == 39 or (mysql and c == 34):
             start = pos + 1
             pos = start
             plain = True
             while True:
                 if pos >= n:
                     return -1
-                if s[pos] == 39:
-                    if pos + 1 == n or s[pos + 1] != 39:
+                if s[pos] == c:
+                    if pos + 1 == n or s[pos + 1] != c:
                         break
                     plain = False
                     pos += 2

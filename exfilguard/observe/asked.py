@@ -128,8 +128,9 @@ def _elements(format_: int, value: bytes | None, type_oid: int) -> list[bytes]:
 
 
 def literal(text: bytes) -> list[bytes]:
-    """What a string between these quotes asks for: one identifier, or those of an array."""
-    return _elements(0, text.replace(b"''", b"'"), 0)
+    """What a string asks for, given with its quotes: one identifier, or those of an array."""
+    quote = text[:1]
+    return _elements(0, text[1:-1].replace(quote + quote, quote), 0)
 
 
 def _text(value: bytes) -> bytes:
@@ -290,13 +291,13 @@ def _values(text: bytes, start: int, marks: list[int]) -> list[Value]:
         if len(out) >= MAX_ASKED:
             break
         if match[1] is not None:
-            out += literal(match[1])
+            out += literal(match[0])
         elif match[2] is not None:
             out.append(match[2])
         elif match[3] is not None:
             out.append(int(match[3]))
         elif match[5] is not None:
-            out += _elements(0, match[5].replace(b'""', b'"'), 0)
+            out += literal(match[0])
         else:
             at = start + match.start()
             if at in marks:

@@ -5,7 +5,7 @@ expressions of asked.py, statement.py and effects.py say of one such text holds 
 number's digits, and into a string only for words that no string here has. The first text is read by them with numbers of its own in
 place of the literals, and where these come out again is remembered. A comment that the text ends with is no part of it.
 
-Read the plain way each time: a text with other comments or strings (dollar quotes, MySQL's double quotes), with anything but ASCII
+Read the plain way each time: a text with other comments or strings (dollar quotes), with anything but ASCII
 outside of its strings, with a string that names a table or column of patients or may be a query, and one that may change whom its session is charged to
 (effects.may_matter).
 """
@@ -40,7 +40,7 @@ _OF_QUERIES = frozenset(("select", "table"))
 
 _PIECES = rb"""
     (?P<number> (?<![0-9A-Za-z_.$])[0-9]+(?![0-9A-Za-z_.$]) )
-  | (?P<string> '(?:[^'\\]|''%s)*+' )
+  | (?P<string> '(?:[^'\\]|''%b)*+' %b )
   | (?P<name> %s )
   | (?P<comment> /\*%s(?:(?!/\*|\*/).)*+\*/[;\x09-\x0d\x20]*+\Z )
   | (?P<other> [\0\1'"\\\x80-\xff%s] | -- | /\* | (?<![0-9A-Za-z_$])\$(?=[$A-Za-z_]) )
@@ -51,7 +51,9 @@ _PIECES = rb"""
 def _pieces(mysql: bool, escapes: bool) -> re.Pattern[bytes]:
     quote = b"`" if mysql else b'"'
     name = rb"%s(?:[^\0-\x1f%s\\\x80-\xff]|%s)*+%s" % (quote, quote, 2 * quote, quote)
-    parts = (rb"|\\." if escapes else b"", name, rb"(?!M?!)" if mysql else b"", rb"`\#" if mysql else b"")
+    escape = rb"|\\." if escapes else b""
+    string = rb"| " + rb'"(?:[^"\\]|""%b)*+"' % escape if mysql else b""
+    parts = (escape, string, name, rb"(?!M?!)" if mysql else b"", rb"`\#" if mysql else b"")
     return re.compile(_PIECES % parts, re.VERBOSE | re.DOTALL)
 
 
@@ -110,7 +112,7 @@ class Template:
         out: dict[bytes, None] = {}
         for sign, which in self.asked:
             text = literals[which]
-            out.update(dict.fromkeys(literal(text[1:-1]) if text[:1] == b"'" else [sign + text]))
+            out.update(dict.fromkeys([sign + text] if text[:1].isdigit() else literal(text)))
         return list(out)
 
 

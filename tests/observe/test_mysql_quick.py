@@ -118,7 +118,7 @@ TEXTS = (
     "SELECT count(*) FROM sejour LIMIT {}", "INSERT INTO notes VALUES ({})", "UPDATE patient SET taille = 1 WHERE id = {}",
     "DELETE FROM notes WHERE n = {}",
     "UPDATE notes SET t = 'l\\'été {}; fin' WHERE n = {}", "SELECT id, nom FROM patient WHERE nom = 'Lefèvre{}' AND id = {}",
-    "SELECT nom FROM patient WHERE id IN ('{}', 'a', '{}')", "SELECT `p`.`nom` FROM `patient` p WHERE p.`id` = {}",
+    "SELECT nom FROM patient WHERE id IN ('{}', \"a\", \"{}\")", "SELECT `p`.`nom` FROM `patient` p WHERE p.`id` = {}",
     "INSERT INTO copie SELECT * FROM patient WHERE id < {}", "CREATE TABLE copie SELECT * FROM patient",
     "BEGIN", "COMMIT", "SET @exfilguard_user = 'dr{}'", "SELECT json_arrayagg(id) FROM patient", "SELECT * FROM patient INTO OUTFILE 'x'", "x",
     "SELECT id FROM patient WHERE id = {} /* dr */", "SELECT `Jean Dupont` FROM patient WHERE id = {}", "SELECT 1 # {}", "CALL p({})",

@@ -34,7 +34,7 @@ PIECES = st.sampled_from(
         *("'", '"', "'12'", "$1", "$$", "t5", "5t", "1.5", "1e5", "e", "7000000001", "set ", "set_config(", "; ", "é", "\\", "\0"),
         *("''", "'Lefèvre'", "'it''s'", "'l\\'été'", " = 'x'", " IN ('a', 2, 'c')", "'patient_id = 5'", "'SELECT 1'", "' patients '"),
         *("E'", "_utf8'", "U&", '"a b"', '"patient_id"', "`patients`", "`", "``", '""', "#", "/*!", "/*M!", "/* x */", "-- x\n", "\1", "$a"),
-        *("'{1,2}'", "'00000000-0000-0000-0000-00000000000A'", "INSERT INTO t ", "update ", "'@exfilguard_user'", "= any('", ":="),
+        *("'{1,2}'", "'00000000-0000-0000-0000-00000000000A'", "INSERT INTO t ", "update ", "'@exfilguard_user'", "= any('", ":=", '"12"', '= "x"', 'IN ("a""b",'),
     ]
 )  # fmt: skip
 TEXTS = st.lists(PIECES, max_size=25).map(lambda pieces: "".join(pieces).encode())

@@ -185,15 +185,21 @@ PREPARED: tuple[tuple[str, int], ...] = (
 def preparing(rng: random.Random, capabilities: int) -> tuple[Steps, list[Columns]]:
     steps: Steps = []
     known = []
-    for number, (text, parameters) in enumerate(PREPARED, 1):
+    for number in range(1, len(PREPARED) + 1):
         columns = columns_of(rng, capabilities) if rng.random() < 0.8 else ()
         known.append(columns)
-        head = b"\0" + struct.pack("<IHH", number, len(columns), parameters) + b"\0\0\0"
-        ends = [] if capabilities & messages.CLIENT_DEPRECATE_EOF else [b.eof()]
-        packets = [head, *([b.column("?")] * parameters), *(ends if parameters else ())]
-        packets += [*(found for found, _ in columns), *(ends if columns else ())]
-        steps += [(">", b.command(0x16, text.encode()), 1000), ("<", b.numbered(*packets), 1001)]
+        request, said = preparation(number, columns, capabilities)
+        steps += [(">", request, 1000), ("<", said, 1001)]
     return steps, known
+
+
+def preparation(number: int, columns: Columns, capabilities: int) -> tuple[bytes, bytes]:
+    text, parameters = PREPARED[number - 1]
+    head = b"\0" + struct.pack("<IHH", number, len(columns), parameters) + b"\0\0\0"
+    ends = [] if capabilities & messages.CLIENT_DEPRECATE_EOF else [b.eof()]
+    packets = [head, *([b.column("?")] * parameters), *(ends if parameters else ())]
+    packets += [*(found for found, _ in columns), *(ends if columns else ())]
+    return b.command(0x16, text.encode()), b.numbered(*packets)
 
 
 def prepared(rng: random.Random, capabilities: int, calm: bool, known: list[Columns]) -> tuple[bytes, bytes]:
@@ -237,6 +243,9 @@ def session(rng: random.Random, capabilities: int) -> Steps:
         calm = rng.random() < usual
         if rng.random() < 0.5:
             request, said = simple(rng, capabilities, calm, columns, texts)
+        elif known and rng.random() < 0.2:
+            number = rng.randrange(len(PREPARED)) + 1
+            request, said = preparation(number, known[number - 1], capabilities)
         else:
             request, said = prepared(rng, capabilities, calm, known)
         if rng.random() + calm < 0.1:  # pipelined
@@ -327,7 +336,7 @@ def test_executions_take_the_shortcut(capabilities: int) -> None:
         sent = [b"\2\0"] if capabilities & CACHED else [b"\2", *columns]
         return b.numbered(*sent, *ends, b.binary(n.to_bytes(4, "little"), b.text("x")), end)
 
-    assert many(request, said, before, capabilities) == 19  # the first brings the types of its parameters
+    assert many(request, said, before, capabilities) == 20
 
 
 def test_what_was_learned_of_tables_holds_at_once() -> None:

@@ -28,10 +28,12 @@ cdef class QuickMysqlObserver(MysqlObserver):
     cdef readonly long shortcuts  # answers that were told here
     cdef Asking asking
     cdef Statement statement
+    cdef tuple types  # that its execution brought; None: those of the last one
     cdef bint between_commands(self) noexcept
     cdef bint at_rest(self) except *
     cdef bint ask(self, bytes data, long long now_ms) except *
     cdef bint ask_execution(self, const uint8_t *body, Py_ssize_t n) except *
+    cdef Execution execution(self, Statement statement)
     cdef Text written(self)
     cdef tuple held_flags(self)
     cdef bint answer(self, bytes data, long long now_ms) except *

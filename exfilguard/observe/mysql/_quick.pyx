@@ -25,6 +25,7 @@ from libc.string cimport memcmp, memcpy
 
 from ...errors import ProtocolError
 from ..completed import plain_names
+from ..templates import MAX_TEMPLATES
 from .answers import moves
 from .commands import IDLE
 
@@ -48,6 +49,7 @@ cdef enum:
     NO_BACKSLASH_ESCAPES = 0x0200
     MOST_READ = 256 << 10  # backend.MAX_KEPT_BYTES: a longer row is judged by its length
     MOST_DESCRIBED = 8192
+    MOST_PREPARED = 4000  # bytes of a text that is remembered
 
 cdef enum:
     NOTHING = 0  # an OK
@@ -64,7 +66,7 @@ cdef class MysqlAnswer(Answer):
 
 
 cdef class Execution(Shape):
-    """A prepared statement's. `kinds`: the types of its last execution, those of `types`."""
+    """A prepared statement's. `kinds`: the types of the last execution, those of `types`."""
 
 
 cdef inline Py_ssize_t payload(const uint8_t *at, const uint8_t *stop) noexcept nogil:
@@ -145,6 +147,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
             self.asking = Asking(self._templates, self.digester.compiled, self._identity.wants_comments)
         self.asking.begin()
         self.statement = None
+        self.types = None
         if at[4] == EXECUTE:
             if not self.ask_execution(at + 5, n - 5):
                 return False
@@ -182,8 +185,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
             return False
         shape = <Execution>statement.answers
         if shape is None:
-            statement.answers = shape = Execution()
-            shape.take(statement.plan)
+            statement.answers = shape = self.execution(statement)
         if not shape.usable:
             return False
         asking.shape = shape
@@ -193,17 +195,16 @@ cdef class QuickMysqlObserver(MysqlObserver):
                 return False
             if count:
                 known = len(statement.types) == count
-                if known and shape.types is not statement.types:
-                    for i in range(count):
-                        shape.kinds[i] = <int>statement.types[i]
-                    shape.types = statement.types
-                if not known:
-                    return False  # the general path keeps them
-                memcpy(kinds, shape.kinds, count * sizeof(int))
-                if not take_values(body, n, count, attributes, True, kinds, cells):
+                if known:
+                    if shape.types is not statement.types:
+                        for i in range(count):
+                            shape.kinds[i] = <int>statement.types[i]
+                        shape.types = statement.types
+                    memcpy(kinds, shape.kinds, count * sizeof(int))
+                if not take_values(body, n, count, attributes, known, kinds, cells):
                     return False
-                if memcmp(kinds, shape.kinds, count * sizeof(int)):
-                    return False
+                if not known or memcmp(kinds, shape.kinds, count * sizeof(int)):
+                    self.types = tuple([kinds[i] for i in range(count)])
             for i in range(shape.count):
                 which = shape.which[i]
                 if not which:
@@ -221,6 +222,19 @@ cdef class QuickMysqlObserver(MysqlObserver):
                     return False
         self.statement = statement
         return True
+
+    cdef Execution execution(self, Statement statement):
+        """What all statements of this text have in common: many are prepared for one execution."""
+        cdef dict known = self._templates.prepared
+        cdef Execution shape = <Execution>known.get(statement.sql)
+        if shape is None:
+            shape = Execution()
+            shape.take(statement.plan)
+            if PyBytes_GET_SIZE(statement.sql) <= MOST_PREPARED:
+                if len(known) >= MAX_TEMPLATES:
+                    known.clear()
+                known[statement.sql] = shape
+        return shape
 
     cdef Text written(self):
         """The text that is held, as the general path has it."""
@@ -307,6 +321,8 @@ cdef class QuickMysqlObserver(MysqlObserver):
             self._patients.clear()
         if kind == DESCRIBED and self.statement is not None:
             self.statement.reading = known.reading
+        if self.types is not None:
+            self.statement.types = self.types
         self._backslashes = not status & NO_BACKSLASH_ESCAPES
         self.in_transaction = status & IN_TRANS
         self._frontend.sequence = self._backend.sequence = 0

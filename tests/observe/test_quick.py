@@ -252,7 +252,7 @@ PREPARED = (
 AT_ONCE = (
     *[(text, types) for _, text, types in PREPARED],
     ("SELECT nom FROM patients WHERE patient_id = $1 AND nom <> 'é'", (0,)), ("SELECT nom FROM patients WHERE patient_id = 5", ()),
-    ("SELECT nom FROM patients p WHERE p.patient_id = $1 /* dr */", (INT4,)), ("INSERT INTO notes VALUES ($1, 'select')", ()), ("", ()),
+    ("SELECT json_agg(p) FROM patients p WHERE nom <> $1", (TEXT,)), ("SELECT nom FROM patients p WHERE p.patient_id = $1 /* dr */", (INT4,)), ("INSERT INTO notes VALUES ($1, 'select')", ()), ("", ()),
 )  # fmt: skip
 
 
@@ -304,7 +304,7 @@ def prepared(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
     columns = columns_of(rng)
     answer = b.BOUND
     if rng.random() < 0.3:  # prepared and executed at once
-        text, types = some(rng, *(AT_ONCE[:7] if calm else AT_ONCE))
+        text, types = some(rng, *(AT_ONCE[:8] if calm else AT_ONCE))
         request = parse(some(rng, name, name, name, *(() if calm else "z")), text, types) + request
         answer = b.PARSED + answer
     if described:

@@ -186,7 +186,9 @@ class Sidecar:
         """See the module. Raises ConfigError, RestartFailed."""
         supervisor = self.supervisor
         drain_s = config.sidecar.drain_ms / 1000 + MARGIN_S
-        self._generations = [alive for old in self._generations if (alive := [part for part in old if part.alive])]
+        # One that has died and waits for its next start has its number still.
+        held = [[part for part in old if part.alive or not part.replaced] for old in self._generations]
+        self._generations = [parts for parts in held if parts]
         while len(self._generations) >= MAX_GENERATIONS:
             tell("ending the oldest relays")
             self._end(self._generations.pop(0), drain_s)

@@ -18,6 +18,7 @@ import pymysql
 import pytest
 
 from exfilguard.cli.main import main
+from exfilguard.cli.sidecar import Sidecar
 from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
@@ -257,3 +258,33 @@ def test_a_restart_under_sysbench_fails_nothing(started: list[Running], tmp_path
         errors = next(line for line in said.splitlines() if "ignored errors:" in line)
         assert errors.split()[2] == "0", said
         wait_for(lambda: list(running.relays()) == ["relay-1"])
+
+
+def supervised(directory: Path, upstream: str, **sidecar: Any) -> Sidecar:
+    """A sidecar of which this thread is the supervisor."""
+    stack = Stack(config(directory, listener(upstream), **sidecar))
+    return Sidecar(str(stack.path), stack.config)
+
+
+def all_ready(sidecar: Sidecar) -> None:
+    wait_for(lambda: sidecar.supervisor.check() or all(map(sidecar._ready, sidecar.supervisor.parts[1:])))
+
+
+def test_a_relay_that_is_down_during_a_restart_is_replaced_too(hospital: Hospital, tmp_path: Path) -> None:
+    """It waited for its next start, was taken for gone, and came back beside the new one: two relays with one spool."""
+    sidecar = supervised(tmp_path, hospital.upstream)
+    try:
+        sidecar.start()
+        all_ready(sidecar)
+        part = sidecar.supervisor.parts[1]
+        assert part.process is not None
+        part.backoff_s = 3.0
+        part.process.kill()
+        part.process.wait()
+        sidecar.supervisor.check()
+        sidecar.restart(sidecar.config, lambda _: None)
+        parts = sidecar.supervisor.parts
+        wait_for(lambda: sidecar.supervisor.check() or [one.name for one in parts] == ["shipper", "relay-1"])
+        assert not part.alive
+    finally:
+        sidecar.stop()

@@ -109,6 +109,7 @@ class Sidecar:
                 problems.append(f"listener {listener.name}: {listener.listen}: {error.strerror}")
             self._sockets[listener.listen] = held
         if problems:
+            self._give_up_addresses(self.config)  # of what was got, nobody would take connections
             raise ConfigError(problems)
 
     def _give_up_addresses(self, config: Config) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from exfilguard.cli.sidecar import Sidecar
 from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
+from exfilguard.errors import ConfigError
 from exfilguard.runtime.kafka import count_events
 from exfilguard.sidecar.shipper import relay_numbers
 
@@ -286,5 +289,27 @@ def test_a_relay_that_is_down_during_a_restart_is_replaced_too(hospital: Hospita
         parts = sidecar.supervisor.parts
         wait_for(lambda: sidecar.supervisor.check() or [one.name for one in parts] == ["shipper", "relay-1"])
         assert not part.alive
+    finally:
+        sidecar.stop()
+
+
+def test_a_restart_that_does_not_get_all_addresses_leaves_none_behind(hospital: Hospital, tmp_path: Path) -> None:
+    """A socket that listens and of which nobody takes connections has every second client wait for ever."""
+    sidecar = supervised(tmp_path, hospital.upstream)
+    try:
+        sidecar.start()
+        all_ready(sidecar)
+        (one,) = sidecar.config.listener
+        new, taken = replace(listener(hospital.upstream), name="new"), replace(one, name="taken")
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            taken = replace(taken, listen=f"127.0.0.1:{other.getsockname()[1]}")
+            wanted = replace(sidecar.config, listener=[one, new, taken], sidecar=SidecarConfig(workers=2))
+            with pytest.raises(ConfigError, match="choose another"):
+                sidecar.restart(wanted, lambda _: None)
+        for _ in range(12):
+            with psycopg.connect(hospital.dsn("dpi_export", port_of(one.listen)), connect_timeout=3) as session:
+                assert session.execute("SELECT 1").fetchone() == (1,)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port_of(new.listen)), 1)
     finally:
         sidecar.stop()

@@ -198,9 +198,12 @@ class Sidecar:
         taken = {int(part.name.rpartition("-")[2]) for generation in self._generations for part in generation}
         first = next(n for n in count() if taken.isdisjoint(range(n, n + config.sidecar.workers)))
         new = self._relays(config, first)
-        for part in new:
-            part.start()
         tell(f"starting {len(new)} relays")
+        try:
+            for part in new:
+                part.start()
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("restart: a relay cannot be started: %s", error)
         self._wait(lambda: all(map(self._ready, new)) or not all(part.alive for part in new), START_S)
         if not all(map(self._ready, new)):
             for part in new:
@@ -221,9 +224,8 @@ class Sidecar:
             except subprocess.TimeoutExpired:
                 shipper.process.kill()
                 shipper.process.wait()
-        shipper.not_before = 0.0
         if not shipper.alive:
-            shipper.start()
+            supervisor.start_again(shipper)
         for part in old:
             part.replaced = True
             if part.process is not None and part.alive:

@@ -125,9 +125,19 @@ class Supervisor:
                 if self._on_restart is not None:
                     self._on_restart(part, code)
             elif now >= part.not_before:
-                part.not_before = 0.0
-                part.restarts += 1
-                part.start()
+                self.start_again(part)
+
+    def start_again(self, part: Part) -> None:
+        """A part that has ended. Where no process can be had now (memory, a program that is being replaced), `check` tries later."""
+        part.not_before = 0.0
+        try:
+            part.start()
+        except (OSError, subprocess.SubprocessError) as error:
+            log.error("%s cannot be started (%s): tried again in %.1f s", part.name, error, part.backoff_s)
+            part.not_before = time.monotonic() + part.backoff_s
+            part.backoff_s = min(MAX_BACKOFF_S, part.backoff_s * 2)
+        else:
+            part.restarts += 1
 
     def stop(self, grace_s: float = 10.0) -> None:
         """SIGTERM to each in turn, last started first, the next when it has ended; SIGKILL after `grace_s` in all."""

@@ -20,7 +20,7 @@ import pymysql
 import pytest
 
 from exfilguard.cli.main import main
-from exfilguard.cli.sidecar import Sidecar
+from exfilguard.cli.sidecar import RestartFailed, Sidecar
 from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
@@ -311,5 +311,28 @@ def test_a_restart_that_does_not_get_all_addresses_leaves_none_behind(hospital: 
                 assert session.execute("SELECT 1").fetchone() == (1,)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port_of(new.listen)), 1)
+    finally:
+        sidecar.stop()
+
+
+def test_a_process_that_cannot_be_started_is_tried_again(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory for a fork, or the program replaced at this moment: it ended the supervisor, and with it every session."""
+    sidecar = supervised(tmp_path, hospital.upstream, workers=2)
+    try:
+        sidecar.start()
+        all_ready(sidecar)
+        _, gone, other = sidecar.supervisor.parts
+        assert gone.process is not None
+        argv, gone.argv = gone.argv, ["/nowhere/python"]
+        gone.process.kill()
+        wait_for(lambda: sidecar.supervisor.check() or gone.backoff_s > 0.5)
+        assert other.alive
+        monkeypatch.setattr("exfilguard.cli.sidecar.own_command", lambda *_: ["/nowhere/python"])
+        with pytest.raises(RestartFailed, match="the old ones go on"):
+            sidecar.restart(sidecar.config, lambda _: None)
+        gone.argv = argv
+        all_ready(sidecar)
     finally:
         sidecar.stop()

@@ -14,6 +14,7 @@ from ..config.schema import Config
 from ..embedded.broker import FETCH_WAIT_MS, EmbeddedBroker
 from ..embedded.child import free_port, port_is_taken
 from ..errors import EmbeddedError
+from ..runtime.holding import hold
 from ..runtime.kafka import broker_answers
 from ..runtime.process import Part, Supervisor, own_command
 from ..runtime.stats import Snapshot, read_all, total
@@ -72,6 +73,8 @@ class Installation:
             )
         self.config = replace(config, kafka=kafka, data_dir=str(self.data_dir))
         self.supervisor = Supervisor()
+        self._held: int | None = None
+        """Keeps the data directory this installation's own."""
         self.broker_max_bytes = EMBEDDED_BROKER_BYTES
         self._measured = 0.0
 
@@ -82,7 +85,11 @@ class Installation:
     def start(self, tell: Callable[[str], None] = lambda text: None) -> None:
         """Returns when every part works. Raises EmbeddedError, ConfigError."""
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (self.data_dir / "run").mkdir(exist_ok=True, mode=0o700)
+        self._held = hold(self.data_dir / "run" / "up.lock")
+        if self._held is None:
+            raise EmbeddedError(
+                f"an installation already runs with data_dir {self.data_dir}: stop it first, or choose another data_dir"
+            )
         for left in (self.data_dir / "run").glob("*.stats"):
             left.unlink()  # of processes of the last time
         write_resolved(self.config, self.path)
@@ -126,10 +133,10 @@ class Installation:
     def state(self) -> State:
         """Which part is not ready yet; empty when all are."""
         found = read_all(self.data_dir)
-        relays = [found.get(f"relay-{n}") for n in range(self.config.sidecar.workers)]
+        relays = sum(name.startswith("relay-") and one is not None for name, one in found.items())
         detector, responder = found.get("detector-1"), found.get("responder")
         waiting = ""
-        if not all(relays) or found.get("shipper") is None:
+        if relays < self.config.sidecar.workers or found.get("shipper") is None:
             waiting = "sidecar"
         elif detector is None or not detector.details.get("ready"):
             waiting = "detector (joining its consumer group)"
@@ -159,6 +166,9 @@ class Installation:
     def stop(self) -> None:
         """The sidecar first, so that what it still holds is published; the broker last."""
         self.supervisor.stop(grace_s=20.0)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def resident_bytes(pid: int) -> int:

@@ -9,7 +9,8 @@ A rolling restart, on the installed program and the configuration as they are no
     4. the old relays take no new connection; their sessions go on until they end, for `sidecar.handover` at most
 
 A relay's number, with its spool and control socket, belongs to one process, so new ones have others: with two workers 0 and 1, then 2
-and 3, then 0 and 1 again when those have ended. At most three generations are there at once: one more restart ends the oldest
+and 3, then 0 and 1 again when those have ended. The same where a supervisor was killed and its relays still end their transactions when
+the next one starts. At most three generations are there at once: one more restart ends the oldest
 (SIGTERM: `sidecar.drain`).
 """
 
@@ -32,9 +33,11 @@ from typing import Any
 from ..config.load import parse_address
 from ..config.schema import Config, ListenerConfig
 from ..errors import ConfigError, ExfilGuardError
+from ..runtime.holding import hold, is_held
 from ..runtime.process import Part, Supervisor, own_command, setup_logging, stop_on_signals
 from ..runtime.stats import read_snapshot, run_dir, short_path
 from ..sidecar.listening import BACKLOG, open_sockets
+from ..sidecar.worker import lock_path
 from .common import add_config_option, load, need_listener
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,10 @@ def check_address(listener: ListenerConfig) -> str:
     except OSError as error:
         return f"listener {listener.name}: {listener.listen}: {error.strerror}: choose another address or port"
     return ""
+
+
+def _number(relay: Part) -> int:
+    return int(relay.name.rpartition("-")[2])
 
 
 class Sidecar:
@@ -123,7 +130,14 @@ class Sidecar:
             if not held:
                 del self._sockets[address]
 
-    def _relays(self, config: Config, first: int) -> list[Part]:
+    def _relays(self, config: Config) -> list[Part]:
+        taken = {_number(part) for generation in self._generations for part in generation}
+        workers = config.sidecar.workers
+
+        def free(n: int) -> bool:
+            return n not in taken and not is_held(lock_path(config, n))
+
+        first = next(n for n in count() if all(map(free, range(n, n + workers))))
         out = []
         for n in range(config.sidecar.workers):
             numbers = {
@@ -168,10 +182,17 @@ class Sidecar:
         """Raises ConfigError."""
         directory = run_dir(self.config.data_dir)
         for left in directory.glob("relay-*.stats"):
-            left.unlink()  # of a sidecar that was killed
+            number = left.stem.removeprefix("relay-")
+            if number.isdecimal() and not is_held(lock_path(self.config, int(number))):
+                left.unlink()  # of a sidecar that was killed
         self._take_addresses(self.config)
         shipper = Part("shipper", own_command("shipper", "--config", self.config_path))
-        self._generations = [self._relays(self.config, 0)]
+        self._generations = [self._relays(self.config)]
+        for part in self._generations[0]:
+            with suppress(OSError):  # its relay says why
+                # The shipper, which starts beside them, looks for spools once.
+                spool = lock_path(self.config, _number(part)).parent
+                spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.supervisor.parts = [shipper, *self._generations[0]]
         self.supervisor.start()
 
@@ -195,9 +216,7 @@ class Sidecar:
             self._end(self._generations.pop(0), drain_s)
         old = self._generations[-1] if self._generations else []
         self._take_addresses(config)
-        taken = {int(part.name.rpartition("-")[2]) for generation in self._generations for part in generation}
-        first = next(n for n in count() if taken.isdisjoint(range(n, n + config.sidecar.workers)))
-        new = self._relays(config, first)
+        new = self._relays(config)
         tell(f"starting {len(new)} relays")
         try:
             for part in new:
@@ -293,6 +312,10 @@ def run_sidecar(args: argparse.Namespace) -> int:
     stop = stop_on_signals()
     # SIGHUP: the relays read their certificates again.
     signal.signal(signal.SIGHUP, lambda *_: sidecar.supervisor.signal("relay-", signal.SIGHUP))
+    if hold(run_dir(config.data_dir) / "sidecar.lock") is None:
+        raise ExfilGuardError(
+            f"a sidecar already runs with data_dir {config.data_dir}: stop it first, or choose another data_dir"
+        )
     with control_socket(config) as control:
         try:
             sidecar.start()

@@ -34,6 +34,7 @@ from ..events.codec import decode_verdict, encode_verdict
 from ..events.topics import Topics
 from ..events.verdict import LEVELS, Verdict
 from ..runtime.clock import now_ms
+from ..runtime.holding import hold
 from ..runtime.kafka import (
     WATCH_RETRY_S,
     WATCH_S,
@@ -76,6 +77,7 @@ COLUMNS_S = 30.0
 EXPIRE_S = 10.0
 SEND_TIMEOUT_S = 15.0
 DRAIN_S = 5.0
+WAIT_S = 0.05
 
 
 class RelayLink:
@@ -462,6 +464,10 @@ def run_shipper(config: Config) -> int:
     keep_memory()
     compress_quickly()
     stop = stop_on_signals()
+    # One whose supervisor was killed sends for DRAIN_S what its relays leave: two would number different frames alike.
+    while hold(run_dir(config.data_dir) / "shipper.lock") is None:
+        if stop.wait(WAIT_S):
+            return 0
     shipper = Shipper(config, stop)
     stats = StatsServer(run_dir(config.data_dir) / "shipper.stats", shipper.snapshot)
     for name in ("watch", "links", "columns"):

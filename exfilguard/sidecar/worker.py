@@ -46,6 +46,7 @@ from ..observe.statement import normalise as postgres_normalise
 from ..observe.tally import Setting
 from ..observe.templates import Templates
 from ..runtime.clock import now_ms
+from ..runtime.holding import hold
 from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from ..wire import proxy
 from .budget import LocalBudget
@@ -573,6 +574,11 @@ def room_for_clients(config: Config, descriptors: int) -> int:
     return max(1, min(wanted, room))
 
 
+def lock_path(config: Config, number: int) -> Path:
+    """Held by the relay of that number: its spool and its sockets are its own."""
+    return Path(config.data_dir) / "spool" / str(number) / "lock"
+
+
 def _loop_for(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
     """uvloop where every listener has TLS: asyncio's TLS, in Python, costs a statement more than the sockets in C save. One listener
     in clear is enough for those."""
@@ -583,6 +589,9 @@ def _loop_for(config: Config) -> Callable[[], asyncio.AbstractEventLoop]:
 def run_worker(config: Config, number: int, sockets: Mapping[str, Sequence[int]] | None = None) -> int:
     """Run until SIGTERM. Returns the exit status."""
     try:
+        if hold(lock_path(config, number)) is None:
+            log.error("cannot start: another relay has the number %d", number)
+            return 1
         worker = Worker(config, number, sockets)
         with asyncio.Runner(loop_factory=_loop_for(config)) as runner:
             runner.run(worker.run())

@@ -336,3 +336,53 @@ def test_a_process_that_cannot_be_started_is_tried_again(
         all_ready(sidecar)
     finally:
         sidecar.stop()
+
+
+def test_a_second_sidecar_of_the_same_data_disturbs_nothing(
+    started: list[Running], hospital: Hospital, tmp_path: Path
+) -> None:
+    """It took the first one's control socket and statistics away before it saw that the port was in use."""
+    running = Running(config(tmp_path, listener(hospital.upstream)))
+    started.append(running)
+    command = [sys.executable, "-m", "exfilguard", "sidecar", "--config", str(running.stack.path)]
+    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert second.returncode == 1
+    assert "already runs" in second.stderr
+    assert len(running.relays()) == 1
+    assert running.restart()["status"] == 0
+
+
+def test_what_a_killed_supervisor_leaves_busy_and_the_next_ones_relays_lose_nothing_to_each_other(
+    started: list[Running], hospital: Hospital, tansu: EmbeddedBroker, tmp_path: Path
+) -> None:
+    """A relay whose supervisor is gone ends its transactions in peace: the new one had its number and its spool meanwhile."""
+    kafka = kafka_config(tansu, prefix="orphan")
+    running = Running(config(tmp_path, listener(hospital.upstream), kafka))
+    started.append(running)
+    asked = 0
+
+    def ask(session: psycopg.Connection[Any], times: int) -> None:
+        nonlocal asked
+        for _ in range(times):
+            session.execute("SELECT id FROM patient LIMIT 10")
+            asked += 10
+
+    with psycopg.connect(hospital.dsn("dpi_export", running.port)) as busy:
+        ask(busy, 5)
+        running.stack.kill("sidecar")
+        wait_for(lambda: not _accepts(running.port))
+        running.stack.start("sidecar")
+        wait_for(lambda: _accepts(running.port))
+        with connect(hospital.dsn("dpi_export", running.port)) as other:
+            ask(other, 5)
+            wait_for(lambda: count_events(running.config).rows >= asked)
+            ask(busy, 5)
+            ask(other, 5)
+        busy.commit()
+    wait_for(lambda: count_events(running.config).rows >= asked, 20.0, "all of both is published")
+    assert count_events(running.config).rows == asked
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .unhurried import Unhurried
+
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
@@ -196,8 +198,9 @@ def keep_memory() -> None:
 
 
 def setup_logging(role: str) -> None:
-    """One line per message on standard error: time, part, level, text."""
+    """One line per message on standard error: time, part, level, text. Nothing waits for its reader."""
     logging.basicConfig(
+        handlers=[Unhurried()],
         level=os.environ.get("EXFILGUARD_LOG_LEVEL", "INFO").upper(),
         format=f"%(asctime)s {role} %(levelname)s %(message)s",
     )

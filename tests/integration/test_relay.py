@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import ssl
 import struct
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -18,6 +21,7 @@ from exfilguard.embedded.child import free_port
 from exfilguard.events.codec import encode_verdict
 from exfilguard.events.verdict import Verdict
 from exfilguard.lab import attack
+from exfilguard.runtime.process import own_command
 from exfilguard.runtime.stats import short_path
 from exfilguard.sidecar.verdict_table import VerdictTable
 
@@ -361,6 +365,34 @@ def test_a_server_that_dies_in_the_middle_of_a_result(relay: Relay) -> None:
         assert 1_000 <= rows < 1_000_000
         wait_for(lambda: guarded.counted() - before >= rows, message="every row that came is counted")
         assert other.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_log_that_nobody_reads_stops_no_query(hospital: Hospital, tmp_path: Path) -> None:
+    """A pipe that is full: whoever wrote a line into it waited, and every session with it."""
+    dead = replace(listener(f"127.0.0.1:{free_port()}"), name="dead")
+    config = Config(
+        tenant="clinic", data_dir=str(tmp_path / "data"), kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
+        listener=[listener(hospital.upstream), dead],
+    )  # fmt: skip
+    stack = Stack(config)
+    command = own_command("relay", "--config", str(stack.path))
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+            stack.relay_ready()
+            for _ in range(80):
+                with pytest.raises(psycopg.OperationalError):
+                    psycopg.connect(hospital.dsn("dpi_export", port_of(dead.listen)), connect_timeout=3)
+            with connect(hospital.dsn("dpi_export", port_of(config.listener[0].listen))) as session:
+                assert session.execute("SELECT 1").fetchone() == (1,)
+            said = os.read(process.stderr.fileno(), 1 << 16).decode()
+            assert "the database cannot be reached" in said
+            with pytest.raises(psycopg.OperationalError):
+                psycopg.connect(hospital.dsn("dpi_export", port_of(dead.listen)), connect_timeout=3)
+            assert "lines were left out" in os.read(process.stderr.fileno(), 1 << 16).decode()
+        finally:
+            process.kill()
 
 
 def test_a_wrong_password_is_the_databases_answer(relay: Relay) -> None:

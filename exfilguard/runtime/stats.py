@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import orjson
 from .clock import now_ms
 
 Labels = dict[str, str]
+RETRY_S = 0.1
 
 
 @dataclass(slots=True)
@@ -92,15 +94,16 @@ class StatsServer:
             try:
                 connection, _ = self._socket.accept()
             except OSError:
-                return
-            with connection:
-                try:
-                    connection.settimeout(1.0)
-                    snapshot = self._snapshot()
-                    snapshot.details["began_ms"] = self._began_ms
-                    connection.sendall(orjson.dumps(snapshot))
-                except (OSError, RuntimeError):
-                    continue  # a dictionary that changed while being read, or a peer that left: the next scrape asks again
+                if self._socket.fileno() < 0:
+                    return  # closed
+                time.sleep(RETRY_S)  # no descriptor, no memory: for this moment only
+                continue
+            # A dictionary that changed while being read, or a peer that left: the next scrape asks again.
+            with connection, contextlib.suppress(Exception):
+                connection.settimeout(1.0)
+                snapshot = self._snapshot()
+                snapshot.details["began_ms"] = self._began_ms
+                connection.sendall(orjson.dumps(snapshot))
 
     def close(self) -> None:
         self._socket.close()

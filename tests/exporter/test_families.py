@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import socket
+import time
+from pathlib import Path
+
 from exfilguard.exporter.server import families
-from exfilguard.runtime.stats import Snapshot
+from exfilguard.runtime.stats import Snapshot, StatsServer, read_snapshot
 
 LABELS = {"tenant": "c", "listener": "dpi", "use": "listener"}
 
@@ -40,3 +46,23 @@ def test_counters_add_up_ages_take_the_oldest_certificates_the_first_to_end() ->
         ("exfilguard_relay_added_seconds_count", ""): 3,
         ("exfilguard_relay_added_seconds_sum", ""): 2.5,
     }
+
+
+def test_a_process_that_had_no_descriptor_left_for_a_moment_tells_its_figures_again(tmp_path: Path) -> None:
+    """It was down for the exporter from then on, for as long as it lived."""
+    path = tmp_path / "relay-0.stats"
+    server = StatsServer(path, lambda: Snapshot("relay", "0"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Of two, since the kernel has reserved a descriptor for the one that is awaited.
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        free = os.dup(one.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            one.connect(str(path))
+            two.connect(str(path))
+            time.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert read_snapshot(path, timeout_s=2.0) is not None
+    server.close()

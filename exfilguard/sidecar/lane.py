@@ -242,9 +242,11 @@ class Lane:
     def expire(self, retain_ms: int) -> None:
         """Delete what was acknowledged longer ago. The newest stays: it holds the sequence numbers."""
         limit = time.time() - retain_ms / 1000
-        done = [n for n in segments(self.directory) if done_path(self.directory, n).exists()]
-        for number in done[:-1]:
-            with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(
+            OSError
+        ):  # deleted by its writer meanwhile; a directory that cannot be read or changed now
+            done = [n for n in segments(self.directory) if done_path(self.directory, n).exists()]
+            for number in done[:-1]:
                 if done_path(self.directory, number).stat().st_mtime < limit:
                     delete_segment(self.directory, number)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import threading
@@ -104,7 +105,10 @@ class RelayLink:
     def connect(self) -> bool:
         if not self.path.exists():
             return False
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            return False
         link.settimeout(1.0)
         try:
             with short_path(self.path) as address:
@@ -458,6 +462,19 @@ def _boot_id() -> str:
         return ""
 
 
+def _begin(name: str, work: Callable[[], None]) -> None:
+    """A thread without which the process is no use: an error that ends it ends all, and the supervisor starts it again."""
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            log.error("the thread %r ended with %s: the shipper is started again", name, type(error).__name__)
+            os._exit(1)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
 def run_shipper(config: Config) -> int:
     """Run until SIGTERM, then send what is left for a few seconds. Returns the exit status."""
     hand_over_quickly()
@@ -471,8 +488,8 @@ def run_shipper(config: Config) -> int:
     shipper = Shipper(config, stop)
     stats = StatsServer(run_dir(config.data_dir) / "shipper.stats", shipper.snapshot)
     for name in ("watch", "links", "columns"):
-        threading.Thread(target=getattr(shipper, f"run_{name}"), name=name, daemon=True).start()
-    threading.Thread(target=shipper.follower.run, name="verdicts", daemon=True).start()
+        _begin(name, getattr(shipper, f"run_{name}"))
+    _begin("verdicts", shipper.follower.run)
     try:
         shipper.run()
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import subprocess
@@ -14,15 +15,18 @@ from typing import Any
 import psycopg
 import pytest
 
-from exfilguard.config.schema import SidecarConfig
+from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig
 from exfilguard.embedded.child import free_port
+from exfilguard.events.verdict import Verdict
+from exfilguard.runtime.stats import run_dir, short_path
+from exfilguard.sidecar.verdict_table import VerdictTable
 from exfilguard.wire import proxy
 from tests.wire import build as b
 
 from .balancer import haproxy
 from .conftest import Hospital
 from .guarded import Guarded, Relay
-from .stack import PASSWORD, connect, wait_for
+from .stack import PASSWORD, Stack, connect, listener, wait_for
 
 # -- drain ------------------------------------------------------------------------------------------------------------
 
@@ -324,3 +328,33 @@ def test_an_allowed_replica_is_counted_and_flagged(relay: Relay, hospital: Hospi
     assert all("replication" in e.get("flags", []) for e in events)
     assert sum(e.get("bytes", 0) for e in events) > 500_000
     assert not [e for e in events if e["kind"] == "desynced"]
+
+
+def test_a_shipper_that_had_no_descriptor_left_for_a_moment_tells_the_relays_again(tmp_path: Path) -> None:
+    """The thread that tells them of verdicts ended, and nobody saw it: a relay that started later never heard of a lock."""
+    config = Config(
+        tenant="clinic",
+        data_dir=str(tmp_path / "data"),
+        kafka=KafkaConfig(bootstrap="127.0.0.1:9"),
+        listener=[listener("127.0.0.1:9")],
+    )
+    table = VerdictTable(Path(config.data_dir) / "verdicts.json")
+    table.apply(Verdict("clinic", "dpi_export", "lock", 1, 1, "a test", "operator:test"))
+    table.save()
+    stack = Stack(config)
+    try:
+        shipper = stack.start("shipper")
+        wait_for(lambda: stack.snapshot("shipper"))
+        soft, hard = resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE, (3, hard))
+        with socket.socket(socket.AF_UNIX) as relay, short_path(run_dir(config.data_dir) / "relay-0.sock") as address:
+            relay.bind(address)
+            relay.listen()
+            time.sleep(0.5)
+            resource.prlimit(shipper.pid, resource.RLIMIT_NOFILE, (soft, hard))
+            relay.settimeout(5.0)
+            link, _ = relay.accept()
+            with link:
+                assert b"dpi_export" in link.recv(1 << 16)
+    finally:
+        stack.stop()

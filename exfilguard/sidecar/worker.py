@@ -51,6 +51,7 @@ from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
 from ..wire import proxy
 from .budget import LocalBudget
 from .descriptors import RESERVED_DESCRIPTORS, descriptor_limit, descriptor_problem
+from .dialing import named
 from .drain import drain, stop_listening
 from .engine import FrontMaker, Refusal
 from .gate import Gate
@@ -123,6 +124,8 @@ class Guard:
         self.unreported: set[Session] = set()
         """Sessions with rows that no event has told yet: a result that stalls is still reported in time."""
         self.certificates = Certificates(listener)
+        upstream = listener.upstream
+        self._name = None if upstream.startswith("unix:") else named(*parse_address(upstream))
         self._load_balancers = [ipaddress.ip_network(network) for network in listener.proxy_protocol_in]
         self._desynced_sessions: set[str] = set()
         self.listening: list[tuple[asyncio.Server, socket.socket]] = []
@@ -299,7 +302,10 @@ class Guard:
             await loop.create_unix_connection(lambda: protocol, upstream.removeprefix("unix:"))
             return ""
         host, port = parse_address(upstream)
-        await loop.create_connection(lambda: protocol, host, port)
+        if self._name is None:
+            await loop.create_connection(lambda: protocol, host, port)
+        else:
+            await loop.create_connection(lambda: protocol, sock=await self._name.connected())
         if self.listener.proxy_protocol_out != "off":
             side.write(proxy.build(self.listener.proxy_protocol_out, side.session.client.addresses))
         return host
@@ -309,7 +315,10 @@ class Guard:
         upstream = self.listener.upstream
         if upstream.startswith("unix:"):
             return await asyncio.open_unix_connection(upstream.removeprefix("unix:"))
-        reader, writer = await asyncio.open_connection(*parse_address(upstream))
+        if self._name is None:
+            reader, writer = await asyncio.open_connection(*parse_address(upstream))
+        else:
+            reader, writer = await asyncio.open_connection(sock=await self._name.connected())
         if self.listener.proxy_protocol_out != "off":
             writer.write(
                 proxy.build(self.listener.proxy_protocol_out, proxy.Header())

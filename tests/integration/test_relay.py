@@ -85,6 +85,14 @@ def test_a_cancel_request_cancels(relay: Relay) -> None:
         assert through.execute("SELECT 1").fetchone() == (1,)
 
 
+def test_a_database_that_is_known_by_a_name(relay: Relay, hospital: Hospital) -> None:
+    with connect(relay(upstream=f"localhost:{hospital.port}").dsn()) as session:
+        assert session.execute("SELECT 1").fetchone() == (1,)
+        threading.Timer(0.3, session.cancel).start()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            session.execute("SELECT pg_sleep(20)")
+
+
 def test_every_byte_is_the_same_on_both_sides(relay: Relay, hospital: Hospital, tmp_path: Path) -> None:
     """client - tap - relay - tap - database, for psql, psycopg and pgbench."""
     inner = Tap(hospital.port)

@@ -211,14 +211,18 @@ class Lane:
         plan.batch(end)
 
     def _write_plan_somehow(self, segment: int, start: int, end: int) -> None:
-        """The disk is full. Acknowledged segments are given up first; with none left, shipping goes on without a plan,
-        under a new epoch: a crash just now may count these events twice, and loses none."""
-        while held := [n for n in segments(self.directory) if done_path(self.directory, n).exists()]:
-            delete_segment(self.directory, held[0])
-            with contextlib.suppress(OSError):
-                self._write_plan(segment, start, end)
-                return
-        log.error("the disk of %s is full: frames are published without a recovery plan; free space", self.directory)
+        """The disk is full, or can only be read. Acknowledged segments are given up first; with none left, shipping goes on without a
+        plan, under a new epoch: a crash just now may count these events twice, and loses none."""
+        with contextlib.suppress(OSError):
+            while held := [n for n in segments(self.directory) if done_path(self.directory, n).exists()]:
+                delete_segment(self.directory, held[0])
+                with contextlib.suppress(OSError):
+                    self._write_plan(segment, start, end)
+                    return
+        log.error(
+            "%s cannot be written to: frames are published without a recovery plan; free space, or see why it is read-only",
+            self.directory,
+        )
         self.unplanned += 1
         self._plan.close()
         self._plan = PlanWriter(self.directory, self._fresh_head())

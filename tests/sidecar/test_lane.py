@@ -255,6 +255,26 @@ def test_a_full_disk_gives_up_what_is_acknowledged_then_goes_on_without_a_plan(
     assert log.events() == once(260)
 
 
+def test_a_spool_that_can_only_be_read_is_sent_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that was mounted read-only after an error: nothing of it was sent, or the shipper ended again and again."""
+    writer, log, ship = SpoolWriter(tmp_path, SEGMENT, 1 << 20), Log(), lane(tmp_path)
+    append(writer, range(200))
+    for _ in range(2):
+        log.take(ship.take())
+        ship.acknowledge()
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(PlanWriter, "_write", refuse)
+    monkeypatch.setattr("exfilguard.sidecar.lane.delete_segment", refuse)
+    for _ in range(20):
+        log.take(ship.take())
+        ship.acknowledge()
+        ship.expire(0)
+    assert log.events() == once(200)
+
+
 def test_what_is_deleted_while_it_is_replayed_is_not_the_next_segment_under_its_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,10 @@ cdef class Account:
 
 cdef class LocalBudget:
     cdef public long long rows_limit, patients_limit, window_ms
-    cdef long long _slice_ms, _swept
+    cdef long long _slice_ms, _swept, _latest, _set_back
     cdef dict _accounts
 
+    cdef long long _slice(self, long long now_ms)
     cdef Account _account(self, str principal, long long now_ms)
     cdef bint _expire(self, Account account, long long number) except *
     cpdef rows_left(self, str principal, long long now_ms)

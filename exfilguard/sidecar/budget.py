@@ -1,6 +1,7 @@
 """The local budget: what one principal may take through this process in a rolling window, Kafka or no Kafka.
 
-Sliced in 60: a window of W counts at least W and at most W + W/60, so it may count a slice too much, never too little.
+Sliced in 60: a window of W counts at least W and at most W + W/60, so it may count a slice too much, never too little. A clock that is
+set back goes on from where it stood: what was taken leaves the window when it would have.
 Pure: time is an argument, in milliseconds.
 """
 
@@ -35,9 +36,21 @@ class LocalBudget:
         self._slice_ms = max(1, window_ms // SLICES)
         self._accounts: dict[str, Account] = {}
         self._swept = 0
+        self._latest = 0
+        self._set_back = 0
+        """Slices by which the clock was set back."""
+
+    def _slice(self, now_ms: int) -> int:
+        number = now_ms // self._slice_ms + self._set_back
+        if number < self._latest:
+            if number < self._latest - 1:  # else two readings of one clock on both sides of a slice's end
+                self._set_back += self._latest - number
+            return self._latest
+        self._latest = number
+        return number
 
     def _account(self, principal: str, now_ms: int) -> Account:
-        number = now_ms // self._slice_ms
+        number = self._slice(now_ms)
         if number > self._swept + SLICES:
             self._swept = number
             for name in [
@@ -85,7 +98,7 @@ class LocalBudget:
     def charge(self, principal: str, rows: int, patients: tuple[str, ...], estimated: int, now_ms: int) -> None:
         """Record what was forwarded."""
         account = self._account(principal, now_ms)
-        number = now_ms // self._slice_ms
+        number = self._latest
         if rows or estimated:
             account.rows += rows
             account.estimated += estimated

@@ -52,3 +52,16 @@ def test_no_limit_is_none_and_a_limit_that_was_passed_leaves_nothing() -> None:
     budget.charge("anna", 25, (), 0, 1_000)
     assert (budget.rows_left("anna", 1_000), budget.patients_left("anna", 1_000)) == (0, None)
     assert budget.rows_left("anna", 1_000 + WINDOW_MS + SLICE_MS) == 10
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_longer_in_the_window() -> None:
+    """An account at its limit was refused for as much longer as the clock was set back."""
+    budget = LocalBudget(100, 10, WINDOW_MS)
+    now = 1_795_500_000_000
+    budget.charge("anna", 90, ("a", "b"), 0, now)
+    now -= 3_600_000
+    assert (budget.rows_left("anna", now), budget.patients_left("anna", now)) == (10, 8)
+    budget.charge("anna", 5, ("c",), 0, now + WINDOW_MS // 2)
+    assert budget.rows_left("anna", now + WINDOW_MS + 2 * SLICE_MS) == 95
+    assert budget.patients_left("anna", now + WINDOW_MS + 2 * SLICE_MS) == 9
+    assert budget.rows_left("anna", now + 2 * WINDOW_MS) == 100

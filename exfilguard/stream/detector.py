@@ -57,6 +57,8 @@ SUMS_S = 1.0
 UNACKNOWLEDGED = 1_000
 """Verdicts that may wait for the broker before frames do."""
 HOUR_MS = 3_600_000
+DEAD_LETTER_BYTES = 900_000
+"""So much of a record is kept: brokers take a megabyte by default, and what was compressed may have been more."""
 SNAPSHOT_BYTES_PER_S = 10_000_000
 """A large checkpoint puts the next one off, so that snapshots never take more than this."""
 
@@ -206,14 +208,9 @@ class Detector:
         """Read the partition ourselves, from where the engine stands."""
         async for record in read_partition(self.config, self.topics.queries, partition, engine.next_offset, until):
             self.reread += 1
-            await self._act(
-                partition,
-                record.offset,
-                record.value,
-                engine.feed(
-                    record.offset, record.value, now_ms(), signature=signature_of(record.headers), skip_gap=True
-                ),
-            )
+            value = record.value or b""  # Kafka has records without one
+            fed = engine.feed(record.offset, value, now_ms(), signature=signature_of(record.headers), skip_gap=True)
+            await self._act(partition, record.offset, value, fed)
 
     # -- frames -----------------------------------------------------------------------------------------------------
 
@@ -262,6 +259,9 @@ class Detector:
                 ("reason", fed.reason.encode()),
                 ("source", f"{self.topics.queries}/{partition}/{offset}".encode()),
             ]
+            if len(value) > DEAD_LETTER_BYTES:
+                headers.append(("bytes", b"%d" % len(value)))
+                value = value[:DEAD_LETTER_BYTES]
             await self._insist(self._publish, self.topics.deadletter, None, value, headers)
         await self._say(fed.verdicts)
 
@@ -562,7 +562,7 @@ def run_detector(config: Config, worker: str) -> int:
             message = event.message
             sent_ms = int(message.timestamp * 1000) if message.timestamp and not message.timestamp_type else 0
             await detector.handle(
-                message.partition, message.offset, message.value, sent_ms, signature_of(message.headers)
+                message.partition, message.offset, message.value or b"", sent_ms, signature_of(message.headers)
             )
 
     for work in (

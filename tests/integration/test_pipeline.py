@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from aiokafka.consumer import fetcher
+from kafka import KafkaProducer
 
 from exfilguard.cli.main import main
 from exfilguard.embedded.broker import EmbeddedBroker
@@ -23,9 +24,10 @@ from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.embedded.maven import missing_programs
 from exfilguard.events.codec import decode_frame
 from exfilguard.events.topics import Topics
-from exfilguard.runtime.kafka import count_events, producer_of
+from exfilguard.runtime.kafka import count_events, producer_of, whole_topic
 from exfilguard.sidecar.verdict_table import VerdictTable
 from exfilguard.stream.app import CheckedRecords, read_partition
+from exfilguard.stream.detector import DEAD_LETTER_BYTES
 
 from .pipeline import PARTITIONS, Load, installation
 from .stack import Stack, settled_totals, wait_for
@@ -171,6 +173,30 @@ def test_rubbish_on_the_topic_goes_to_the_dead_letters(made: tuple[Stack, Load])
     exact(stack, load)
     assert wait_for(lambda: stack.total("deadletters_total") == 4) is True
     assert "not JSON" in stack.log("detector")
+
+
+def test_a_record_without_a_value_or_larger_than_a_broker_takes_uncompressed_stops_nothing(
+    made: tuple[Stack, Load],
+) -> None:
+    """Compressed it is small. As a dead letter it was refused for ever, and its partition was read no further; so it was at the other."""
+    stack, load = made
+    stack.start("shipper")
+    stack.start("detector")
+    load.write(100)
+    exact(stack, load)
+    topics = Topics(stack.config.kafka.prefix)
+    producer = KafkaProducer(
+        bootstrap_servers=stack.config.kafka.bootstrap, compression_type="gzip", max_request_size=16 << 20
+    )
+    for partition in range(PARTITIONS):
+        producer.send(topics.queries, value=b"x" * (5 << 20), partition=partition).get(10)
+        producer.send(topics.queries, value=None, key=b"x", partition=partition).get(10)
+    producer.close()
+    load.write(100)
+    exact(stack, load)
+    wait_for(lambda: stack.total("deadletters_total") == 2 * PARTITIONS)
+    letters = list(whole_topic(stack.config, topics.deadletter, 1.0))
+    assert max(len(value) for _, value in letters) == DEAD_LETTER_BYTES
 
 
 def test_an_operators_word_reaches_the_sidecar_and_is_kept(

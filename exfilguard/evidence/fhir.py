@@ -8,13 +8,13 @@ for SQL: `query` is a plain R4 AuditEvent without the patient entity.
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
 from ..events.action import Action
 from ..events.verdict import Verdict, severity
+from .moment import moment_of
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 LIFECYCLE = "http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle"
@@ -31,7 +31,7 @@ def _coding(system: str, code: str, display: str) -> dict[str, str]:
 
 def instant(time_ms: int) -> str:
     """FHIR's `instant`, UTC."""
-    moment = dt.datetime.fromtimestamp(time_ms // 1000, dt.UTC)
+    moment = moment_of(time_ms)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
 
 

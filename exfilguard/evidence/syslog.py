@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
+
+from .moment import moment_of
 
 FACILITY = 13
 """Log audit (RFC 5424, table 1)."""
@@ -13,7 +14,7 @@ _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 
 def message(time_ms: int, host: str, level: int, msgid: str, text: str) -> bytes:
     """One message. `level`: syslog severity, 0 (emergency) to 7. The text is UTF-8, without a byte order mark, on one line."""
-    moment = dt.datetime.fromtimestamp(time_ms // 1000, dt.UTC)
+    moment = moment_of(time_ms)
     stamp = f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
     name = _UNPRINTABLE.sub("-", host)[:255] or "-"
     body = text.replace("\n", " ").replace("\r", " ").encode("utf-8", "replace")

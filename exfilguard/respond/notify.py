@@ -7,7 +7,6 @@ message is the same at every attempt, so a receiver that looks at it gets each m
 from __future__ import annotations
 
 import abc
-import datetime as dt
 import hashlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from ..errors import HookError, HookRefused
 from ..events.action import Operation
 from ..events.verdict import Level, severity
+from ..evidence.moment import moment_of
 from .bounded import bounded
 from .hook import HookResult, Order, Settings, check_account
 
@@ -65,7 +65,7 @@ class Message:
 
 
 def _iso(ms: int) -> str:
-    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat(timespec="seconds")
+    return moment_of(ms).isoformat(timespec="seconds")
 
 
 def plain(text: str) -> str:

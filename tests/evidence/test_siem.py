@@ -367,6 +367,20 @@ def test_a_collector_that_goes_away_is_found_again_and_nothing_waits() -> None:
     assert sender.dropped == 0
 
 
+@pytest.mark.parametrize("format_", ["cef", "ocsf", "fhir"])
+def test_a_time_that_no_calendar_has_stops_nothing(format_: Any) -> None:
+    """An event may say any; the archive ended at it, and at its next start again."""
+    event = next(events()) | {"time_ms": (1 << 53) - 1, "patients": ["00000000000000aa"]}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.bind(("127.0.0.1", 0))
+        collector.settimeout(5.0)
+        address = f"127.0.0.1:{collector.getsockname()[1]}"
+        sender = SiemSender(SiemConfig(address=address, transport="udp", format=format_, what="all"), "host")
+        sender.frame(Frame("clinic", "s", "e", 0, [event]))
+        assert b" 9999-12-31T23:59:59." in collector.recv(1 << 16)
+        sender.close()
+
+
 def test_a_certificate_that_nobody_vouches_for_is_not_spoken_to(tmp_path: Path) -> None:
     key, cert = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

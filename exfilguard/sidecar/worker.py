@@ -77,6 +77,8 @@ ARRIVING = 1_000
 """Clients beyond `max_sessions` that may be logging in, or be told that there are too many."""
 MAX_CANCELS = 32
 """Cancels on their way to the database at once; more wait. They need no login, so nothing else bounds them."""
+MAX_CONTROL_LINE = 64 << 20
+"""Bytes of what the shipper says at once: the columns of half a million tables."""
 MAX_SHAPED_BYTES = 64 << 10
 """The flags of a longer text are not kept by its shape, which costs more than they do."""
 
@@ -472,7 +474,7 @@ class Worker:
         control_path = run_dir(self.data_dir) / f"relay-{self.number}.sock"
         control_path.unlink(missing_ok=True)
         with short_path(control_path) as address:
-            control = await asyncio.start_unix_server(self._control, address, limit=1 << 20)
+            control = await asyncio.start_unix_server(self._control, address, limit=MAX_CONTROL_LINE)
         for guard in self.guards.values():
             await self._listen(guard)
         stats = StatsServer(run_dir(self.data_dir) / f"relay-{self.number}.stats", self.snapshot)

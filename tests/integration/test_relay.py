@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import psycopg
 import pytest
 
@@ -530,6 +531,30 @@ def test_a_verdict_in_the_middle_of_a_result_ends_it_between_two_rows(
                 time.sleep(pause_s)
     assert 3_000 < rows < 400_000
     wait_for(lambda: guarded.counted() == rows, message=f"{rows} received, {guarded.counted()} counted")
+
+
+def test_the_columns_of_a_database_with_very_many_tables_are_taken(relay: Relay) -> None:
+    """A schema for each establishment, a partition for each month: the relay closed its control connection at such a line, and the
+    shipper opened it again, without end."""
+    guarded = relay()
+    verdict = Verdict("clinic", "nobody", "lock", 9, 1, "r", "operator:x")
+    columns = [[16_384 + n, 1] for n in range(100_000)]
+    tables = [[f"clinic_{n}", "patient", 9, 9, [["id", 20, 0, 0]]] for n in range(20_000)]
+    message = {"listener": "dpi", "origins": columns, "others": [], "identity_tables": [], "tables": tables}
+    with (
+        socket.socket(socket.AF_UNIX) as control,
+        short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
+    ):
+        control.connect(address)
+        control.sendall(orjson.dumps({"columns": message}) + b"\n")
+        control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+
+        def heard() -> bool:
+            snapshot = guarded.stack.snapshot("relay-0")
+            return snapshot is not None and snapshot.details["verdicts"] == 1
+
+        wait_for(heard)
+    assert "control" not in guarded.stack.log("relay")
 
 
 def test_a_throttle_holds_for_a_principal_over_all_its_sessions_and_ends_with_its_verdict(relay: Relay) -> None:

@@ -26,8 +26,10 @@ def run(args: argparse.Namespace) -> int:
     """0 when every process answered, 1 when one is down or none was ever started."""
     config = load(args)
     snapshots = read_all(config.data_dir)
+    _expect(snapshots)
     now = now_ms()
-    verdicts = [v for v in VerdictTable(f"{config.data_dir}/verdicts.json").verdicts() if v.in_force(now)]
+    saved = VerdictTable(f"{config.data_dir}/verdicts.json").verdicts()
+    verdicts = [v for v in saved if v.tenant == config.tenant and v.in_force(now)]
     healthy = bool(snapshots) and all(s is not None for s in snapshots.values())
     if args.json:
         processes = {name: None if s is None else asdict(s) for name, s in snapshots.items()}
@@ -43,11 +45,18 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:14} {'DOWN' if snapshot is None else _line(snapshot)}")
     for v in verdicts:
         print(f"{v.level.upper():8} {v.principal}: {v.reason}")
-    if not any(name.startswith("relay-") for name in snapshots):
+    if not any(name.startswith("relay") for name in snapshots):
         print("verdicts: no relay on this machine, ask Kafka: exfilguard verdicts")
     elif not verdicts:
         print("no verdict is in force")
     return 0 if healthy else 1
+
+
+def _expect(snapshots: dict[str, Snapshot | None]) -> None:
+    """A sidecar is relays and a shipper: of the one that does not come so far as to answer, there is nothing to be asked."""
+    relay, shipper = any(name.startswith("relay-") for name in snapshots), "shipper" in snapshots
+    if relay != shipper:
+        snapshots["shipper" if relay else "relay"] = None
 
 
 _SHOWN = (

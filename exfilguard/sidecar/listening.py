@@ -7,6 +7,7 @@ spreads connections over them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import socket
 import struct
@@ -14,6 +15,8 @@ import struct
 from ..config.load import parse_address
 
 BACKLOG = 1024
+KEEP_IDLE_S, KEEP_EVERY_S, KEEP_TIMES = 300, 60, 9
+"""A network that is away for nine minutes breaks no session at rest."""
 _SO_ATTACH_FILTER = 26
 _DROP_SYN = (
     (0x30, 0, 0, 13),  # load the byte of TCP's flags
@@ -45,6 +48,21 @@ def open_sockets(address: str) -> list[socket.socket]:
             one.close()
         raise
     return out
+
+
+def ask_whether_there(one: socket.socket) -> None:
+    """A connection at rest is asked by the kernel whether its other end is still there; one that is accepted inherits it from the
+    socket that listens. Servers and drivers do so by themselves, and would learn only that the relay is."""
+    if one.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for level, option, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_IDLE_S),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_EVERY_S),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_TIMES),
+    ):
+        with contextlib.suppress(OSError):  # it is gone already
+            one.setsockopt(level, option, value)
 
 
 def take_no_more(listening: socket.socket) -> None:

@@ -56,7 +56,7 @@ from .drain import drain, stop_listening
 from .engine import FrontMaker, Refusal
 from .gate import Gate
 from .journal import Counters, Journal, ListenerOutlet
-from .listening import BACKLOG, open_sockets
+from .listening import BACKLOG, ask_whether_there, open_sockets
 from .mysql.front import MysqlFront
 from .postgres.front import PostgresFront
 from .relay import Session
@@ -305,9 +305,10 @@ class Guard:
             return ""
         host, port = parse_address(upstream)
         if self._name is None:
-            await loop.create_connection(lambda: protocol, host, port)
+            transport, _ = await loop.create_connection(lambda: protocol, host, port)
         else:
-            await loop.create_connection(lambda: protocol, sock=await self._name.connected())
+            transport, _ = await loop.create_connection(lambda: protocol, sock=await self._name.connected())
+        ask_whether_there(transport.get_extra_info("socket"))
         if self.listener.proxy_protocol_out != "off":
             side.write(proxy.build(self.listener.proxy_protocol_out, side.session.client.addresses))
         return host
@@ -496,6 +497,7 @@ class Worker:
         listener = guard.listener
         held = [socket.socket(fileno=number) for number in self._sockets.get(listener.name, ())]
         for one in held or open_sockets(listener.listen):
+            ask_whether_there(one)
             server = await asyncio.get_running_loop().create_server(
                 lambda: cast("asyncio.Protocol", ClientSide(guard)), sock=one, backlog=BACKLOG
             )

@@ -184,6 +184,30 @@ def test_a_client_that_leaves_while_nothing_is_asked_ends_both_sides(
     wait_for(lambda: guarded.stack.total("sessions") == 0)
 
 
+def keep_alive_timers(local: int | None = None, remote: int | None = None) -> list[bool]:
+    """Of the connections of this machine with that port at one end: whether the kernel will ask if the other end is there."""
+    out = []
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        _, here, there, state, _, timer, *_ = line.split()
+        ports = (local in (None, int(here[-4:], 16)), remote in (None, int(there[-4:], 16)))
+        if state == "01" and all(ports):
+            out.append(timer.startswith("02:"))
+    return out
+
+
+def test_a_peer_that_lost_its_power_does_not_hold_a_session_for_ever(relay: Relay, hospital: Hospital) -> None:
+    """A server ends such a connection, a driver too: behind the relay each saw the relay, which was there."""
+    guarded = relay()
+    before = len(keep_alive_timers(remote=hospital.port))
+    with connect(guarded.dsn()) as session:
+        assert session.execute("SELECT 1").fetchone() == (1,)
+        time.sleep(0.3)  # nothing is on its way
+        assert keep_alive_timers(local=guarded.port) == [True]
+        to_database = keep_alive_timers(remote=hospital.port)
+        assert len(to_database) == before + 1
+        assert all(to_database)
+
+
 def test_idle_sessions_are_closed_and_busy_ones_are_not(relay: Relay) -> None:
     guarded = relay(idle_timeout_ms=800)
     with connect(guarded.dsn()) as idle, connect(guarded.dsn()) as busy:

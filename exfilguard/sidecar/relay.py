@@ -189,7 +189,7 @@ class Session(Talk):
         try:
             self._from_client(data)
         except Exception as error:
-            self._failed(error, forwarded=self.passed)
+            self.failed(error, forwarded=self.passed)
 
     def _from_client(self, data: bytes) -> None:
         downstream = self.downstream
@@ -245,7 +245,7 @@ class Session(Talk):
             self._from_server(data, opened)
         except Exception as error:
             forwarded = self.listener.mode == "observe" and self.ending is None
-            self._failed(error, forwarded=forwarded and not (self.observer is not None and self.observer.refusals))
+            self.failed(error, forwarded=forwarded and not (self.observer is not None and self.observer.refusals))
 
     def _from_server(self, data: bytes, opened: bool) -> None:
         observer, guard, downstream = self.observer, self.guard, self.downstream
@@ -291,7 +291,7 @@ class Session(Talk):
         if self.session_limit and self.rows_total >= self.session_limit:
             self._end_for_session_share()
 
-    def _failed(self, error: Exception, *, forwarded: bool) -> None:
+    def failed(self, error: Exception, *, forwarded: bool) -> None:
         """An error of the guard's own while it read this session: it must not stop care. The session is desynced when its bytes were
         forwarded before, as in `observe`; where they are counted first, it ends, since what has passed is not known. The log has the
         place and no message: that could hold a value."""

@@ -219,12 +219,24 @@ class Guard:
 
     def report_stalled(self) -> None:
         """Progress of results that have stopped flowing."""
-        for session in list(self.unreported):
+
+        def report(session: Session) -> None:
             observer = session.observer
-            if observer is None or not observer.untold():
-                self.unreported.discard(session)
-            elif events := observer.tick(now_ms()):
-                self.emit(session, events)
+            self.unreported.discard(session)
+            if observer is not None and observer.untold():
+                if events := observer.tick(now_ms()):
+                    self.emit(session, events)
+                self.unreported.add(session)
+
+        self._each(list(self.unreported), report, forwarded=self.listener.mode == "observe")
+
+    def _each(self, sessions: list[Session], work: Callable[[Session], None], *, forwarded: bool) -> None:
+        """An error of the guard's own at one session keeps no other from what is done with all of them."""
+        for session in sessions:
+            try:
+                work(session)
+            except Exception as error:
+                session.failed(error, forwarded=forwarded)
 
     def close_idle(self) -> None:
         """Sessions in which nothing was said for `idle_timeout`. Looked for four times in that time, and not more often than
@@ -284,8 +296,9 @@ class Guard:
         return self.worker.throttle_of(verdict)
 
     def apply(self, verdict: Verdict) -> None:
-        for session in list(self.sessions.get(verdict.principal, ())):
-            session.apply(verdict)
+        self._each(
+            list(self.sessions.get(verdict.principal, ())), lambda session: session.apply(verdict), forwarded=False
+        )
 
     # -- upstream ---------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from exfilguard.events.verdict import Verdict
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.tally import Setting
 from exfilguard.sidecar.gate import Gate
 from exfilguard.sidecar.relay import Session
+from exfilguard.sidecar.worker import Guard
 
 SECRET = "Dupont"
 
@@ -46,7 +48,10 @@ class Failing(SessionObserver):
             raise ValueError(f"invalid literal: {SECRET}")
         return []
 
-    client_data = server_data = observed = _fail
+    client_data = server_data = observed = tick = _fail
+
+    def untold(self) -> bool:
+        return True
 
     def give_up(self, now_ms: int) -> list[Any]:
         self.desynced = True
@@ -104,3 +109,34 @@ def test_it_ends_the_session_where_it_may_not_go_on(who: str, mode: str, on_desy
     assert session.closed
     assert client.written[-1] == b"ERROR"
     assert counters.refused == 1
+
+
+def guard_of(session: Session) -> Any:
+    """The listener's, as far as it looks at all sessions."""
+    guard = Guard.__new__(Guard)
+    guard.listener, guard.sessions, guard.unreported = session.listener, {"app": {session}}, {session}
+    return guard
+
+
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_an_error_while_a_stalled_result_is_reported_is_one_sessions(mode: str) -> None:
+    """It ended the relay, and every session of it."""
+    session, *_, counters = made(mode, "forward")
+    guard = guard_of(session)
+    guard.report_stalled()
+    assert (counters.desynced, session.closed) == (1, mode == "enforce")
+
+
+def test_an_error_at_a_verdict_ends_that_session_and_no_other_is_left_out() -> None:
+    """The others of the account went on as if it were not locked: the verdict was known, and not looked at again."""
+    session, client, *_ = made("observe", "forward")
+    applied: list[Verdict] = []
+    other = SimpleNamespace(apply=applied.append)
+    guard = guard_of(session)
+    guard.sessions = {"app": [session, other]}
+    verdict = Verdict("clinic", "app", "throttle", 1, 1, "r", "operator:x")
+    session.guard.throttle_of = None  # as wrong as can be
+    guard.apply(verdict)
+    assert session.closed
+    assert client.written[-1] == b"ERROR"
+    assert applied == [verdict]

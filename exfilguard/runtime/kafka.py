@@ -213,7 +213,7 @@ class TopicWatch:
     """The topics as they are now. `state`: where their ids are kept, to notice a broker that forgot while we were away."""
 
     def __init__(self, config: Config, state: Path | None = None, needs: Sequence[str] | None = None) -> None:
-        """`needs`: the topics this process uses, the one whose id tells a broker that forgot first; None: all."""
+        """`needs`: the topics this process uses; None: all."""
         self._config = config
         self._state = state
         self._needs = needs
@@ -226,7 +226,7 @@ class TopicWatch:
         self.under_replicated = 0
         """Partitions of these topics with fewer copies in step than they have brokers for."""
         self.generation = 0
-        """Changes when the broker forgot its topics."""
+        """Changes when the broker forgot its topics, or one of them was deleted and made anew."""
 
     @property
     def ids(self) -> dict[str, str]:
@@ -263,9 +263,8 @@ class TopicWatch:
         self.partitions = {name: topic.partitions for name, topic in found.items()}
         self.under_replicated = sum(topic.under_replicated for topic in found.values())
         if ids != self._ids:
-            first = self._needs[0] if self._needs else Topics(self._config.kafka.prefix).queries
-            if self._ids.get(first, ids.get(first)) != ids.get(first):
-                log.warning("the broker has forgotten its topics: what is known here is published again")
+            if anew := sorted(name for name in ids if self._ids.get(name, ids[name]) != ids[name]):
+                log.warning("made anew: %s: what was on it and is known here is published again", ", ".join(anew))
                 self.generation += 1
             self._ids = ids
             if self._state is not None:

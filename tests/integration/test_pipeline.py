@@ -24,7 +24,7 @@ from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.embedded.maven import missing_programs
 from exfilguard.events.codec import decode_frame
 from exfilguard.events.topics import Topics
-from exfilguard.runtime.kafka import count_events, producer_of, whole_topic
+from exfilguard.runtime.kafka import admin_client, count_events, producer_of, read_verdicts, whole_topic
 from exfilguard.sidecar.verdict_table import VerdictTable
 from exfilguard.stream.app import CheckedRecords, read_partition
 from exfilguard.stream.detector import DEAD_LETTER_BYTES
@@ -282,6 +282,25 @@ def test_a_broker_that_forgot_is_told_again(tmp_path: Path) -> None:
     finally:
         stack.stop()
         broker.stop()
+
+
+def test_a_topic_that_was_deleted_alone_is_told_again(made: tuple[Stack, Load]) -> None:
+    """The queries stayed, so nobody saw that a lock had gone with the verdicts, and the windows with their snapshots."""
+    stack, load = made
+    stack.start("shipper")
+    stack.start("detector")
+    stack.detector_ready()
+    load.write(500)
+    assert main(["lock", "dpi_export", "--reason", "a test", "--config", str(stack.path)]) == 0
+    exact(stack, load)
+    wait_for(lambda: stack.data_dir / "verdicts.json" in stack.data_dir.iterdir())
+    topics = Topics(stack.config.kafka.prefix)
+    admin = admin_client(stack.config)
+    admin.delete_topics([topics.verdicts, topics.snapshots])
+    admin.close()
+    wait_for(lambda: "clinic/dpi_export" in read_verdicts(stack.config), 30.0)
+    load.write(500)
+    exact(stack, load)
 
 
 def test_an_address_that_answers_nothing_is_said(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 import psycopg
 from kafka import KafkaProducer
-from kafka.errors import ClusterAuthorizationFailedError, KafkaError, UnsupportedVersionError
+from kafka.errors import AuthorizationError, ClusterAuthorizationFailedError, KafkaError, UnsupportedVersionError
 
 from ..config.schema import Config
 from ..errors import CodecError
@@ -353,30 +353,43 @@ class Shipper:
 
     def _publish_again(self) -> None:
         """For a broker that forgot. Raises KafkaError."""
-        producer = self._producer_now()
-        for verdict in self.relays.table.verdicts():
-            producer.send(self.topics.verdicts, key=verdict.key.encode(), value=encode_verdict(verdict))
+        self._tell_verdicts()
         for lane in self.lanes:
             for frames in lane.replay_all():
                 self._send(frames)
                 self.resends += len(frames)
-        producer.flush(timeout=SEND_TIMEOUT_S)
+
+    def _tell_verdicts(self) -> None:
+        """By a producer of their own: an idempotent one is of no more use once it was refused, and where rights are given as in
+        deploy/kafka only a detector may write verdicts, which then tells them. Raises KafkaError."""
+        producer = self._new_producer(idempotent=False)
+        try:
+            sent = [
+                producer.send(self.topics.verdicts, key=verdict.key.encode(), value=encode_verdict(verdict))
+                for verdict in self.relays.table.verdicts()
+            ]
+            for future in sent:
+                future.get(timeout=SEND_TIMEOUT_S)
+        except AuthorizationError:
+            log.info("the standing verdicts are not told again by this user, which may not write them")
+        finally:
+            producer.close(timeout=0.5)
 
     def _producer_now(self) -> KafkaProducer:
         if self._producer is None:
             try:
-                self._producer = self._new_producer()
+                self._producer = self._new_producer(idempotent=self._idempotent)
             except (ClusterAuthorizationFailedError, UnsupportedVersionError):
                 log.warning("this broker allows no idempotent producer: duplicates are dropped by sequence number only")
                 self._idempotent = False
-                self._producer = self._new_producer()
+                self._producer = self._new_producer(idempotent=False)
         return self._producer
 
-    def _new_producer(self) -> KafkaProducer:
+    def _new_producer(self, *, idempotent: bool) -> KafkaProducer:
         return KafkaProducer(
             **client_settings(self.config),
             acks="all",
-            enable_idempotence=self._idempotent,
+            enable_idempotence=idempotent,
             max_in_flight_requests_per_connection=1,
             linger_ms=0,  # frames are made here, and a batch is waited for whole
             batch_size=REQUEST_BYTES,

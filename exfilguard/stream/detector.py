@@ -486,8 +486,18 @@ class Detector:
             lag += max(0, (end or 0) - held.engine.next_offset)
         return lag
 
+    async def _tell_standing(self) -> None:
+        """The verdicts as they are, once more: sidecars do it too, where they may. Who has them does not look at them again."""
+        producer = await self._producer.ready()
+        sent = [
+            await producer.send(self.topics.verdicts, key=verdict.key.encode(), value=encode_verdict(verdict))
+            for verdict in list(self.standing.values())
+        ]
+        await asyncio.gather(*sent)
+
     async def watch_topics(self) -> None:
-        """A broker that forgot: our windows stay, the log is read from its new beginning, known frames are dropped."""
+        """A broker that forgot: our windows stay, the log is read from its new beginning, known frames are dropped, and what stands is
+        told again."""
         seen = self.watch.generation
         while True:
             await asyncio.sleep(WATCH_S)
@@ -495,6 +505,7 @@ class Detector:
             if self.watch.generation == seen:
                 continue
             seen = self.watch.generation
+            await self._insist(self._tell_standing)
             for partition, held in list(self.held.items()):
                 if held.ready.is_set():
                     async with held.lock:

@@ -31,7 +31,7 @@ from exfilguard.embedded.maven import missing_programs
 from exfilguard.events.codec import encode_frame, frame_head
 from exfilguard.events.signature import HEADER, sign
 from exfilguard.events.topics import Topics
-from exfilguard.runtime.kafka import admin_client, client_settings, count_events
+from exfilguard.runtime.kafka import admin_client, client_settings, count_events, read_verdicts
 from exfilguard.runtime.kafka_acls import load_roles
 from exfilguard.runtime.kafka_trouble import why
 
@@ -393,3 +393,31 @@ def test_a_broker_that_is_gone_is_not_missed(secured: Secured, tmp_path: Path) -
             secured.cluster.wait_for(node)
         stack.stop()
     assert count_events(on_topic).events - before == load.events
+
+
+def test_a_lock_is_told_again_by_who_may_write_verdicts_when_the_topics_are_made_anew(
+    secured: Secured, tmp_path: Path
+) -> None:
+    """The sidecars, which know it, may not; and their events go on."""
+    stack, load = installation(tmp_path / "data", "127.0.0.1:1")
+    everything = replace(stack.config, kafka=secured.admin.kafka)
+    try:
+        for part, user in (("detector", "detector"), ("shipper", "sidecar-east")):
+            as_user(stack, user, secured)
+            stack.start(part)
+        stack.detector_ready()
+        as_user(stack, "operator", secured)
+        assert main(["lock", "dpi_export", "--reason", "a test", "--config", str(stack.path)]) == 0
+        load.write(300)
+        wait_for(lambda: stack.total("events_published_total") == load.events, 30, stack.log("shipper")[-800:])
+        admin = admin_client(secured.admin)
+        admin.delete_topics([TOPICS.queries, TOPICS.verdicts])
+        admin.close()
+        wait_for(lambda: secured.setup() == 0, 30)
+        load.write(300)
+        wait_for(lambda: stack.total("events_published_total") == load.events, 30, stack.log("shipper")[-1500:])
+        wait_for(lambda: stack.total("frames_resent_total") > 0, 30, stack.log("shipper")[-1500:])
+        wait_for(lambda: "clinic/dpi_export" in read_verdicts(everything), 30, stack.log("detector")[-1500:])
+    finally:
+        stack.stop()
+    assert count_events(everything).events == load.events

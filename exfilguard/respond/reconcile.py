@@ -17,6 +17,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import orjson
+
 from ..config.responder import ResponderConfig
 from ..errors import HookError, HookRefused
 from ..events.action import MASS_LOCK, Action, Operation, Outcome
@@ -37,6 +39,8 @@ AGAIN_S = 60.0
 """An account that could not be suspended is tried again this often while its verdict stands."""
 GRACE_S = 5.0
 """A hook of another package that does not keep its own time limit is abandoned this much later."""
+
+MAX_UNDO_BYTES = 64 << 10
 
 T = TypeVar("T")
 Record = Callable[[Action], Coroutine[Any, Any, None]]
@@ -297,12 +301,25 @@ class Reconciler:
             return await _within(limit_s, hook.unlock(order, state.undo))
         if not state.started and not state.locked:
             undo: dict[str, Any] = await _within(limit_s, hook.before(order))
+            _check(undo)
             state.undo = undo
             await self._record(
                 _action(hook.name, operation, order.verdict, began_ms, HookResult("started", verified=False), undo)
             )
             state.started = True
         return await _within(limit_s, hook.lock(order))
+
+
+def _check(undo: dict[str, Any]) -> None:
+    """Raises HookError for what a broker would refuse, again and again, while everybody else's actions wait to be recorded."""
+    try:
+        size = len(orjson.dumps(undo))
+    except TypeError:
+        raise HookError(
+            "what must be restored cannot be recorded: only texts, numbers of 64 bits and booleans"
+        ) from None
+    if size > MAX_UNDO_BYTES:
+        raise HookError(f"what must be restored has {size} bytes, more than {MAX_UNDO_BYTES}: have the hook note less")
 
 
 def hook_limit_s(hook: Hook) -> float:

@@ -13,6 +13,7 @@ import pytest
 from exfilguard.config.responder import ResponderConfig
 from exfilguard.errors import HookError, HookRefused
 from exfilguard.events.action import MASS_LOCK, Action
+from exfilguard.events.codec import encode_action
 from exfilguard.events.verdict import Level, Verdict
 from exfilguard.respond import reconcile
 from exfilguard.respond.hook import HookResult, Order, Settings
@@ -129,6 +130,30 @@ def test_a_hook_that_does_not_keep_its_own_limit_is_given_up(monkeypatch: pytest
         site.learn(verdict("a"))
         await site.until(lambda: [a.outcome for a in site.actions] == ["failed", "failed"])
         assert "abandoned" in site.actions[0].detail
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("undo", [{"photo": "x" * (1 << 20)}, {"id": 1 << 70}, {"seen": {1, 2}}])
+def test_what_cannot_be_recorded_is_that_hooks_failure_and_nobody_elses(
+    undo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`SELECT *` of an application's users, with a picture: the broker refused the record for ever, and no other hook's was written."""
+    monkeypatch.setattr(reconcile, "BACKOFF_S", 0.001)
+
+    async def play() -> None:
+        greedy, other = FakeHook("greedy"), FakeHook("other")
+
+        async def before(_: Order) -> dict[str, Any]:
+            return undo
+
+        greedy.before = before  # type: ignore[method-assign]
+        site = Site(greedy, other)
+        site.learn(verdict("anna"))
+        await site.until(lambda: any(a.hook == "greedy" and a.outcome == "failed" for a in site.actions))
+        await site.until(lambda: other.open == {"anna": False})
+        assert greedy.open == {}
+        assert all(len(encode_action(action)) < 2_000 for action in site.actions)
 
     asyncio.run(play())
 

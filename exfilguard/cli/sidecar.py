@@ -78,6 +78,8 @@ def check_address(listener: ListenerConfig) -> str:
             probe.listen(1)
     except OSError as error:
         return f"listener {listener.name}: {listener.listen}: {error.strerror}: choose another address or port"
+    except UnicodeError:
+        return f"listener {listener.name}: {listener.listen}: no host can have such a name"
     return ""
 
 
@@ -299,6 +301,14 @@ def _answer(sidecar: Sidecar, args: argparse.Namespace, peer: socket.socket) -> 
     except RestartFailed as error:
         log.error("restart: %s", error)
         say({"ok": False, "errors": [str(error)]})
+    except Exception as error:  # whatever it is, the sessions of the relays that run are worth more
+        log.exception("restart: failed")
+        say(
+            {
+                "ok": False,
+                "errors": [f"{type(error).__name__}, which is the guard's own mistake: see the sidecar's log"],
+            }
+        )
     else:
         log.info("restart: done")
         say({"ok": True, **done})

@@ -39,7 +39,10 @@ class Name:
 
 
 async def _addresses(host: str, port: int) -> list[Any]:
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(f"no host can have the name {host}") from None
 
 
 async def _connect(family: int, kind: int, protocol: int, _: str, address: Any) -> socket.socket:

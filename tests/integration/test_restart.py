@@ -181,6 +181,10 @@ def test_a_mistake_changes_nothing(started: list[Running], hospital: Hospital, t
         assert "guess" not in good
         assert running.stack.path.read_text(encoding="utf-8") != good
         assert running.restart()["status"] == 2
+        (listen,) = [one.listen for one in running.config.listener]
+        running.stack.path.write_text(good.replace(listen, "db..clinic:5432"), encoding="utf-8")
+        done = running.restart()  # it ended the sidecar
+        assert (done["status"], "no host can have such a name" in done["errors"][0]) == (1, True)
         running.stack.path.write_text(good, encoding="utf-8")
         (running.stack.data_dir / "spool" / "1").write_text("in the way", encoding="utf-8")
         done = running.restart()

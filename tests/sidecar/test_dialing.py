@@ -77,6 +77,11 @@ def test_nobody_there_is_the_error_of_the_connection(
         dialled(loop, monkeypatch, address, address)
 
 
+def test_a_name_that_cannot_be_is_as_one_that_is_not_known() -> None:
+    with pytest.raises(OSError, match="no host"):
+        asyncio.run(Name("db..clinic", 5432).connected())
+
+
 def test_an_address_is_no_name() -> None:
     assert named("10.0.0.7", 5432) is named("::1", 5432) is named("fe80::1%eth0", 5432) is None
     assert named("localhost", 5432) is not None

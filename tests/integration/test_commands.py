@@ -21,7 +21,7 @@ from exfilguard.cli.installation import Installation
 from exfilguard.config.load import load_config
 from exfilguard.config.schema import Config, ExporterConfig
 from exfilguard.embedded.child import free_port
-from exfilguard.errors import ConfigError
+from exfilguard.errors import ConfigError, EmbeddedError
 from exfilguard.lab import attack
 from exfilguard.runtime.kafka import count_events
 
@@ -232,6 +232,8 @@ def test_an_embedded_broker_that_grew_too_large_is_restarted_and_nothing_is_lost
     installation = Installation(config)
     installation.start()
     try:
+        with pytest.raises(EmbeddedError, match="already runs"):
+            Installation(config).start()
 
         def ask(times: int) -> None:
             with connect(hospital.dsn("dr.martin", port_of(made.listen))) as through:

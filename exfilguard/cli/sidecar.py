@@ -332,7 +332,11 @@ def run_sidecar(args: argparse.Namespace) -> int:
             while not stop.is_set():
                 sidecar.supervisor.check()
                 if select.select([control], [], [], POLL_S)[0]:
-                    peer, _ = control.accept()
+                    try:
+                        peer, _ = control.accept()
+                    except OSError:  # no descriptor is left at this moment
+                        time.sleep(POLL_S)
+                        continue
                     with peer:
                         _answer(sidecar, args, peer)
         finally:

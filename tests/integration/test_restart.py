@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
 import socket
@@ -20,12 +21,13 @@ import pymysql
 import pytest
 
 from exfilguard.cli.main import main
-from exfilguard.cli.sidecar import RestartFailed, Sidecar
+from exfilguard.cli.sidecar import CONTROL, RestartFailed, Sidecar
 from exfilguard.config.schema import Config, KafkaConfig, SidecarConfig
 from exfilguard.embedded.broker import EmbeddedBroker
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
 from exfilguard.errors import ConfigError
 from exfilguard.runtime.kafka import count_events
+from exfilguard.runtime.stats import short_path
 from exfilguard.sidecar.shipper import relay_numbers
 
 from . import mysql
@@ -340,6 +342,22 @@ def test_a_process_that_cannot_be_started_is_tried_again(
         all_ready(sidecar)
     finally:
         sidecar.stop()
+
+
+def test_an_order_that_finds_no_descriptor_ends_nothing(
+    started: list[Running], hospital: Hospital, tmp_path: Path
+) -> None:
+    running = Running(config(tmp_path, listener(hospital.upstream)))
+    started.append(running)
+    before, supervisor = running.relays(), running.stack.parts["sidecar"].pid
+    soft, hard = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (3, hard))
+    with socket.socket(socket.AF_UNIX) as order, short_path(running.stack.data_dir / "run" / CONTROL) as address:
+        order.connect(address)
+        time.sleep(1.0)
+        assert running.relays() == before
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (soft, hard))
+    assert running.restart()["status"] == 0
 
 
 def test_a_second_sidecar_of_the_same_data_disturbs_nothing(

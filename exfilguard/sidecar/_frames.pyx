@@ -9,6 +9,12 @@ from libc.string cimport memcpy
 
 from ._segment cimport crc32
 
+cdef extern from *:
+    """
+    static inline void spool_seen(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); } /* a length: see _segment.pyx */
+    """
+    void seen "spool_seen"() noexcept nogil
+
 cdef enum:
     HEADER = 20
 
@@ -90,14 +96,18 @@ def frames(
                 if not length or length > size or at + HEADER + length > size:
                     more = False
                     break
+                seen()
                 time_ms = le32(record + 12) | <uint64_t>le32(record + 16) << 32
                 found[count].payload = record + HEADER
                 found[count].length = length
                 found[count].hashed = le32(record + 8)
-                at += HEADER + length
                 if le32(record + 4) != crc32(record + HEADER, length, <uint32_t>(found[count].hashed ^ time_ms)):
+                    if length != le32(record):
+                        continue  # see _records.take
                     damaged += 1
+                    at += HEADER + length
                     continue
+                at += HEADER + length
                 if not count:
                     oldest_ms = time_ms
                 taken += length

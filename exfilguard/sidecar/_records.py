@@ -54,11 +54,14 @@ def take(  # type: ignore[no-untyped-def]
         for i in range(8):
             time_ms = time_ms * 256 + data[at + 19 - i]
         start = at + HEADER_BYTES
-        at = start + length
-        payload = bytes(data[start:at])
+        payload = bytes(data[start : start + length])
         if crc != _crc32(payload, (hashed ^ time_ms) & 0xFFFFFFFF):
+            if length != int.from_bytes(bytes(data[at : at + 4]), "little"):
+                continue  # it was just being written: of its length some bytes were there and others not yet
             damaged += 1
+            at = start + length
             continue
+        at = start + length
         out.append((hashed, time_ms, payload))
         taken += length
     return at, damaged, True

@@ -12,6 +12,16 @@ cdef extern from "_crc32.h":
     bint crc32_folds() noexcept nogil
     uint32_t crc32_fold(const uint8_t *p, size_t n, uint32_t crc) noexcept nogil
 
+cdef extern from *:
+    """
+    static inline void spool_publish(uint8_t *at, uint32_t length)
+    {
+        __atomic_thread_fence(__ATOMIC_RELEASE); /* whoever sees the length sees what it is the length of */
+        __builtin_memcpy(at, &length, 4);
+    }
+    """
+    void publish "spool_publish"(uint8_t *at, uint32_t length) noexcept nogil
+
 cdef uint32_t TABLES[8][256]
 cdef bint FOLDS = crc32_folds()
 
@@ -82,7 +92,7 @@ cdef class Segment:
         memcpy(start + 4, &crc, 4)
         memcpy(start + 8, &hashed, 4)
         memcpy(start + 12, &time_ms, 8)
-        (<volatile uint32_t *>start)[0] = length
+        publish(start, length)
         if self.bell is not None and bell_is_for(self.bell.words, length):
             bell_ring(self.bell.words)
         return at + 20 + n

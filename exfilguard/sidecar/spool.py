@@ -9,7 +9,8 @@ disk). Each record:
     │ length │ crc32  │  hash  │    time_ms    │   payload   │   length 0: nothing here yet
     └────────┴────────┴────────┴───────────────┴─────────────┘   length 0xFFFFFFFF: go on in the next segment
 
-The length is written last, so a reader never sees half a record. The reader keeps, beside each segment, what it did with it
+The length is written last, so a reader never sees half a record; where it sees half a length (the bytes lie in two cache lines, and
+it looks just then), the checksum does not agree, and it looks again. The reader keeps, beside each segment, what it did with it
 (shipper's plan); a segment whose plan is called `.done` was acknowledged whole and may be deleted to make room.
 """
 
@@ -110,6 +111,11 @@ def _checksum(hashed: int, time_ms: int, payload: bytes) -> int:
     return zlib.crc32(payload, (hashed ^ time_ms) & 0xFFFFFFFF)
 
 
+def _write_length(target: mmap.mmap, at: int, length: int) -> None:
+    """All four bytes at once; `pack_into` writes one after the other."""
+    target[at : at + _LENGTH.size] = _LENGTH.pack(length)
+
+
 class SpoolWriter:
     """The relay's end. One writer per directory."""
 
@@ -146,7 +152,7 @@ class SpoolWriter:
         target[at + HEADER.size : at + size] = payload
         crc = _checksum(hashed, time_ms, payload)
         HEADER.pack_into(target, at, 0, crc, hashed, time_ms)
-        _LENGTH.pack_into(target, at, len(payload))
+        _write_length(target, at, len(payload))
         self._offset = at + size
         if self._bell is not None:
             self._bell.heard(len(payload))
@@ -180,7 +186,7 @@ class SpoolWriter:
             self._compiled.release()
             self._compiled = None
         if self._map is not None:
-            _LENGTH.pack_into(self._map, self._offset, _SEALED)
+            _write_length(self._map, self._offset, _SEALED)
             self._map.close()
             self._map = None
 
@@ -227,7 +233,7 @@ class SpoolWriter:
         with old:
             at = _records.peek(old, 0)[0]
             if at + _LENGTH.size <= len(old):
-                _LENGTH.pack_into(old, at, _SEALED)
+                _write_length(old, at, _SEALED)
 
     def close(self) -> None:
         self._seal_current()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -59,6 +63,38 @@ def test_a_changed_byte_loses_at_most_what_it_is_in(
         out: list[tuple[int, int, bytes]] = []
         module.take(bytes(data), 0, len(data), 99, 1 << 20, out)
         assert all(payload in [p for _, _, p in items] for _, _, payload in out)
+
+
+@pytest.mark.parametrize("module", [_records, PLAIN])
+def test_a_record_whose_length_is_half_written_is_looked_at_again(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = laid_out([(7, 9, b"x" * 300)])
+    torn = bytearray(whole)
+    torn[1] = 0  # 44 of 300: the reader looked while its second byte was on its way
+
+    def crc32(payload: bytes, start: int) -> int:
+        torn[:] = whole
+        return zlib.crc32(payload, start)
+
+    monkeypatch.setattr(module, "_crc32", crc32)
+    out: list[tuple[int, int, bytes]] = []
+    assert module.take(torn, 0, len(torn), 9, 1 << 20, out) == (len(torn), 0, True)
+    assert out == [(7, 9, b"x" * 300)]
+
+
+@pytest.mark.skipif(spool._frames is None, reason="no C compiler at installation")
+def test_and_so_is_one_that_becomes_a_frame() -> None:
+    data = bytearray(laid_out([(7, 9, b"x" * ((96 << 20) + 1))]))
+    data[0] = 0
+
+    def write_on() -> None:
+        time.sleep(0.005)  # the checksum of 96 MB takes longer
+        data[0] = 1
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    end, damaged, _, _, frames = spool._frames.frames(data, 0, len(data), 9, 1 << 30, 1, 500, 1 << 30, b"{", [0])
+    writer.join()
+    assert (end, damaged, len(frames)) == (len(data), 0, 1)
 
 
 @given(records, st.integers(1, 9), st.integers(1, 5), st.integers(1, 90))

@@ -228,6 +228,7 @@ _RESULT_SERVER = {
     "a field of -2 bytes": b.message("D", b"\0\2\xff\xff\xff\xfe\xff\xff\xff\xff"),
     "a row of two gigabytes": header("D", ENDLESS, b"\0\2\0\0\0\1" + b"x" * 1000),
     "a row of length 3": header("D", 3),
+    "a row of length 0": header("D", 0),
     "a negative length": header("D", 0xFFFFFFFF, b"x" * 10),
     "a second description": COLUMNS,
     "a type of zero": b"\0\0\0\0\4",

@@ -600,6 +600,18 @@ def test_no_value_of_a_function_call_passes_the_allowance(size: int, allowed: di
     assert passed == b""
 
 
+@pytest.mark.parametrize("kind", [b"D", b"d"])
+@pytest.mark.parametrize("length", [0, 3, 0xFFFFFFFF])
+def test_a_row_of_an_impossible_length_is_not_waited_for(kind: bytes, length: int) -> None:
+    made = observer()
+    made.server_data(b.LOGIN, 1)
+    made.client_data(b.query("SELECT patient_id FROM patients"), 2)
+    data = b.description(PATIENT) + kind + length.to_bytes(4, "big")
+    found = made.server_data(data, 3, allowed_patients=9, known_patients=())
+    assert found.hold_at is None
+    assert made.desynced
+
+
 def test_a_function_call_without_a_value_passes_at_an_allowance_of_nothing() -> None:
     made = observer()
     made.server_data(b.LOGIN, 1)

@@ -107,9 +107,11 @@ class BackendReader:
                             left -= count
                             pos = pos_after
                             continue
-                    length = length_at(data, pos + 1) if pos + 5 <= end else 0
-                    if length and pos + 1 + length <= end:
+                    length = 0  # not known yet
+                    if pos + 5 <= end:
+                        length = length_at(data, pos + 1)
                         _check(kind, length)
+                    if length and pos + 1 + length <= end:
                         sink.free = False  # a row that came in pieces may have left it
                         if not sink.row(data, pos + 5, pos + 1 + length, True):
                             return Scan(cut_at=pos)
@@ -120,7 +122,6 @@ class BackendReader:
                     if hold and length <= MAX_KEPT_BYTES:
                         return Scan(hold_at=pos)
                     if hold:  # too long to be held back: judged by its beginning
-                        _check(kind, length)
                         if not sink.row(data, pos + 5, end, False):
                             return Scan(cut_at=pos)
                         sink.rows(1, length - 4)

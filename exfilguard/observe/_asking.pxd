@@ -12,6 +12,7 @@ cdef enum:
     MOST_ASKED = 16
     MOST_HELD = 16384
     MOST_ANSWERS = 4
+    MOST_DESCRIBED = 8192  # bytes of one answer's columns, as they came: wider ones are for the general path
     ANY_NUMBER = 1 << 30
     SKIP = 0  # rows are counted only
     COLUMN = 1

@@ -29,7 +29,7 @@ from .effects import may_matter
 from .session import MAX_STATEMENTS
 from .templates import MAX_TEMPLATES
 
-from ._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_HELD, SKIP, Asking, Shape
+from ._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_DESCRIBED, MOST_HELD, SKIP, Asking, Shape
 from ._digests cimport Hmac
 from ._rows cimport be32, canonical, count_column, count_estimated
 from ._values cimport MOST_TEXT, Counted
@@ -353,6 +353,8 @@ cdef class QuickObserver(SessionObserver):
     cdef PostgresAnswer find(self, const uint8_t *described, Py_ssize_t n):
         """What is known of these results; `described`: NULL without a RowDescription."""
         cdef PostgresAnswer known = <PostgresAnswer>self.asking.shape.answers
+        if n > MOST_DESCRIBED:
+            return None
         while known is not None:
             if known.generation == (<PatientColumns>self._columns).generation and (known.described is None) == (described == NULL):
                 if described != NULL:

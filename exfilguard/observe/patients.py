@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 8
 MAX_CACHED = 100_000
 MAX_READINGS = 1_024
+MAX_READING_COLUMNS = 400
+"""Wider descriptions are looked through again each time."""
 
 _INT2, _INT4, _INT8, _UUID = 21, 23, 20, 2950
 _INTEGERS = {_INT2: 2, _INT4: 4, _INT8: 8}
@@ -139,10 +141,12 @@ class PatientColumns:
         """How rows with these fields are read."""
         found = self._readings.get(id(fields))
         if found is None:
-            if len(self._readings) >= MAX_READINGS:
-                self._readings.clear()
             positions, by = self.find(fields)
-            found = self._readings[id(fields)] = Reading(fields, positions, by, self._has_identity(fields))
+            found = Reading(fields, positions, by, self._has_identity(fields))
+            if len(fields) <= MAX_READING_COLUMNS:
+                if len(self._readings) >= MAX_READINGS:
+                    self._readings.clear()
+                self._readings[id(fields)] = found
         return found
 
     def _has_identity(self, fields: list[Field]) -> bool:

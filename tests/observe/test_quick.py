@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exfilguard.events.codec import encode_event
+from exfilguard.observe import completed
 from exfilguard.observe.asked import AskedColumns
 from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.copy_tables import CopyTables
@@ -414,6 +415,26 @@ def test_the_common_cases_take_the_shortcut() -> None:
         lambda n: b.BOUND + found + b.row(b"%d" % n, b"x") + done,
         before,
     ) == 20  # fmt: skip
+
+
+def test_results_with_more_columns_than_are_kept_are_read_the_general_way() -> None:
+    """What is known of a shape's results stays for good: each holds the description they came with."""
+    wide = b.description(*[(f"c{n}", 0, 0, TEXT) for n in range(500)])
+    made, kept = observer(QuickObserver, Rules())
+    made.observed(b.LOGIN, 1)
+    for n in range(4):
+        made.client_data(b.query(f"SELECT * FROM t LIMIT {n}"), 2)
+        made.observed(wide + b.complete("SELECT 0") + b.READY, 3)
+    assert made.shortcuts == 0
+    assert not made._columns._readings
+    assert len(kept.said) == 4
+
+
+def test_names_of_columns_that_nobody_is_told_are_not_remembered() -> None:
+    names = tuple([f"told{n}" for n in range(completed.MAX_COLUMNS)])
+    before = completed._plain.cache_info().currsize
+    assert [completed.plain_names((*names, f"x{n}")) for n in range(9)] == [names] * 9
+    assert completed._plain.cache_info().currsize == before + 1
 
 
 def test_columns_that_became_known_hold_at_once() -> None:

@@ -30,7 +30,7 @@ from .answers import moves
 from .commands import IDLE
 
 from ...wire.mysql._parameters cimport MOST, Cell, take_values
-from .._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_HELD, SKIP, Asking
+from .._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_DESCRIBED, MOST_HELD, SKIP, Asking
 from .._digests cimport Hmac
 from .._values cimport Counted, Known
 from ._rows cimport count_column, count_estimated
@@ -48,7 +48,6 @@ cdef enum:
     CURSOR = 0x0040
     NO_BACKSLASH_ESCAPES = 0x0200
     MOST_READ = 256 << 10  # backend.MAX_KEPT_BYTES: a longer row is judged by its length
-    MOST_DESCRIBED = 8192
     MOST_PREPARED = 4000  # bytes of a text that is remembered
 
 cdef enum:

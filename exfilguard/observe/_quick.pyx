@@ -26,6 +26,7 @@ from ..errors import ProtocolError
 from ..wire.postgres.messages import parameter_types, row_description
 from .completed import SELECTS, plain_names
 from .effects import may_matter
+from .pending import COLUMN_BYTES
 from .session import MAX_STATEMENTS
 from .templates import MAX_TEMPLATES
 
@@ -341,10 +342,13 @@ cdef class QuickObserver(SessionObserver):
         self.in_transaction = stop[5] != 73
         if self.parsed is not None:
             self.statement = self._statements[self.parsed_name] = self.parsed.again()
+            if self.parsed_name:
+                self.keep(self.statement.weight())
         if self.statement is not None and self._portals.get(empty) is not known.portal:
             self._portals[empty] = known.portal
         if description != NULL and self.statement is not None and self.statement.fields is None:
             self.statement.fields = known.portal.fields
+            self.keep(COLUMN_BYTES * len(known.portal.fields))
         self.held = None
         self.portion_rows = counted.count
         self.shortcuts += 1

@@ -20,7 +20,7 @@ from ..wire.postgres import messages
 from ..wire.postgres.startup import error_response
 from .columns import Columns
 from .completed import hidden_rows
-from .pending import Pending
+from .pending import COLUMN_BYTES, Pending
 from .requests import lookup
 from .screening import SQLSTATE
 
@@ -128,6 +128,9 @@ class Answers(Columns):
         if head.kind == "Q":
             self._begin_columns(fields, None, head.statement)
             return
+        described = head.portal.statement if head.portal is not None else head.statement
+        if described is not None and described.fields is not fields:
+            self.keep(COLUMN_BYTES * len(fields))
         if head.portal is not None:
             head.portal.fields = fields
             head.portal.formats = self._columns.reading(fields).formats

@@ -16,7 +16,7 @@ cdef class Observer(Tally):
     cdef public Templates _templates
     cdef public Py_ssize_t wants_column
     cdef public bytes held
-    cdef public long long held_ms
+    cdef public long long held_ms, _prepared_bytes
     cdef public long long most_rows, most_patients
 
     cpdef bint passes_first(self, bytes data) except *
@@ -55,6 +55,8 @@ cdef class Observer(Tally):
     cdef _sent_again(self, Text statement, object script)
     cdef _tell_finding(self, Text statement)
     cdef str _words(self, object judge, bytes text, object script, bint takes_effect, object parameters=*, bint whole=*)
+    cdef keep(self, long long size)
+    cdef tuple _prepared(self)
     cdef Text _statement(self, object request)
     cdef long long _asked_ms(self, object request) except -1
     cdef tuple _normalise(self, bytes sql)

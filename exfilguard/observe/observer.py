@@ -25,13 +25,16 @@ from .contexts import Contexts
 from .effects import returns_nothing
 from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
-from .pending import Text
+from .pending import Text, forget
 from .portion import QUERY_CANCELED, Result
 from .screening import MAX_HELD_BYTES, Judge, RequestScreener
 from .tally import Setting, Tally
 from .templates import Templates
 
 UNBOUNDED = 1 << 62
+MAX_PREPARED_BYTES = 64 << 20
+"""Of what a session has prepared: texts, descriptions, portals. The server need not keep as much: it forgets at DEALLOCATE ALL or, of
+portals, at a transaction's end, where nothing tells the guard."""
 MAX_AROUND_BYTES = 1 << 10
 """Of a request, around its text: a longer text may be only a beginning."""
 NOTHING: list[QueryEvent] = []
@@ -67,6 +70,8 @@ class Observer(Tally):
         self._charged = False  # the principal is that of a statement's own evidence
         self._follow = False  # stop where another principal's answers begin
         self._backslashes = False  # they escape in strings
+        self._prepared_bytes = 0
+        """At least what is kept of what the client has prepared: counted anew when it is too much."""
         self._lost = False  # the stream itself can no longer be cut into messages
         self._wrapped = False  # the server's bytes are compressed
         self._allowed_rows: int | None = None
@@ -418,6 +423,17 @@ class Observer(Tally):
             script = replace(script, effects=())
         names = self._identity.expected(script, parameters)
         return "" if harmless else judge(names, text)
+
+    def keep(self, size: int) -> None:
+        """So many bytes more are kept of what the client has prepared. When that is too much the oldest is forgotten: its rows are
+        still counted, only without its text and columns."""
+        self._prepared_bytes += size
+        if self._prepared_bytes > MAX_PREPARED_BYTES:
+            self._prepared_bytes = sum([forget(table, MAX_PREPARED_BYTES // 4) for table in self._prepared()])
+
+    def _prepared(self) -> tuple[dict[Any, Any], ...]:
+        """What the client has prepared, by its names: one table or two."""
+        raise NotImplementedError
 
     # -- the statement whose result is flowing ----------------------------------------------------------------------
 

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from ..wire.postgres.messages import Field
 from .asked import Plan
 from .identity import Script
 from .templates import Template
+
+COLUMN_BYTES = 250
+"""About what a described column takes,"""
+TYPE_BYTES = 40
+"""the type of a parameter,"""
+VALUE_BYTES = 100
+"""and a value that is kept: a patient asked for, a parameter."""
+
+
+class Kept(Protocol):
+    def weight(self) -> int: ...
+
+
+def forget(table: dict[Any, Kept], most: int) -> int:
+    """Leave the newest of a table of what a client has prepared, of `most` bytes together, and what has no name. Returns their bytes."""
+    kept = 0
+    for name in [*reversed(table)]:
+        size = table[name].weight()
+        if name and kept + size > most:
+            del table[name]
+        else:
+            kept += size
+    return kept
 
 
 class Text:
@@ -34,6 +57,10 @@ class Text:
         """The text; where it has a template, without its literals and the comment it ends with."""
         return self.sql if self.template is None else self.template.key
 
+    def weight(self) -> int:
+        """About how many bytes are kept of it."""
+        return len(self.sql) + (VALUE_BYTES * len(self.plan.values) if self.plan is not None else 0)
+
 
 class Statement(Text):
     """A prepared statement, or the text of a simple Query."""
@@ -54,6 +81,10 @@ class Statement(Text):
         made.types = self.types
         return made
 
+    def weight(self) -> int:
+        columns = len(self.fields) if self.fields is not None else 0
+        return Text.weight(self) + COLUMN_BYTES * columns + TYPE_BYTES * len(self.types)
+
 
 class Portal:
     __slots__ = ("asked", "fields", "formats", "parameters", "script", "statement")
@@ -67,6 +98,13 @@ class Portal:
         """Kept only where the identity depends on them."""
         self.asked: list[str] | None = None
         """Digests of the patients that were asked for, until an event has told them."""
+
+    def weight(self) -> int:
+        """About how many bytes are kept of it, its statement included."""
+        columns = len(self.fields) if self.fields is not None else 0
+        asked = len(self.asked) if self.asked is not None else 0
+        values = sum([len(value) for value in self.parameters or () if value is not None])
+        return self.statement.weight() + COLUMN_BYTES * columns + VALUE_BYTES * asked + values
 
 
 class Pending:

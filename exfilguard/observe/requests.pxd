@@ -20,6 +20,7 @@ cdef class Requests(Observer):
     cdef _show_portal(self, Pending head)
     cdef _show_function(self, Pending head)
     cdef _remember(self, Pending pending, dict table, bytes name, object what)
+    cdef tuple _prepared(self)
     @cython.locals(statement=Statement)
     cdef Statement _read(self, bytes sql, bint whole, bint simple)
     @cython.locals(head=Pending)

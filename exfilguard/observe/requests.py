@@ -162,6 +162,11 @@ class Requests(Observer):
             del table[next(iter(table))]
         pending.undo = (table, name, table.get(name))
         table[name] = what
+        if name:
+            self.keep(what.weight())
+
+    def _prepared(self) -> tuple[dict[Any, Any], ...]:
+        return self._portals, self._statements
 
     def _read(self, sql: bytes, whole: bool, simple: bool) -> Statement:
         """A text the client sent. `simple`: in a Query."""

@@ -15,6 +15,7 @@ from exfilguard.observe.asked import AskedColumns
 from exfilguard.observe.mysql.patients import OriginColumns, canonical
 from exfilguard.observe.mysql.session import MAX_PENDING, MAX_STATEMENTS, MysqlObserver
 from exfilguard.observe.mysql.statement import templates
+from exfilguard.observe.observer import MAX_PREPARED_BYTES
 from exfilguard.observe.patients import Digester
 from exfilguard.observe.tally import Setting
 from exfilguard.observe.templates import Template, Templates
@@ -396,6 +397,17 @@ def test_bounds() -> None:
         other.server_data(packet(1, b"\0" + number.to_bytes(4, "little") + b"\0\0\0\0\0\0\0"), 1)
     assert len(other._statements) == MAX_STATEMENTS
     assert not other.desynced
+
+
+def test_what_a_session_prepares_is_bounded_in_bytes() -> None:
+    seen = observer()
+    text = b"SELECT 1 /* " + 60_000 * b"x" + b" */"
+    for number in range(1, 2_001):
+        seen.client_data(b.command(0x16, text), 1)
+        seen.server_data(packet(1, b"\0" + number.to_bytes(4, "little") + b"\0\0\0\0\0\0\0"), 1)
+    assert sum(statement.weight() for statement in seen._statements.values()) <= MAX_PREPARED_BYTES
+    assert 2_000 in seen._statements
+    assert not seen.desynced
 
 
 def test_query_attributes_stand_before_the_statement() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from exfilguard.events.codec import encode_event
 from exfilguard.events.query import QueryEvent
 from exfilguard.observe.estimate import PATIENT_BYTES
+from exfilguard.observe.observer import MAX_PREPARED_BYTES
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.tally import Setting
@@ -598,6 +600,40 @@ def test_no_value_of_a_function_call_passes_the_allowance(size: int, allowed: di
     else:
         pytest.fail("it was not cut")
     assert passed == b""
+
+
+LONG = "SELECT 1 /* " + 60_000 * "x" + " */"
+
+
+@pytest.mark.parametrize(
+    ("rounds", "asked", "answered"),
+    [
+        (2_000, lambda n: b.parse(f"s{n}", LONG), lambda n: b.PARSED),
+        (2_000, lambda n: b.parse("", LONG) + b.bind(f"p{n}", ""), lambda n: b.PARSED + b.BOUND),
+        (
+            200,
+            lambda n: b.parse(f"s{n}", "SELECT * FROM t") + b.describe("S", f"s{n}"),
+            lambda n: b.PARSED + b.message("t", b"\0\0") + b.description(*[(f"c{i}", n, i, 23) for i in range(1_600)]),
+        ),
+    ],
+    ids=["texts", "portals", "columns"],
+)
+def test_what_a_session_prepares_is_bounded_in_bytes(
+    rounds: int, asked: Callable[[int], bytes], answered: Callable[[int], bytes]
+) -> None:
+    """Though the server may have forgotten it: at DEALLOCATE ALL, and portals with their transaction."""
+    made = observer()
+    made.server_data(b.LOGIN, 1)
+    made.client_data(b.parse("", "SELECT patient_id FROM patients"), 2)
+    made.server_data(b.PARSED, 3)
+    for n in range(rounds):
+        made.client_data(asked(n), 2)
+        made.server_data(answered(n), 3)
+    prepared = [*made._statements.values(), *made._portals.values()]
+    assert sum(what.weight() for what in prepared) <= MAX_PREPARED_BYTES
+    assert b"s%d" % n in made._statements or b"p%d" % n in made._portals
+    assert b"" in made._statements
+    assert not made.desynced
 
 
 @pytest.mark.parametrize("kind", [b"D", b"d"])

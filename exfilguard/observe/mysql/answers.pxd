@@ -13,6 +13,7 @@ cdef class Answers(Commands):
     cdef _desync(self, str detail)
     @cython.locals(binary=bint, found=list)
     cdef tuple _row_patients(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole)
+    cdef _describe(self, Statement statement, object reading)
     @cython.locals(head=Command)
     cdef _read_columns(self, list definitions)
     cdef _columns_complete(self)

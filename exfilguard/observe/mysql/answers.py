@@ -28,6 +28,7 @@ from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql._scan import column_values, row_values
 from ...wire.mysql.messages import Column
+from ..pending import COLUMN_BYTES
 from .commands import (
     AUTH,
     BINARY,
@@ -170,8 +171,13 @@ class Answers(Commands):
             head = self._head()
             if head.statement is None:
                 head.statement = Statement(b"")
-            head.statement.reading = self._read_columns(self._definitions)
+            self._describe(head.statement, self._read_columns(self._definitions))
             self._columns_complete()
+
+    def _describe(self, statement: Statement, reading: Reading) -> None:
+        if statement.reading is None and self._head().kind != messages.COM_QUERY:
+            self.keep(COLUMN_BYTES * len(reading.fields))
+        statement.reading = reading
 
     def _read_columns(self, definitions: list[bytes]) -> Reading:
         extended = bool(self.capabilities & messages.MARIADB_CLIENT_EXTENDED_METADATA)
@@ -321,6 +327,7 @@ class Answers(Commands):
         statement.parameters = parameters
         self._statements[statement_id] = statement
         self._last_prepared = statement
+        self.keep(statement.weight())
         ends = 0 if self.capabilities & messages.CLIENT_DEPRECATE_EOF else 1
         self._result_columns = columns
         self._left = (parameters + ends if parameters else 0) + (columns + ends if columns else 0)
@@ -344,7 +351,7 @@ class Answers(Commands):
         statement = self._head().statement
         if statement is not None and self._result_columns:
             payloads = [payload for payload in self._definitions if payload[0] != messages.EOF]
-            statement.reading = self._read_columns(payloads[max(0, len(payloads) - self._result_columns) :])
+            self._describe(statement, self._read_columns(payloads[max(0, len(payloads) - self._result_columns) :]))
 
     def _on_fields(self, payload: bytes) -> None:
         if payload[0] == messages.ERR:

@@ -46,6 +46,7 @@ cdef class Commands(Observer):
     cdef _ask(self, Command command, bytes body)
     cdef list _parameters_asked(self, int kind, Statement statement, object plan, bytes body)
     cdef _note_long_data(self, bytes body, bint whole)
+    cdef tuple _prepared(self)
     @cython.locals(statement=Statement)
     cdef Statement _read(self, bytes sql, bint whole, bint simple=*)
     cdef object current(self)

@@ -7,6 +7,7 @@ The queue is mostly of length one (MariaDB's connectors pipeline). Its head deci
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ...errors import ProtocolError
 from ...wire.mysql import messages, parameters
@@ -19,7 +20,7 @@ from ..classify import Classifier
 from ..completed import plain_names
 from ..identity import APPLICATION, Identity, Script
 from ..observer import Observer
-from ..pending import Text
+from ..pending import COLUMN_BYTES, TYPE_BYTES, VALUE_BYTES, Text
 from ..screening import Judge
 from ..tally import Setting
 from ..templates import Templates
@@ -76,6 +77,11 @@ class Statement(Text):
         """Of its last execution; kept only with a plan."""
         self.long_data: dict[int, bytes | None] = {}
         """Values that were sent ahead of the next execution, None for one that is no identifier; kept only with a plan."""
+
+    def weight(self) -> int:
+        columns = len(self.reading.fields) if self.reading is not None else 0
+        values = VALUE_BYTES * len(self.long_data)
+        return Text.weight(self) + COLUMN_BYTES * columns + TYPE_BYTES * len(self.types) + values
 
 
 class Command:
@@ -300,9 +306,14 @@ class Commands(Observer):
         number = int.from_bytes(body[4:6], "little")
         if statement is None or statement.plan is None or len(body) < 6 or number >= statement.parameters:
             return
+        if number not in statement.long_data:
+            self.keep(VALUE_BYTES)
         before = statement.long_data.get(number, b"")
         value = None if before is None or not whole else before + body[6:]
         statement.long_data[number] = None if value is None or len(value) > MAX_LONG_BYTES else value
+
+    def _prepared(self) -> tuple[dict[Any, Any], ...]:
+        return (self._statements,)
 
     # -- who is charged ---------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ cdef class Journal:
     cdef public object directory
     cdef public SpoolWriter spool
     cdef public bint full
-    cdef public long long recorded, _gap
+    cdef public long long recorded, _gap, _names
     cdef public dict _hashes, _shapes
     cpdef bint told(self, str fingerprint, tuple columns) except *
     cpdef put(self, Counters counters, str listener, str principal, long long time_ms, bytes payload)

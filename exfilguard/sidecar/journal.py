@@ -20,6 +20,8 @@ from .spool import SpoolWriter
 log = logging.getLogger(__name__)
 
 MAX_HASHES = 100_000
+MAX_NAMES = 1_000_000
+"""Of the columns of all shapes that were told: one has up to a hundred, which may be its own."""
 
 
 class Counters:
@@ -59,6 +61,7 @@ class Journal:
         self._hashes: dict[str, int] = {}
         self._shapes: dict[str, tuple[str, ...]] = {}
         """fingerprint -> columns: what was already told of it"""
+        self._names = 0
 
     def told(self, fingerprint: str, columns: tuple[str, ...]) -> bool:
         """True when a shape's text need not be sent any more."""
@@ -66,7 +69,9 @@ class Journal:
         # Told again when the columns were not known yet, or a `SELECT *` has got others.
         if told is not None and (told is columns or told == columns or not columns):
             return True
-        if told is not None or len(self._shapes) < MAX_HASHES:
+        names = self._names + len(columns) - (len(told) if told is not None else 0)
+        if names <= MAX_NAMES and (told is not None or len(self._shapes) < MAX_HASHES):
+            self._names = names
             self._shapes[fingerprint] = columns
         return False
 

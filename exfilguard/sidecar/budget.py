@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 
 SLICES = 60
+MAX_ACCOUNTS = 100_000
+"""Names of one window that have a budget each; what further ones do is counted together, as in the detector: a session that may say
+whose it is can say it anew with each statement."""
+OTHERS = "(others)"
 
 
 class Account:
@@ -59,6 +63,8 @@ class LocalBudget:
                 del self._accounts[name]
         account = self._accounts.get(principal)
         if account is None:
+            if len(self._accounts) >= MAX_ACCOUNTS and principal != OTHERS:
+                return self._account(OTHERS, now_ms)
             account = self._accounts[principal] = Account()
         if account.looked_at < number:
             self._expire(account, number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exfilguard.sidecar.budget import SLICES, LocalBudget
+from exfilguard.sidecar.budget import MAX_ACCOUNTS, SLICES, LocalBudget
 
 WINDOW_MS = 60_000
 SLICE_MS = WINDOW_MS // SLICES
@@ -45,6 +45,19 @@ def test_a_budget_counts_at_least_its_window_and_at_most_a_slice_more(steps: lis
         assert least[2] <= guessed <= most[2]
         budget.charge(principal, rows, patients, estimated, now)
         charged.append((now, principal, rows, patients, estimated))
+
+
+def test_a_flood_of_names_is_bounded_and_counted_together() -> None:
+    budget = LocalBudget(10, 10, WINDOW_MS)
+    for n in range(MAX_ACCOUNTS + 5):
+        budget.charge(f"user {n}", 1, (), 0, 1_000)
+    assert budget.rows_left("user 0", 1_000) == 9
+    assert budget.rows_left(f"user {MAX_ACCOUNTS}", 1_000) == 5
+    assert budget.rows_left("somebody new", 1_000) == 5
+    later = 1_000 + 2 * WINDOW_MS
+    assert budget.rows_left("somebody new", later) == 10
+    budget.charge("somebody new", 3, (), 0, later)
+    assert budget.rows_left("somebody else", later) == 10
 
 
 def test_no_limit_is_none_and_a_limit_that_was_passed_leaves_nothing() -> None:

@@ -21,7 +21,7 @@ cdef class ClientSide(Side):
 
 
 cdef class ServerSide(Side):
-    cdef public object session, lost, throttle_timer
+    cdef public object session, lost, throttle_timer, turn
     cdef public Talk plain
     cdef public bytes rest
     cdef public Py_ssize_t rest_at

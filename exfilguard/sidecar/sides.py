@@ -285,6 +285,8 @@ class ServerSide(Side):
         self.rest = b""
         """What has arrived and is worked on in turns; bounded, since reading is paused meanwhile."""
         self.rest_at = 0
+        self.turn: Callable[[bytes, int, int], int] | None = None
+        """How many bytes from a position on are one turn, TURN_BYTES at most: of a compressed session, whose bytes are more than they seem."""
         self.throttle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -294,7 +296,8 @@ class ServerSide(Side):
         if self.divert is not None:
             self.divert(data)
             return
-        if len(data) <= TURN_BYTES and not self.rest:
+        size = TURN_BYTES if self.turn is None else self.turn(data, 0, TURN_BYTES)
+        if len(data) <= size and not self.rest:
             if self.plain is not None:
                 self.plain.from_server(data)
             else:
@@ -314,8 +317,9 @@ class ServerSide(Side):
         if not self.rest or self.paused_by != {_TURN}:
             return
         at = self.rest_at
-        portion = self.rest[at : at + TURN_BYTES]
-        self.rest_at = at + TURN_BYTES
+        size = TURN_BYTES if self.turn is None else self.turn(self.rest, at, TURN_BYTES)
+        portion = self.rest[at : at + size]
+        self.rest_at = at + size
         if self.rest_at >= len(self.rest):
             self.rest, self.rest_at = b"", 0
         self.session.from_server(portion)

@@ -100,6 +100,21 @@ def test_a_small_portion_is_worked_on_at_once() -> None:
     assert transport.reading
 
 
+def test_a_turn_of_a_compressed_session_is_as_long_as_what_it_holds_allows() -> None:
+    async def play() -> None:
+        side, session, transport = made()
+        side.turn = lambda data, at, most: min(len(data) - at, 10, most)
+        side.data_received(b"x" * 10)
+        assert transport.reading
+        side.data_received(b"y" * 25)
+        for _ in range(9):
+            await asyncio.sleep(0)
+        assert [piece for _, piece in session.seen] == [b"x" * 10, b"y" * 10, b"y" * 10, b"y" * 5]
+        assert transport.reading
+
+    asyncio.run(play())
+
+
 def test_a_database_that_goes_away_loses_nothing_it_had_sent() -> None:
     async def play() -> None:
         for gone in (lambda side: side.eof_received(), lambda side: side.connection_lost(None)):

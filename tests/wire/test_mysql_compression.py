@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from exfilguard.errors import ProtocolError
-from exfilguard.wire.mysql.compression import Algorithm, Envelopes, Inflater, Wrapping, envelope
+from exfilguard.wire.mysql.compression import TURN_CONTENT, Algorithm, Envelopes, Inflater, Wrapping, envelope
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", ["zlib", "zstd"])
 
@@ -99,3 +99,22 @@ def test_an_authentication_holds_no_more_than_it_may() -> None:
     assert side.open(wrapped(b"x" * 1_000, 0)[:900], 1_000) == b""
     with pytest.raises(ProtocolError):
         side.open(wrapped(b"x" * 5_000, 0)[:2_000], 1_000)
+
+
+@ALGORITHMS
+def test_what_is_opened_in_one_go_is_bounded_by_what_it_holds(algorithm: Algorithm) -> None:
+    parts = [b"x" * size for size in (1, 100_000, 300_000, 7, 200_000, 200_000)] * 20
+    data = b"".join(squeezed(part, algorithm) for part in parts)
+    assert len(data) < 64 << 10
+    for step in (len(data), 1, 10, 4096):
+        inflater, held = Inflater(algorithm), []
+        for piece in [data[at : at + step] for at in range(0, len(data), step)]:
+            at = 0
+            while at < len(piece):
+                size = inflater.turn(piece, at, 64 << 10)
+                assert 0 < size <= len(piece) - at
+                held.append([content for content, _ in inflater.feed(piece[at : at + size])])
+                at += size
+        assert b"".join(content for turn in held for content in turn) == b"".join(parts)
+        assert max(sum(map(len, turn[:-1])) for turn in held) < TURN_CONTENT
+    assert Inflater(algorithm).turn(b"\0" * 100, 0, 64) == 64

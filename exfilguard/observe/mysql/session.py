@@ -86,6 +86,11 @@ class MysqlObserver(Answers):
         return (inflate.sequence + 1) & 0xFF if self._pending else 1
 
     @property
+    def inflater(self) -> Inflater | None:
+        """What opens the server's envelopes here; None without compression, and where the relay does."""
+        return self._inflate_server
+
+    @property
     def client_envelope(self) -> int | None:
         """The number of the client's last envelope; None without compression."""
         return None if self._inflate_client is None else self._inflate_client.sequence

@@ -229,6 +229,9 @@ class MysqlFront:
             session.envelopes = Envelopes(self.compression)
         events = observer.login_succeeded(agreed, self.compression, now_ms(), session.envelopes)
         session.guard.emit(session, events)
+        opens = session.envelopes or observer.inflater
+        if opens is not None and session.server is not None:
+            session.server.turn = opens.turn
         if self._sides_differ():
             observer.on_change_user = self._change_user
         self._hand_over(b"")

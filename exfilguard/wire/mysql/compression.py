@@ -15,6 +15,8 @@ from ...errors import ProtocolError
 
 Algorithm = Literal["", "zlib", "zstd"]
 HEADER_BYTES = 7
+TURN_CONTENT = 256 << 10
+"""Envelopes that hold so much are opened in one go: 64 kB of them may hold 60 MB."""
 SEALED_BYTES = 1 << 20
 """Most content of an envelope of the guard's own."""
 
@@ -63,6 +65,10 @@ class Envelopes:
         self.next = 1
         """The number of the next envelope to the client."""
 
+    def turn(self, data: bytes, at: int, most: int) -> int:
+        """See Inflater."""
+        return self._inflater.turn(data, at, most)
+
     def open(self, data: bytes) -> bytes:
         """The packets in the server's envelopes. Raises ProtocolError."""
         return b"".join([content for content, _ in self._inflater.feed(data)])
@@ -103,6 +109,21 @@ class Inflater:
     def begun(self) -> bytes:
         """The beginning of an envelope whose end has not come."""
         return bytes(self._buffer)
+
+    def turn(self, data: bytes, at: int, most: int) -> int:
+        """How many bytes from `at` on, which are fed next, are opened in one go: at least 1, and at most `most`."""
+        pos, end, content = at, min(len(data), at + most), 0
+        passed = len(self._buffer)
+        header = bytes(self._buffer[:HEADER_BYTES])
+        while pos < end and content < TURN_CONTENT:
+            header += data[pos : pos + HEADER_BYTES - len(header)]
+            if len(header) < HEADER_BYTES:
+                break
+            length = int.from_bytes(header[:3], "little")
+            content += int.from_bytes(header[4:], "little") or length
+            pos += HEADER_BYTES + length - passed
+            passed, header = 0, b""
+        return (end if header else min(pos, end)) - at
 
     def forget(self) -> None:
         """Drop the beginning of an envelope: it will be fed again."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -102,8 +103,9 @@ class Contexts:
         self._max_ttl_ms = max_ttl_ms
         self._skew_ms = skew_ms
         self._capacity = capacity
-        self._seen: dict[int, tuple[int, int, int]] = {}
-        """Hash of the nonce -> (forget at, issued, hash of session and text), oldest first."""
+        self._seen: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
+        """Hash of the nonce -> (forget at, issued, hash of session and text), oldest first. A plain dict looks for its first entry from
+        where the first one ever was: with each one that is forgotten the next costs more."""
         self._floor_ms = 0
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 
 import pytest
 
@@ -364,6 +365,19 @@ def test_the_memory_of_nonces_is_bounded_and_never_accepts_twice() -> None:
     other = Identity(Rules(), contexts, "s2", "x")
     found = [other.read(f"SELECT 1 {comment}".encode(), NOW + 10_000) for comment in comments]
     assert {s.finding for s in found if s is not None} == {"identity_expired", "identity_replayed"}
+
+
+def test_a_full_memory_of_nonces_costs_no_more_than_an_empty_one() -> None:
+    contexts = Contexts({"k1": KEY}, capacity=50_000)
+
+    def cpu_s(first: int) -> float:
+        began = time.process_time()
+        for n in range(first, first + 50_000):
+            contexts._remember(n, (NOW + n + 330_000, NOW + n, n), NOW + n)
+        return time.process_time() - began
+
+    empty = cpu_s(0)
+    assert cpu_s(50_000) < 10 * empty
 
 
 def test_a_flood_of_forgeries_tells_one_finding_a_second() -> None:

@@ -47,6 +47,15 @@ cdef inline Py_ssize_t escaped_end(const uint8_t *s, Py_ssize_t pos, Py_ssize_t 
     return n
 
 
+cdef inline bint may_go_on(const uint8_t *s, Py_ssize_t pos, Py_ssize_t n) noexcept nogil:
+    """True when the string that ends at `pos` may go on in quotes on a further line."""
+    cdef bint line = False
+    while pos < n and KINDS[s[pos]] & SPACE:
+        line = line or s[pos] == 10 or s[pos] == 13
+        pos += 1
+    return pos < n and ((line and s[pos] == 39) or (s[pos] == 45 and pos + 1 < n and s[pos + 1] == 45))
+
+
 cdef inline Py_ssize_t comment_end(const uint8_t *s, Py_ssize_t pos, Py_ssize_t n) noexcept nogil:
     cdef int depth = 1
     while pos + 1 < n:
@@ -122,7 +131,7 @@ def shape(bytes sql not None):
             elif c == 39:
                 pos = quoted_end(s, pos + 1, n, 39)
             elif c == 45 and following == 45:
-                while pos < n and s[pos] != 10:
+                while pos < n and s[pos] != 10 and s[pos] != 13:
                     pos += 1
                 continue
             elif c == 47 and following == 42:
@@ -167,6 +176,8 @@ def shape(bytes sql not None):
                 pos += 1
                 continue
             # a value
+            if s[pos - 1] == 39 and may_go_on(s, pos, n):
+                return None
             if at >= 2 and out[at - 2] == 44:
                 lists = True
             out[at] = 63

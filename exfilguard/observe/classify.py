@@ -9,15 +9,18 @@ Rules:
 - Rather a flag too many: a table that happens to have a watched function's name and stands before a parenthesis is flagged.
 - A long text (a letter, a thousand rows to insert) is searched for the words first, in one pass: without them no rule here applies, and
   no token is read. The relay's other sessions wait meanwhile.
+- Where a text can be read in more ways than one (a backslash may escape, or not; half a character may look like ASCII), what any of
+  them tells is flagged: which one is the server's hangs on settings that the statement before it, or a function, may have changed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import pairwise
 
 from ..events.query import FLAGS, Engine, Flag
-from .lex import Token, tokens
+from .lex import BETWEEN_LINES, Token, tokens
 from .words import WordSet
 
 MAX_CACHED = 10_000
@@ -74,9 +77,14 @@ _FOREIGN_EXTENSIONS = frozenset(
     ("dblink", "postgres_fdw", "file_fdw", "mysql_fdw", "oracle_fdw", "tds_fdw", "ogr_fdw", "multicorn")
 )
 
+_HALF_CHARACTER = re.compile(rb"[\x80-\xff][:-@\[-\^`{-~]")
+"""SJIS, BIG5, GBK and other encodings of a client have such a byte as the second half of a character."""
+_NAMED_ONLY = frozenset(("operator", "aggregate", "cast"))
+"""What is made of functions by their names, without a call."""
 _BLOCK_WORDS = frozenset(("begin", "then", "else", "loop"))
 _BODY_WORDS = ("do", "create", "alter", "prepare", "execute")
 """First words of statements whose strings are read, too."""
+_GOES_ON = re.compile(f"'{BETWEEN_LINES}'".encode())
 _BODY_FIRST = re.compile(rb"[\s(]*(?:/\*|--|#|" + "|".join(_BODY_WORDS).encode() + rb")", re.IGNORECASE)
 
 _WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
@@ -97,7 +105,7 @@ _TOGETHER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (frozenset(("show",)), frozenset(("binlog",))),
 )
 """Words that need another one to mean something."""
-_COPY_BEYOND = re.compile(r"(?:^|;|\*/|\n|\b(?:begin|then|else|loop))\s*copy\b")
+_COPY_BEYOND = re.compile(r"(?:^|;|\*/|[\n\r]|\b(?:begin|then|else|loop))\s*copy\b")
 _TARGET_BEYOND = re.compile(r"\b(?:program|stdin|stdout)\b|'/|'[a-z]:|\b(?:e|u&)'|\$")
 """What a COPY needs: a line of a letter to a patient may begin with the word."""
 
@@ -121,13 +129,15 @@ class Classifier:
 
     def flags(self, fingerprint: str, sql: bytes, patients: Callable[[bytes], bool]) -> tuple[Flag, ...]:
         """Flags of a statement. `fingerprint`: of its shape; `patients`: says whether a text names a table of patients."""
+        halves = not sql.isascii() and self._engine == "postgresql" and _HALF_CHARACTER.search(sql) is not None
+        doubtful = halves or (b"\\'" in sql and self._engine == "postgresql")
         found = self._known.get(fingerprint)
-        if found is not None:
+        if found is not None and not doubtful:
             return found
         if len(sql) >= LONG_BYTES and self._harmless(sql):
             return ()
-        flags, lasting = self._classify(sql.decode("utf-8", "replace"), patients(sql))
-        if lasting and fingerprint:
+        flags, lasting = self._classify(sql.decode("utf-8", "replace"), patients(sql), halves=halves)
+        if lasting and fingerprint and not doubtful:
             if len(self._known) >= MAX_CACHED:
                 self._known.clear()
             self._known[fingerprint] = flags
@@ -153,28 +163,36 @@ class Classifier:
             return False
         if any(not (words.isdisjoint(verbs) or words.isdisjoint(objects)) for verbs, objects in _TOGETHER):
             return False
+        # Written in escapes or in pieces: a quoted name, or the body of a block or function.
         escape = sql.find(b"\\")
-        if escape < 0:
-            return True
-        # Written in escapes: a quoted name, or the body of a block or function.
         quote = b"`" if self._engine == "mysql" else b'"'
-        if sql.find(quote, escape) >= 0 or sql.count(quote, 0, escape) % 2:
+        if escape >= 0 and (sql.find(quote, escape) >= 0 or sql.count(quote, 0, escape) % 2):
             return False
         semicolon = sql.find(b";")
-        return (semicolon < 0 or not sql[semicolon:].strip(b"; \t\r\n\0")) and _BODY_FIRST.match(sql) is None
+        if (semicolon < 0 or not sql[semicolon:].strip(b"; \t\r\n\0")) and _BODY_FIRST.match(sql) is None:
+            return True
+        return escape < 0 and (self._engine == "mysql" or _GOES_ON.search(sql) is None)
 
-    def _classify(self, sql: str, patients: bool) -> tuple[tuple[Flag, ...], bool]:
-        """(flags in the order of FLAGS, True when every statement of the same shape has them)."""
+    def _classify(self, sql: str, patients: bool, *, halves: bool) -> tuple[tuple[Flag, ...], bool]:
+        """(flags in the order of FLAGS, True when every statement of the same shape has them). `halves`: see _HALF_CHARACTER."""
         found: set[Flag] = set()
         lasting = self._read(sql, found, 0)
+        if halves:
+            self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql, found)
         if not patients:
             found.discard("aggregate")
         return tuple(flag for flag in FLAGS if flag in found), lasting
 
     def _read(self, sql: str, found: set[Flag], depth: int) -> bool:
+        lasting = self._read_as(sql, found, depth, backslashes=False)
+        if self._engine == "postgresql" and "\\" in sql:
+            lasting &= self._read_as(sql, found, depth, backslashes=True)
+        return lasting
+
+    def _read_as(self, sql: str, found: set[Flag], depth: int, *, backslashes: bool) -> bool:
         lasting = True
         statement: list[Token] = []
-        for count, token in enumerate(tokens(sql, self._engine)):
+        for count, token in enumerate(tokens(sql, self._engine, backslashes=backslashes)):
             if count >= MAX_TOKENS:
                 found.add("watched_call")  # too long to be read to its end: somebody should
                 self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql, found)
@@ -206,10 +224,8 @@ class Classifier:
             if not word:
                 continue
             token = statement[at]
-            if token.kind == "quoted" and not (word.isidentifier() and token.end - token.start == len(word) + 2):
+            if token.kind == "quoted" and not (word.isidentifier() and token.end - token.start == len(token.text) + 2):
                 lasting = False  # the shape shows `"?"`
-                if "\\" in word or token.end - token.start > len(word) + 4:
-                    found.add("watched_call")  # U&"..": a name spelled in code points hides something
             if at + 1 < len(statement) and statement[at + 1].text == "(" and statement[at + 1].kind == "op":
                 self._call(word, found)
         self._verb(statement, words, found)
@@ -239,6 +255,11 @@ class Classifier:
 
     def _verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
         first, rest = words[0], set(words[1:])
+        if first == "create" and not _NAMED_ONLY.isdisjoint(words[1:4]):
+            for word in words:
+                self._call(word, found)
+        if first == "create" and {"internal", "c"} & {after for word, after in pairwise(words) if word == "language"}:
+            found.add("server_export")  # any function of the server's own, or of a library, under another name
         if first == "copy":
             self._copy(statement, words, found)
         elif first in _REPLICATION_WORDS:

@@ -1,7 +1,8 @@
 """SQL cut into tokens, for both engines: what identity, flags and asked-for patients are read from.
 
 Strategy: `tokens` is one regular expression per dialect over text; `final_comment` jumps from one special byte to the next,
-since it sees every tagged statement. What is not terminated runs to the end of the text.
+since it sees every tagged statement. What is not terminated runs to the end of the text. PostgreSQL ends a line's comment at a
+carriage return too, and goes on with a string, escapes and all, in the quotes on a further line.
 Rules: https://www.postgresql.org/docs/current/sql-syntax-lexical.html, https://dev.mysql.com/doc/refman/8.4/en/comments.html
 """
 
@@ -27,11 +28,16 @@ class Token(NamedTuple):
 
 _WORD = r"(?P<word> [A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]* )"
 _NUMBER = r"(?P<number> (?:0[xX][0-9a-fA-F]+|(?:\d[\w.]*|\.\d[\w.]*)(?:(?<=[eE])[+-]?\d+)?) )"
-_PLAIN = r"'(?:[^']|'')*+(?:'|\Z)"
-_SLASHED = r"'(?:[^'\\]|''|\\.)*+(?:'|\Z|\\\Z)"
+BETWEEN_LINES = r"(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*+[\n\r])*+"
+"""What may stand between the quotes of a string that goes on. https://www.postgresql.org/docs/current/sql-syntax-lexical.html"""
+_PLAIN_PART = r"(?:[^']|'')*+"
+_SLASHED_PART = r"(?:[^'\\]|''|\\.)*+"
+_PLAIN = rf"'{_PLAIN_PART}(?:'{BETWEEN_LINES}'{_PLAIN_PART})*+(?:'|\Z)"
+_SLASHED = rf"'{_SLASHED_PART}(?:'{BETWEEN_LINES}'{_SLASHED_PART})*+(?:'|\Z|\\\Z)"
+_MYSQL_SLASHED = rf"'{_SLASHED_PART}(?:'|\Z|\\\Z)"
 _POSTGRES = r"""
     (?P<space> \s+ )
-  | (?P<line> --[^\n]* )
+  | (?P<line> --[^\n\r]* )
   | (?P<block> /\* )
   | (?P<escaped> {escaped} )
   | (?P<string> (?:[bBxXnN]|[uU]&)?{plain} )
@@ -60,10 +66,13 @@ _STANDARD = re.compile(_POSTGRES.format(escaped="[eE]" + _SLASHED, plain=_PLAIN,
 _BACKSLASHES = re.compile(
     _POSTGRES.format(escaped="(?:[eEbBxXnN]|[uU]&)?" + _SLASHED, plain=_PLAIN, number=_NUMBER, word=_WORD), _FLAGS
 )
-_MARIA = re.compile(_MYSQL.format(slashed=_SLASHED, number=_NUMBER, word=_WORD), _FLAGS)
+_MARIA = re.compile(_MYSQL.format(slashed=_MYSQL_SLASHED, number=_NUMBER, word=_WORD), _FLAGS)
+_PLAIN_BODY, _SLASHED_BODY = re.compile(_PLAIN_PART), re.compile(_SLASHED_PART, re.DOTALL)
+_FURTHER = re.compile(f"'{BETWEEN_LINES}'")
+_SPACES = re.compile(r"\s+|--[^\n\r]*|/\*")
+_UESCAPE = re.compile("uescape", re.IGNORECASE)
+_UNICODE = ("U&", "u&")
 _EDGE = re.compile(r"/\*|\*/")
-_BETWEEN = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
-_UESCAPE = re.compile(rf"{_BETWEEN}uescape{_BETWEEN}'([^'])'", re.IGNORECASE | re.DOTALL)
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a"}
 
@@ -94,36 +103,68 @@ def tokens(sql: str, engine: Engine = "postgresql", *, backslashes: bool = False
             yield Token("word", text.lower(), start, pos)
         elif kind == "quoted":
             quote = "`" if text[0] == "`" else '"'
-            name = (
-                text[text.index(quote) + 1 :].removesuffix(quote).replace(quote * 2, quote)
-            )  # it may not be terminated
-            if text[0] in "uU":
-                mark = _UESCAPE.match(sql, pos)
-                pos = pos if mark is None else mark.end()
-                name = _code_points(name, "\\" if mark is None else mark[1])
+            name = text[text.index(quote) + 1 :].removesuffix(quote)  # it may not be terminated
+            name = name.replace(quote * 2, quote)
+            if text[:2] in _UNICODE:
+                name, pos = _spelled(name, sql, pos)
             yield Token("quoted", name, start, pos)
         elif kind in ("string", "escaped"):
-            yield Token("string", _value(text, escapes=kind == "escaped"), start, pos)
+            value = _value(text, escapes=kind == "escaped", goes_on=engine == "postgresql")
+            if text[:2] in _UNICODE:
+                value, pos = _spelled(value, sql, pos)
+            yield Token("string", value, start, pos)
         else:
             yield Token(kind, text, start, pos)  # type: ignore[arg-type]
 
 
-def _code_points(name: str, mark: str) -> str:
-    """A name of U&"..": `mark` and the number of a character, or `mark` twice."""
-    escape = re.escape(mark)
-    return re.sub(
-        rf"{escape}(?:{escape}|([0-9a-fA-F]{{4}})|\+([0-9a-fA-F]{{6}}))",
-        lambda found: chr(min(int(found[1] or found[2], 16), 0x10FFFF)) if found[1] or found[2] else mark,
-        name,
-    )
-
-
-def _value(text: str, *, escapes: bool) -> str:
-    """What a string literal stands for."""
+def _value(text: str, *, escapes: bool, goes_on: bool = False) -> str:
+    """What a string literal stands for. `goes_on`: in quotes on further lines, perhaps."""
     mark = "'" if "'" in text and ('"' not in text or text.index("'") < text.index('"')) else '"'
-    body = text[text.index(mark) + 1 :]
-    body = body.removesuffix(mark).replace(mark * 2, mark)
+    start = text.index(mark) + 1
+    if not goes_on or ("\n" not in text and "\r" not in text):
+        return _part_value(text[start:].removesuffix(mark), mark, escapes)
+    part = _SLASHED_BODY if escapes else _PLAIN_BODY
+    out = []
+    while True:
+        end = part.match(text, start).end()  # type: ignore[union-attr]  # it matches nothing, too
+        out.append(_part_value(text[start:end], mark, escapes))
+        following = _FURTHER.match(text, end)
+        if following is None:
+            return "".join(out)
+        start = following.end()
+
+
+def _part_value(body: str, mark: str, escapes: bool) -> str:
+    body = body.replace(mark * 2, mark)
     return _ESCAPE.sub(_unescape, body) if escapes and "\\" in body else body
+
+
+def _spelled(text: str, sql: str, pos: int) -> tuple[str, int]:
+    """What U&'..' or U&"..", which ends at `pos`, stands for, and where it ends with its UESCAPE: code points stand behind a backslash,
+    or behind the character named there."""
+    escape = "\\"
+    if (said := _UESCAPE.match(sql, _behind_spaces(sql, pos))) is not None:
+        given = _STANDARD.match(sql, _behind_spaces(sql, said.end()))
+        if given is not None and given.lastgroup in ("string", "escaped"):
+            escape = _value(given.group(), escapes=given.lastgroup == "escaped", goes_on=True)[:1] or escape
+            pos = given.end()
+    if escape not in text:
+        return text, pos
+    code = re.escape(escape)
+    spelled = re.compile(rf"{code}(?:([0-9a-fA-F]{{4}})|\+([0-9a-fA-F]{{6}})|{code})")
+    return spelled.sub(lambda match: _code_point(match, escape), text), pos
+
+
+def _behind_spaces(sql: str, pos: int) -> int:
+    """Behind spaces and comments."""
+    while (space := _SPACES.match(sql, pos)) is not None:
+        pos = _block_end(sql, space.end(), nested=True) if space.group() == "/*" else space.end()
+    return pos
+
+
+def _code_point(match: re.Match[str], escape: str) -> str:
+    number = int(match[1] or match[2] or "110000", 16)
+    return chr(number) if number < 0x110000 else escape
 
 
 def _unescape(match: re.Match[str]) -> str:
@@ -155,8 +196,10 @@ _ENDS_IN_COMMENT = re.compile(rb"\*/[\s;]*\Z")
 _SPECIAL = {"postgresql": re.compile(rb"['\"$/-]"), "mysql": re.compile(rb"['\"`#/-]")}
 _IDENTIFIER = re.compile(rb"[A-Za-z0-9_$\x80-\xff]")
 _DOLLAR = re.compile(rb"\$(?:[A-Za-z_\x80-\xff][\w\x80-\xff]*)?\$")
-_PLAIN_END = re.compile(rb"(?:[^']|'')*+'")
-_SLASHED_END = re.compile(rb"(?:[^'\\]|''|\\.)*+'", re.DOTALL)
+_PLAIN_END = re.compile(f"{_PLAIN_PART}'(?:{BETWEEN_LINES}'{_PLAIN_PART}')*+".encode())
+_SLASHED_END = re.compile(f"{_SLASHED_PART}'(?:{BETWEEN_LINES}'{_SLASHED_PART}')*+".encode(), re.DOTALL)
+_MYSQL_SLASHED_END = re.compile(f"{_SLASHED_PART}'".encode(), re.DOTALL)
+_LINE_END = {"postgresql": re.compile(rb"[^\n\r]*+[\n\r]"), "mysql": re.compile(rb"[^\n]*+\n")}
 _DOUBLE_END = re.compile(rb'(?:[^"]|"")*+"')
 _DOUBLE_SLASHED_END = re.compile(rb'(?:[^"\\]|""|\\.)*+"', re.DOTALL)
 _TICK_END = re.compile(rb"(?:[^`]|``)*+`")
@@ -190,14 +233,15 @@ def final_comment(sql: bytes, engine: Engine = "postgresql", *, backslashes: boo
                 end = close
         elif mark == b"-":
             if sql[at + 1 : at + 2] == b"-" and (not mysql or sql[at + 2 : at + 3] in b" \t\r\n\f\v"):
-                end = _line_close(sql, at)
+                end = _close(_LINE_END[engine], sql, at)
         elif mark == b"#":
-            end = _line_close(sql, at)
+            end = _close(_LINE_END[engine], sql, at)
         elif mark == b"'":
-            slashed = mysql or backslashes
+            slashed = backslashes
             if not slashed and at and sql[at - 1 : at] in (b"e", b"E"):
                 slashed = at < 2 or _IDENTIFIER.match(sql, at - 2) is None
-            end = _close(_SLASHED_END if slashed else _PLAIN_END, sql, at + 1)
+            string = _MYSQL_SLASHED_END if mysql else _SLASHED_END if slashed else _PLAIN_END
+            end = _close(string, sql, at + 1)
         elif mark == b'"':
             end = _close(_DOUBLE_SLASHED_END if mysql else _DOUBLE_END, sql, at + 1)
         elif mark == b"`":
@@ -216,11 +260,6 @@ def final_comment(sql: bytes, engine: Engine = "postgresql", *, backslashes: boo
 def _close(pattern: re.Pattern[bytes], sql: bytes, pos: int) -> int | None:
     found = pattern.match(sql, pos)
     return found.end() if found is not None else None
-
-
-def _line_close(sql: bytes, pos: int) -> int | None:
-    end = sql.find(b"\n", pos)
-    return end + 1 if end >= 0 else None
 
 
 def _comment_close(sql: bytes, pos: int, *, nested: bool) -> int | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+from .lex import BETWEEN_LINES
+
 try:
     from ._hot import shape as _compiled_shape
 except ImportError:  # no C compiler at installation
@@ -19,24 +21,26 @@ MAX_TEXT_CHARS = 1_000
 MAX_CACHED = 4_096
 MAX_CACHED_CHARS = 2_000
 
-_LEXEME = r"""
-    (?P<space> \s+ | --[^\n]* )
+_LEXEME = rf"""
+    (?P<space> \s+ | --[^\n\r]* )
   | (?P<comment> /\* )
-  | (?P<string> (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*(?:'|\Z) )
-  | (?P<dollar> \$(?P<tag>[A-Za-z_\x80-\uffff][\w\x80-\uffff]*)?\$ )
+  | (?P<string> (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*+(?:'{BETWEEN_LINES}'(?:[^']|'')*+)*+(?:'|\Z) )
+  | (?P<dollar> \$(?P<tag>[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$ )
   | (?P<parameter> \$\d+ )
   | (?P<number> (?:\d[\w.]*|\.\d[\w.]*)(?:(?<=[eE])[+-]?\d+)? )
   | (?P<quoted> (?:[uU]&)?"(?:[^"]|"")*(?:"|\Z) )
-  | (?P<word> [A-Za-z_\x80-\uffff][\w$\x80-\uffff]* )
+  | (?P<word> [A-Za-z_\x80-\U0010ffff][\w$\x80-\U0010ffff]* )
   | (?P<other> . )
 """
 _ESCAPE_STRING = r"""
-    (?P<escape> {prefix}'(?:[^'\\]|''|\\.)*(?:'|\Z) )
+    (?P<escape> {prefix}'(?:[^'\\]|''|\\.)*+(?:'{further}'(?:[^'\\]|''|\\.)*+)*+(?:'|\Z) )
   |
 """
 _FLAGS = re.VERBOSE | re.DOTALL
-_STANDARD = re.compile(_ESCAPE_STRING.format(prefix="[eE]") + _LEXEME, _FLAGS)
-_BACKSLASHES = re.compile(_ESCAPE_STRING.format(prefix="(?:[eEbBxXnN]|[uU]&)?") + _LEXEME, _FLAGS)
+_STANDARD = re.compile(_ESCAPE_STRING.format(prefix="[eE]", further=BETWEEN_LINES) + _LEXEME, _FLAGS)
+_BACKSLASHES = re.compile(
+    _ESCAPE_STRING.format(prefix="(?:[eEbBxXnN]|[uU]&)?", further=BETWEEN_LINES) + _LEXEME, _FLAGS
+)
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _PLAIN_IDENTIFIER = re.compile(r'"[A-Za-z_][A-Za-z0-9_$]{0,62}"')
 _LIST = re.compile(r"\( \?(?: , \?)+ \)")

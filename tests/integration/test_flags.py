@@ -20,6 +20,9 @@ FORBIDDEN = {
     "SELECT lo_export(1, '/tmp/exfilguard-stolen')": "server_export",
     "SELECT U&\"pg!005fread!005ffile\" UESCAPE '!' ('/etc/passwd')": "server_export",
     "DO $$ BEGIN PERFORM pg_read_file('/etc/passwd'); END $$": "server_export",
+    "SELECT 1 --\r, lo_export(1, '/tmp/exfilguard-stolen')": "server_export",
+    "SELECT E''\n'\\'', lo_export(1, '/tmp/exfilguard-stolen') --'": "server_export",
+    "SELECT U&\"lo!005fexport\" UESCAPE '!' (1, '/tmp/exfilguard-stolen')": "server_export",
     "SELECT * FROM dblink('host=127.0.0.1', 'SELECT 1') AS t(a int)": "foreign",
     "CREATE SERVER evil FOREIGN DATA WRAPPER postgres_fdw": "foreign",
     "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p": "replication",
@@ -44,6 +47,23 @@ def test_enforce_refuses_what_leaves_by_the_server_and_the_session_goes_on(relay
     assert not Path("/tmp/exfilguard-stolen").exists()
     wait_for(lambda: len([e for e in guarded.events() if e["kind"] == "refused"]) == 2 * len(FORBIDDEN))
     assert flagged(guarded.events(), "refused") == set(FORBIDDEN.values())
+
+
+def test_what_the_server_reads_otherwise_hides_nothing(relay: Relay, hospital: Hospital) -> None:
+    """A setting of the session's says where a string ends."""
+    guarded = relay(mode="enforce", budget_rows=1_000_000)
+    for setting, sql in {
+        "standard_conforming_strings = off": b"SELECT '\\'', lo_export(1, '/tmp/exfilguard-stolen') --'",
+        "client_encoding = 'SJIS'": b"SELECT E'\x83\x5c', lo_export(1, '/tmp/exfilguard-stolen') --'",
+    }.items():
+        with connect(guarded.dsn()) as through, connect(hospital.dsn("dpi_export")) as direct:
+            for session in (through, direct):
+                session.execute(f"SET {setting}")
+            assert b"not allowed through this guard" in through.pgconn.exec_(sql).error_message
+            assert b"lo_export" in direct.pgconn.exec_(sql).error_message, "it is called"
+        # What was told of that statement is not taken for what another of its shape does.
+        with connect(guarded.dsn()) as through, pytest.raises(psycopg.Error, match="not allowed through this guard"):
+            through.execute("SELECT 'a', lo_export(1, '/tmp/exfilguard-stolen')")
 
 
 def test_a_statement_is_judged_by_all_of_it_however_long(relay: Relay, hospital: Hospital) -> None:

@@ -51,10 +51,29 @@ POSTGRES = {
     "DO $$ BEGIN copy := 1; PERFORM copy FROM t; END $$": "",
     "CREATE FUNCTION f() RETURNS text LANGUAGE sql AS 'SELECT lo_export(1, $$x$$)'": "server_export",
     "SELECT 1; SELECT 2; COPY patient TO STDOUT": "copy",
-    'SELECT U&"pg\\005fread_file"(1)': "server_export watched_call",
-    "SELECT U&\"pg!005fread!005ffile\" UESCAPE '!'(1)": "server_export watched_call",
-    "SELECT u&\"lo!+00005Fexport\"/* x */UESCAPE -- y\n '!' (1, 2)": "server_export watched_call",
+    'SELECT U&"pg\\005fread_file"(1)': "server_export",
+    "SELECT U&\"pg!005fread_file\" /* in */ UESCAPE '!' (1)": "server_export",
+    "DO U&'BEGIN PERFORM lo_e\\0078port(1, ''/x''); END'": "server_export",
+    "SELECT 1 --\r, lo_export(1, '/x')": "server_export",
+    "SELECT E''\n'\\'', lo_export(1, '/x') --'": "server_export",
+    "SELECT E'' -- more\n '\\'', lo_export(1, '/x') --'": "server_export",
+    "SELECT '' '\\', lo_export(1, '/x') --'": "server_export",
+    "SELECT 'a'\n', lo_export(1)'": "",
+    "DO 'BEGIN PERFORM lo_ex'\n'port(1, ''/x''); END'": "server_export",
+    "SELECT '\\'', lo_export(1, '/x') --'": "server_export",
+    "SELECT '\\', lo_export(1, '/x') --'": "server_export",
+    "SELECT 'C:\\', 'D:\\'": "",
+    "CREATE OPERATOR =# (leftarg = oid, rightarg = text, function = lo_export)": "server_export",
+    "CREATE AGGREGATE a(text) (sfunc = pg_read_file, stype = text)": "server_export",
+    "CREATE FUNCTION f(oid, text) RETURNS int LANGUAGE internal AS 'be_lo_export'": "server_export",
+    "SELECT u&\"lo!+00005Fexport\"/* x */UESCAPE -- y\n '!' (1, 2)": "server_export",
 }
+HALF_CHARACTERS = {
+    b"SELECT E'\x83\x5c', lo_export(1, '/x') --'": {"server_export"},
+    b"SELECT $\x83\x7c$ ' $\x83\x7c$, lo_export(1, '/x') --'": {"server_export"},
+    b"SELECT '\x83\x5c', 1": set(),
+}
+"""In SJIS."""
 MYSQL = {
     "SELECT id FROM patient": "",
     "SELECT * FROM patient INTO OUTFILE '/tmp/x'": "server_export",
@@ -71,6 +90,26 @@ MYSQL = {
     "CHANGE MASTER TO MASTER_HOST='x'": "replication",
     "SHOW BINLOG EVENTS": "replication",
 }
+
+
+@pytest.mark.parametrize("sql", HALF_CHARACTERS)
+def test_half_a_character_is_taken_for_what_it_looks_like_and_for_what_it_may_be(sql: bytes) -> None:
+    assert set(Classifier("postgresql").flags("", sql, lambda text: False)) == HALF_CHARACTERS[sql]
+
+
+@pytest.mark.parametrize(
+    ("before", "sql"),
+    [
+        ("SELECT '\\'', lo_export(1, 2) --'", "SELECT 'a', lo_export(1, 2)"),
+        ('SELECT U&"now"()', 'SELECT U&"lo\\005fexport"()'),
+    ],
+)
+def test_a_shape_that_two_texts_share_by_mistake_hides_none(before: str, sql: str) -> None:
+    classifier = Classifier("postgresql")
+    for backslashes in (False, True):
+        fingerprint, _ = normalise(before, backslashes)
+        classifier.flags(fingerprint, before.encode(), lambda text: False)
+        assert set(classifier.flags(normalise(sql)[0], sql.encode(), lambda text: False)) == {"server_export"}
 
 
 def check(engine: Engine, sql: str, expected: str) -> None:

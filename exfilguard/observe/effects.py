@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -40,6 +40,8 @@ class Effect:
     """Until the end of the transaction."""
     name_parameter: int = 0
     local_parameter: int = 0
+    beside: bool = False
+    """Its statement does something else, too."""
 
 
 Script = tuple[tuple[Effect, ...], ...]
@@ -62,9 +64,10 @@ def may_matter(sql: bytes) -> bool:
 
 _ONE_WITHOUT_ROWS = re.compile(
     rb"\s*(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|set|reset|discard|deallocate|close|use)\b"
-    rb"[^;]*;?\s*",
+    rb"[^;(]*;?\s*",
     re.IGNORECASE,
 )
+"""A parenthesis may hold what a variable of MySQL's is to keep until somebody else asks for it: a query, a file."""
 
 
 def returns_nothing(sql: bytes) -> bool:
@@ -235,7 +238,25 @@ def _calls(statement: list[Token], tracked: Collection[str]) -> tuple[Effect, ..
     first = _word(statement, 0)
     if first != "select" or any(token.kind == "word" and token.text in _NOT_ALONE for token in statement):
         return tuple(Effect("drop", effect.name) for effect in found)
-    return tuple(found)
+    return tuple(found) if _calls_only(statement) else tuple(replace(effect, beside=True) for effect in found)
+
+
+def _calls_only(statement: list[Token]) -> bool:
+    """True for SELECT set_config(..), perhaps several, of constants, and nothing else."""
+    at = 0
+    while True:
+        at += 3 if _word(statement, at + 1) == "pg_catalog" and _op(statement, at + 2) == "." else 1
+        if _word(statement, at) != "set_config" or _op(statement, at + 1) != "(":
+            return False
+        if any(_constant(argument) is None for argument in _arguments(statement, at + 2)):
+            return False
+        at += 2 + _length(statement, at + 2)
+        if _word(statement, at) == "as":
+            at += 2
+        if at >= len(statement):
+            return True
+        if _op(statement, at) != ",":
+            return False
 
 
 def _call(arguments: list[list[Token]], tracked: Collection[str]) -> list[Effect]:
@@ -258,6 +279,17 @@ def _call(arguments: list[list[Token]], tracked: Collection[str]) -> list[Effect
             local_parameter=local if isinstance(local, int) else 0,
         )
     ]
+
+
+def _length(statement: list[Token], at: int) -> int:
+    """Tokens up to and with the parenthesis that closes the one before `at`."""
+    depth = 1
+    for count, token in enumerate(statement[at:], 1):
+        if token.kind == "op":
+            depth += (token.text == "(") - (token.text == ")")
+            if not depth:
+                return count
+    return len(statement)
 
 
 def _arguments(statement: list[Token], at: int) -> list[list[Token]]:
@@ -336,6 +368,8 @@ def _mysql(statement: list[Token], tracked: Collection[str]) -> tuple[Effect, ..
         if token.kind == "op":
             depth += (token.text == "(") - (token.text == ")")
         part.append(token)
+    if any(token.kind == "op" and token.text == "(" for token in statement):
+        return tuple([replace(effect, beside=True) for effect in out])
     return tuple(out)
 
 

@@ -105,7 +105,7 @@ class Script:
     def harmless(self) -> bool:
         """True when it only changes settings or ends a transaction: no rows come of it."""
         return bool(self.effects) and all(
-            statement and all(effect.verb not in ("drop", "distrust") for effect in statement)
+            statement and all(effect.verb not in ("drop", "distrust") and not effect.beside for effect in statement)
             for statement in self.effects
         )
 

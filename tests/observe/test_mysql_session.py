@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from exfilguard.events.query import QueryEvent
 from exfilguard.observe.asked import AskedColumns
+from exfilguard.observe.identity import Identity
 from exfilguard.observe.mysql.patients import OriginColumns, canonical
 from exfilguard.observe.mysql.session import MAX_PENDING, MAX_STATEMENTS, MysqlObserver
 from exfilguard.observe.mysql.statement import templates
@@ -30,10 +31,11 @@ ID = b.column("id", "patient", flags=2)
 Step = tuple[str, bytes]
 
 
-def observer(capabilities: int = b.NATIVE, compression: Algorithm = "", rows: int = 1000) -> MysqlObserver:
-    found = MysqlObserver(
-        Setting("ehr", DIGESTER, rows, 50), "s1", "10.0.0.9", OriginColumns(["patient.id", "sejour.patient_id"])
-    )
+def observer(
+    capabilities: int = b.NATIVE, compression: Algorithm = "", rows: int = 1000, identity: Identity | None = None
+) -> MysqlObserver:
+    columns = OriginColumns(["patient.id", "sejour.patient_id"])
+    found = MysqlObserver(Setting("ehr", DIGESTER, rows, 50), "s1", "10.0.0.9", columns, identity)
     found.startup(startup.login(b.login()))
     found.login_succeeded(capabilities, compression, 1)
     return found

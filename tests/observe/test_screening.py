@@ -118,6 +118,46 @@ def test_a_change_of_role_that_may_fail_frees_nobody(behind: str) -> None:
     assert made.screen(b.query("SELECT 1"), 7, locked)[0] == b.query("SELECT 1")
 
 
+@pytest.mark.parametrize(
+    ("sql", "passes"),
+    [
+        ("SELECT set_config('exfilguard.user', 'dr_b', false)", True),
+        (
+            "SELECT pg_catalog.set_config('work_mem', '1MB', true), set_config('exfilguard.user', 'dr_b', false) AS u;",
+            True,
+        ),
+        ("SELECT set_config('exfilguard.user', 'dr_b', false), (TABLE patient)", False),
+        ("SELECT set_config('x.y', (TABLE patient), false), set_config('exfilguard.user', 'dr_b', false)", False),
+        ("SELECT set_config('exfilguard.user', 'dr_b', false), lo_export(1, '/x')", False),
+    ],
+)
+def test_only_settings_alone_are_left_to_a_locked_user(sql: str, passes: bool) -> None:
+    identity = Identity(Rules(trusted_sources=("*",)), Contexts({}), "s1", "10.0.0.9")
+    made = SessionObserver(Setting("ehr", Digester(KEY), 3, 50), "s1", "10.0.0.9", PatientColumns([]), identity)
+    made.startup({"user": "dpi"})
+    made.server_data(b.LOGIN, 1)
+    out, _ = made.screen(b.query(sql), 2, everybody)
+    assert (out == b.query(sql)) is passes
+
+
+@pytest.mark.parametrize(
+    ("sql", "passes"),
+    [
+        ("SET @exfilguard_user = 'dr_b', @x = 1", True),
+        ("SET NAMES utf8mb4", True),
+        ("SET @exfilguard_user = 'dr_b', @x = (SELECT GROUP_CONCAT(id) FROM patient)", False),
+        ("SET @x = LOAD_FILE('/etc/passwd')", False),
+    ],
+)
+def test_what_a_variable_is_to_keep_is_judged_in_mysql(sql: str, passes: bool) -> None:
+    """Somebody else may ask for it."""
+    made = mysql_observer(
+        identity=Identity(Rules(engine="mysql", trusted_sources=("*",)), Contexts({}), "s1", "10.0.0.9")
+    )
+    out, _ = made.screen(m.query(sql), 5, everybody)
+    assert (out == m.query(sql)) is passes
+
+
 @pytest.mark.parametrize("kind", [messages.COM_STMT_EXECUTE, messages.COM_STMT_FETCH, messages.COM_STMT_BULK_EXECUTE])
 def test_a_locked_account_has_no_rows_of_a_cursor_either(kind: int) -> None:
     """Nor of a statement that nobody remembers."""

@@ -96,10 +96,12 @@ class Answers(Columns):
             self._identity.idle()
             self._charged = True
         self._pending.popleft()
+        if not self._pending and self.untold():
+            self.report("progress")  # of what was said beside a statement, behind its end
         if self._charged:
             self._charge(None)
         if head.kind == "*":
-            self.logged_in = True
+            self.logged_in = self.wants_asides = True
             self.events.append(self.event("login"))
         self.delivered = 0
         self._forget_columns()

@@ -12,6 +12,7 @@ cdef class Columns(Requests):
     cdef public tuple _positions, _formats
     cdef public list _fields
     cdef public Py_ssize_t _last_position
+    cdef public long long _beside
     cdef public str _encoding
     cdef public bint _copied_in, _called
     cdef public CopyRows _copying
@@ -25,6 +26,10 @@ cdef class Columns(Requests):
     cdef _forget_columns(self)
     @cython.locals(reading=Reading)
     cpdef tuple statement_columns(self)
+    cpdef int aside(self, int kind, bytes data, Py_ssize_t start, Py_ssize_t end, long long size, bint may) except -2
+    cdef bint _admit_aside(self, int kind, bytes body, long long size, bytes sql) except *
+    @cython.locals(head=Pending)
+    cdef bytes _text_answered(self)
     cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
     cdef _recount(self, long long rows)
     @cython.locals(kind=int)

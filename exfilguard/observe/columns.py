@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..wire.postgres._scan import column_values, row_values
+from ..wire.postgres.asides import LEAST_BYTES, discloses, said
 from ..wire.postgres.messages import Field
 from .completed import no_tuple, plain_names
 from .copy_rows import CopyRows
-from .estimate import PATIENT_BYTES
+from .estimate import PATIENT_BYTES, patients_in
 from .patients import Reading, canonical
-from .pending import Pending, Statement
+from .pending import Pending, Portal, Statement
 from .requests import Requests
 
 try:
@@ -52,6 +53,8 @@ class Columns(Requests):
         self._encoding = ""
         """The client's."""
         self._copied_in = False
+        self._beside = 0
+        """Bytes said beside the rows that have made no patient yet."""
         self._copying: CopyRows | None = None
         """A COPY whose identifiers are read,"""
         self._passing: Passing | None = None
@@ -196,6 +199,60 @@ class Columns(Requests):
 
     def _canonical(self, value: bytes) -> bytes:
         return canonical(value, 0, False)
+
+    # -- beside the rows --------------------------------------------------------------------------------------------
+
+    def aside(self, kind: int, data: bytes, start: int, end: int, size: int, may: bool) -> int:
+        if self._pending and self._pending[0].refusal:
+            return 0
+        body = data[start:end]
+        sql = self._text_answered()
+        if not discloses(kind, body, sql):
+            return 0
+        if not may or not self._admit_aside(kind, body, size, sql):
+            return -1
+        self._bytes += size
+        self.portion_rows += 1  # it takes its place in the allowance, though it is no row
+        return 1
+
+    def _admit_aside(self, kind: int, body: bytes, size: int, sql: bytes) -> bool:
+        """Its patients: of a statement that names a table of theirs as of a row of expressions, else by what was said so far."""
+        texts = said(kind, body)
+        found, patients = patients_in(list[bytes | None](texts), expressions=True, keyed=self._columns.keyed)
+        digests = [self.digester.digest(self._canonical(value)) for value in found]
+        size = sum(map(len, texts)) + size - len(body)
+        before = self._beside
+        if found:
+            further = 0
+        elif self._columns.mentioned_in(sql):
+            digests = [self.digester.digest_row(body)]
+            further = max(patients, size // PATIENT_BYTES) - 1
+        elif size >= LEAST_BYTES:
+            self._beside += size
+            further = self._beside // PATIENT_BYTES
+            self._beside %= PATIENT_BYTES
+        else:
+            return True
+        if not self.admit(digests, further):
+            self._beside = before
+            return False
+        self.packed = self.packed or len(found) > 1
+        if not self.patients_by and not self._fields and not self._copy:
+            self.patients_by = "estimate"
+        return True
+
+    def _text_answered(self) -> bytes:
+        """The client's text that the server is answering; empty where it is not known."""
+        head: Pending | None = self._pending[0] if self._pending else None
+        if head is None:
+            return b""
+        statement = head.statement
+        if statement is None and head.portal is not None:
+            statement = head.portal.statement
+        if statement is None and head.undo is not None:
+            made = head.undo[0].get(head.undo[1])
+            statement = made.statement if isinstance(made, Portal) else made
+        return statement.sql if statement is not None else b""
 
     # -- rows of a COPY whose identifiers are read -------------------------------------------------------------------
 

@@ -75,7 +75,7 @@ class Observer(Tally):
         self._lost = False  # the stream itself can no longer be cut into messages
         self._wrapped = False  # the server's bytes are compressed
         self._allowed_rows: int | None = None
-        self.stop = self.free = self.holds_errors = False
+        self.stop = self.free = self.holds_errors = self.wants_asides = False
         # the result that is flowing
         self.in_rows = self.wants_rows = False
         self.wants_column = -1

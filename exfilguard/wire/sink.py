@@ -21,6 +21,8 @@ class Sink:
     """MySQL: True while packets are rows; the protocol does not say what a packet is."""
     free: bool
     """PostgreSQL: set by `row` when what it was shown is no row (a header, a trailer, a keepalive) and takes nothing of the allowance."""
+    wants_asides: bool
+    """PostgreSQL: True once the session is logged in: what is said beside rows is shown to `aside`."""
     holds_errors: bool
     """PostgreSQL: True while an ErrorResponse must be shown whole, since it will be replaced."""
 
@@ -36,6 +38,12 @@ class Sink:
     def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
         """Look into complete rows (all of the first one's type) from `pos` on, at most `most`, and let them pass, before `rows` counts
         them: the position behind the last one, how many, bytes of their bodies. The next one, if it is complete, goes to `row`."""
+        raise NotImplementedError
+
+    def aside(self, kind: int, data: bytes, start: int, end: int, size: int, may: bool) -> int:
+        """PostgreSQL's server says something beside its rows: data[start:end] is the body, or the beginning of it, `size` its length.
+        1: it tells of a record, and takes a row's place in the allowance; 0: it tells of none; -1: it would, and it or its patients may
+        not pass."""
         raise NotImplementedError
 
     def message(self, kind: int, body: bytes) -> None:

@@ -3,6 +3,7 @@ FunctionCall. The database's answer is the client's, byte for byte."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -16,7 +17,7 @@ import pytest
 from tests.config.test_certificates import made
 from tests.wire import build as b
 
-from .conftest import Hospital
+from .conftest import PATIENTS, Hospital
 from .guarded import Relay
 from .stack import DATABASE, PASSWORD, connect, wait_for
 
@@ -151,6 +152,75 @@ def test_what_may_come_at_any_time_is_taken_for_no_answer(relay: Relay, hospital
         assert through.execute("SELECT id FROM patient WHERE id <= 3").fetchall() == [(1,), (2,), (3,)]
     wait_for(lambda: [e["kind"] for e in guarded.events()][-1:] == ["logout"])
     assert not [e for e in guarded.events() if e["kind"] == "desynced"]
+
+
+SAY_ALL = "DO $$ DECLARE p record; BEGIN FOR p IN SELECT * FROM patient ORDER BY id LOOP RAISE NOTICE '%', p; END LOOP; END $$"
+SAY_PACKED = "DO $$ BEGIN RAISE NOTICE '%', (SELECT string_agg(id::text, ',') FROM patient); END $$"
+SAY_HUGE = (
+    "DO $$ BEGIN RAISE NOTICE '%', (SELECT string_agg(p::text, ' ') FROM patient p, generate_series(1, 3)); END $$"
+)
+FAIL = "SELECT (nom_naissance || id)::int FROM patient WHERE id = {}"
+FAIL_HUGE = "SELECT string_agg(p::text, ' ')::int FROM patient p, generate_series(1, 3)"
+
+
+@pytest.mark.parametrize("budget", [{"budget_patients": 20}, {"budget_rows": 20}])
+@pytest.mark.parametrize("on_cut", ["close", "error"])
+def test_what_is_said_beside_the_rows_ends_at_the_budget(
+    relay: Relay, hospital: Hospital, budget: dict[str, int], on_cut: str
+) -> None:
+    """Notices and errors are as good as rows to somebody who is after what is in them."""
+    guarded = relay(mode="enforce", budget_window_ms=60_000, on_cut=on_cut, **budget)
+    for account, sql in {
+        "dr.martin": SAY_ALL,
+        "dr.petit": SAY_PACKED,
+        "dr.simon": SAY_HUGE,
+        "dr.roux": FAIL_HUGE,
+    }.items():
+        heard: list[str] = []
+        with connect(guarded.dsn(account)) as session:
+            session.add_notice_handler(lambda d, heard=heard: heard.append(d.message_primary or ""))  # type: ignore[misc]
+            if "budget_patients" in budget or sql == SAY_ALL:
+                with pytest.raises(psycopg.Error, match="local budget"):
+                    session.execute(sql)
+                assert len(heard) == (20 if sql == SAY_ALL else 0)
+            else:
+                with contextlib.suppress(psycopg.DataError):
+                    session.execute(sql)  # one of twenty, however long
+    told: list[str] = []
+    for number in range(1, 30):
+        with connect(guarded.dsn("dr.leroy")) as session, pytest.raises(psycopg.Error) as caught:
+            session.execute(FAIL.format(number))
+        told.append(str(caught.value))
+    assert len([words for words in told if "invalid input syntax" in words]) == 20
+    assert all("local budget" in words for words in told[20:])
+
+
+def test_notifications_end_at_the_budget(relay: Relay, hospital: Hospital) -> None:
+    guarded = relay(mode="enforce", budget_rows=50, budget_window_ms=60_000)
+    with connect(hospital.dsn("dpi_export")) as direct, connect(guarded.dsn("dr.martin")) as through:
+        through.execute("LISTEN canal")
+        direct.execute("SELECT count(pg_notify('canal', p::text)) FROM (SELECT * FROM patient LIMIT 200) AS p")
+        heard = []
+        with pytest.raises(psycopg.Error):
+            heard += through.notifies(timeout=10, stop_after=100)
+        assert len(heard) <= 50
+
+
+def test_what_is_said_beside_the_rows_is_counted(relay: Relay, hospital: Hospital) -> None:
+    guarded = relay()
+    for sql, patients in {
+        SAY_ALL: PATIENTS,
+        SAY_PACKED: PATIENTS,
+        FAIL.format(7): 1,
+        "SELECT 1 FROM nosuch": 0,
+    }.items():
+        before = len(guarded.events())
+        with connect(guarded.dsn()) as through, contextlib.suppress(psycopg.Error):
+            through.execute(sql)
+        events = wait_for(lambda: (found := guarded.events()[before:])[-1]["kind"] == "logout" and found)  # noqa: B023
+        digests = {digest for event in events for digest in event.get("patients", ())}
+        assert len(digests) + sum(event.get("patients_estimated", 0) for event in events) == patients
+        assert not sum(event.get("rows", 0) for event in events)
 
 
 def _until_ready(raw: socket.socket) -> bytes:

@@ -72,6 +72,69 @@ def merged(events: list[QueryEvent]) -> list[tuple[object, ...]]:
     return out
 
 
+def aside(kind: str, **fields: str) -> bytes:
+    return b.message(kind, b"".join(c.encode() + v.encode() + b"\0" for c, v in fields.items()) + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said", "digests", "estimated"),
+    [
+        ("DO $$ patients $$", aside("N", S="NOTICE", M="1 Dupont", F="pl_exec.c"), 1, 0),
+        ("DO $$ patients $$", aside("N", M="11,12,13,14"), 4, 0),
+        ("DO $$ patients $$", aside("N", M='[{"patient_id": 7, "nom": "A"}]'), 1, 0),
+        ("DO $$ patients $$", aside("N", M="x" * 5 * PATIENT_BYTES), 1, 4),
+        ("DO $$ patients $$", aside("N", M="x" * (300 << 10)), 1, (300 << 10) // PATIENT_BYTES - 1),
+        ("SELECT f()", aside("N", M="step 1"), 0, 0),
+        ("SELECT f()", aside("N", M="x" * 100) * 4, 0, 3),
+        (
+            "SELECT nom::int FROM patients",
+            aside("E", C="22P02", M='invalid input syntax for type integer: "Dupont"'),
+            1,
+            0,
+        ),
+        ("SELECT nom FROM patients", aside("E", C="42703", M='column "nom" does not exist'), 0, 0),
+        ("SELECT 1/0 FROM patients", aside("E", C="22012", M="division by zero"), 0, 0),
+        (
+            "INSERT INTO patients ..",
+            aside("E", C="23505", M="duplicate", D="Key (patient_id)=(7) already exists."),
+            1,
+            0,
+        ),
+        ("LISTEN c", b.message("A", b"\0\0\0\7c\0" + b"x" * 2 * PATIENT_BYTES + b"\0"), 0, 2),
+        ("LISTEN c", b.message("A", b"\0\0\0\7c\0patient 12345\0"), 0, 0),
+        ("LISTEN c", b.message("S", b"TimeZone\0Europe/Paris\0"), 0, 0),
+    ],
+)
+def test_what_is_said_beside_the_rows(sql: str, said: bytes, digests: int, estimated: int) -> None:
+    """No rows, but patients; the same however the bytes come."""
+    end = b"" if said[:1] == b"E" else b.complete("DO")
+    steps = [(">", b.query(sql)), ("<", said + end + b.READY)]
+    for cut in (None, 1, random.Random(1)) if len(said) < 10_000 else (None, random.Random(1)):
+        seen = observer()
+        events = play(steps, cut, seen)
+        assert not sum(e.rows for e in events)
+        assert len({digest for e in events for digest in e.patients}) == digests
+        assert sum(e.patients_estimated for e in events) == estimated
+        assert not seen.untold()
+
+
+def test_what_is_said_beside_the_rows_takes_a_rows_place_in_the_allowance() -> None:
+    notice = aside("N", M="1 Dupont")
+    for allowed, passing in ({"allowed_rows": 2}, 2), ({"allowed_patients": 2}, 2):
+        seen = observer()
+        play([(">", b.query("DO $$ patients $$"))], target=seen)
+        data = b"".join(aside("N", M=f"{n} Dupont") for n in range(5))
+        found = seen.server_data(data, 1000, **allowed)  # type: ignore[arg-type]
+        assert found.cut_at == passing * len(notice)
+        assert found.rows == 2
+        # What is not whole is held, and counted once.
+        seen = observer()
+        play([(">", b.query("DO $$ patients $$"))], target=seen)
+        for end in (1, 4, 7, len(notice) - 1):
+            assert seen.server_data(notice[:end], 1000, **allowed).hold_at == 0  # type: ignore[arg-type]
+        assert seen.server_data(notice, 1000, **allowed).rows == 1  # type: ignore[arg-type]
+
+
 ROWS = b.row(b"1", b"A") + b.row(b"2", b"B") + b.row(b"2", None)
 SELECT = [
     (">", b.query("SELECT patient_id, nom FROM patients WHERE nom = 'Dupont'")),

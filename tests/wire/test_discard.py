@@ -13,6 +13,7 @@ from exfilguard.wire.postgres.discard import MAX_KEPT_BYTES, Discard
 from tests.wire import build as b
 
 NOTIFICATION = b.message("A", b"\0\0\0\7canal\0bonjour\0")
+PAYLOAD = b.message("A", b"\0\0\0\7canal\0" + b"Dupont Marie 1970-01-01 Paris 75000\0")
 STATUS = b.message("S", b"TimeZone\0UTC\0")
 DROPPED = (
     b.row(b"x" * 300) * 5
@@ -35,7 +36,7 @@ def fed(stream: bytes, rng: random.Random | None, step: int = 1) -> tuple[bytes,
 
 
 def test_all_is_dropped_but_what_may_come_at_any_time() -> None:
-    stream = DROPPED + NOTIFICATION + DROPPED + STATUS + DROPPED + b.READY + b.row(b"the next statement's")
+    stream = DROPPED + NOTIFICATION + DROPPED + PAYLOAD + STATUS + DROPPED + b.READY + b.row(b"the next statement's")
     expected = (NOTIFICATION + STATUS, b.READY + b.row(b"the next statement's"))
     assert Discard().feed(stream) == expected
     assert fed(stream, None) == expected

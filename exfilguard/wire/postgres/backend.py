@@ -6,7 +6,9 @@ ones are passed over in bulk, and their bodies are shown only to a sink that wan
 are kept up to MAX_KEPT_BYTES and handed over whole (a longer one is handed over as its beginning).
 
 A row is counted at its type byte: when the allowance is spent, the next row's first byte is already not forwarded. What a
-function called by the protocol returns is a row like any other, and a message as well: the answer.
+function called by the protocol returns is a row like any other, and a message as well: the answer. What the server says beside
+its rows (notices, notifications, errors, settings) can hold records too: the sink is asked, and where rows or patients are
+allowed by number such a message is held until it is whole.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from ._scan import skip_rows
 from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES
 
 _DATA_ROW, _COPY_DATA, _ERROR, _FUNCTION_RESULT = b"DdEV"
+_ASIDES = frozenset(b"NAES")
 _NO_VALUE = 8
 """Length of a FunctionCallResponse that holds none, or an empty one."""
 _COPY_TRAILER = b"d\0\0\0\6\xff\xff"
@@ -134,6 +137,16 @@ class BackendReader:
             elif pos + 5 <= end:
                 length = length_at(data, pos + 1)
                 _check(kind, length)
+                if sink.wants_asides and kind in _ASIDES:
+                    whole = pos + 1 + length <= end
+                    if whole or length > MAX_KEPT_BYTES:
+                        told = sink.aside(kind, data, pos + 5, pos + 1 + length if whole else end, length - 4, left > 0)
+                        if told < 0:
+                            return Scan(cut_at=pos)
+                        left -= told
+                        self._counted = not whole
+                    elif hold or allowed is not None:
+                        return Scan(hold_at=pos)
                 if kind == _FUNCTION_RESULT and length > _NO_VALUE:
                     if left <= 0:
                         return Scan(cut_at=pos)
@@ -156,6 +169,8 @@ class BackendReader:
             elif kind not in BACKEND_TYPES:
                 raise ProtocolError("unknown backend message type")
             elif kind == _ERROR and sink.holds_errors:
+                return Scan(hold_at=pos)
+            elif sink.wants_asides and kind in _ASIDES and (hold or allowed is not None):
                 return Scan(hold_at=pos)
             elif kind == _FUNCTION_RESULT and (hold or left <= 0):
                 return Scan(hold_at=pos)  # whether it holds a value is not known yet
@@ -187,12 +202,14 @@ class BackendReader:
         carry += data[pos : pos + taken]
         pos += taken
         if len(carry) >= kept:
-            kind, body = carry[0], bytes(carry[5:])
+            kind, body, counted = carry[0], bytes(carry[5:]), self._counted
             self._drop(1 + length - kept)
             if kind in (_DATA_ROW, _COPY_DATA):
                 self.sink.row(body, 0, len(body), kept == 1 + length)
             else:
                 self.message_at = -1
+                if self.sink.wants_asides and kind in _ASIDES and not counted:
+                    self.sink.aside(kind, body, 0, len(body), length - 4, True)
                 if kind == _FUNCTION_RESULT and len(body) > 4 and self.sink.wants_rows:
                     self.sink.row(body, 4, len(body), kept == 1 + length)
                 self.sink.message(kind, body)

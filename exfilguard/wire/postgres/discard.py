@@ -1,14 +1,15 @@
 """After a cut inside a session that goes on: drop what the backend still sends of the statement, until it is in step again.
 
 The client has had an ErrorResponse of the guard's. What it may still see, in the protocol's words
-(https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC): NotificationResponse and ParameterStatus, which
-come at any time, and the ReadyForQuery that ends the statement (a Query's own, or that of the next Sync), which carries the
+(https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-ASYNC): NotificationResponse, whose payload is too short
+for a record, and ParameterStatus, which come at any time, and the ReadyForQuery that ends the statement (a Query's own, or that of the next Sync), which carries the
 true transaction status. Rows, CommandComplete, notices and the backend's own error about the cancel are dropped.
 """
 
 from __future__ import annotations
 
 from ...errors import ProtocolError
+from .asides import discloses
 from .messages import BACKEND_TYPES, MAX_MESSAGE_BYTES, command_tag
 
 _READY, _ERROR, _COMPLETE = b"ZEC"
@@ -72,7 +73,7 @@ class Discard:
                 if kind == _COMPLETE:
                     verb = command_tag(data[pos + 5 : after]).partition(" ")[0]
                     self._wrote = self._wrote or verb not in _READS
-                else:
+                elif not discloses(kind, data[pos + 5 : after], b""):
                     passing += data[pos:after]
             elif after > end:
                 self._skip = after - end

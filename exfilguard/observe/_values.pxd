@@ -54,12 +54,14 @@ cdef inline Py_ssize_t hexadecimal(const uint8_t *value, Py_ssize_t n, uint8_t *
 
 
 cdef inline bint plain_cell(const uint8_t *at, Py_ssize_t n) noexcept nogil:
-    """False when it may be a list of identifiers, or JSON, XML or jsonb, or hold an object (estimate.py)."""
+    """False when it may be a list of identifiers, or JSON, XML, jsonb or an array, or hold an object (estimate.py)."""
     cdef Py_ssize_t i
     cdef uint8_t c
     if not n:
         return True
     if at[0] == 91 or at[0] == 60 or at[0] == 1 or memchr(at, 123, n) != NULL:  # [ < \1 {
+        return False
+    if n >= 20 and not at[0] and not at[1] and not at[2] and 1 <= at[3] <= 6:  # estimate.elements
         return False
     if n < 5:  # estimate.MIN_LIST items and what separates them
         return True

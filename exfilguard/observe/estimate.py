@@ -4,7 +4,7 @@ Where it applies (see PatientColumns.estimates): a result that comes from a tabl
 or consists of expressions only over a table that holds patients (`json_agg(p)`, `md5(id)`, `string_agg(..)`), or a COPY of one
 whose columns are not certain (copy_tables.py): there a line is a patient, or, from an aggregate, as many as its length says.
 
-- a cell that is a plain list of identifiers (`array_agg(id)`, `json_agg(id)`, `string_agg(id, ',')`), or JSON or XML with
+- a cell that is a plain list of identifiers (`array_agg(id)`, also in PostgreSQL's binary form, `json_agg(id)`, `string_agg(id, ',')`), or JSON or XML with
   elements named like the configured columns (`json_agg(p)`, `row_to_json`, `table_to_xml`), is expanded: the same identifiers as
   elsewhere;
 - any other row is at least one patient, known by the digest of its bytes, so that the same row seen again is the same patient;
@@ -14,6 +14,7 @@ whose columns are not certain (copy_tables.py): there a line is a patient, or, f
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Sequence
 
 try:
@@ -36,8 +37,47 @@ _LIST = re.compile(
 _ITEM = re.compile(rb"[0-9a-fA-F-]{1,36}")
 
 
+_MOST_DIMENSIONS = 6
+_INTEGERS = {20: 8, 21: 2, 23: 4}
+_UUID, _UUID_BYTES = 2950, 16
+
+
+def elements(cell: bytes) -> list[tuple[int, bytes]]:
+    """(type OID, bytes) of each element of an array in PostgreSQL's binary form; empty when it is none. int32 dimensions, flags, type OID,
+    two int32 a dimension, then each element's length (-1: NULL) and bytes (array_send of the server's arrayfuncs.c)."""
+    if len(cell) < 20 or cell[:3] != b"\0\0\0" or not 1 <= cell[3] <= _MOST_DIMENSIONS or cell[4:7] != b"\0\0\0" or cell[7] > 1:
+        return []
+    type_oid = int.from_bytes(cell[8:12], "big")
+    out: list[tuple[int, bytes]] = []
+    pos, end = 12 + 8 * cell[3], len(cell)
+    while pos + 4 <= end:
+        (size,) = struct.unpack_from("!i", cell, pos)
+        pos += 4
+        if size < 0:
+            continue
+        if pos + size > end:
+            return []
+        out.append((type_oid, cell[pos : pos + size]))
+        pos += size
+    return out if pos == end else []
+
+
+def _identifier(type_oid: int, value: bytes) -> bytes | None:
+    if type_oid in _INTEGERS:
+        return b"%d" % int.from_bytes(value, "big", signed=True) if len(value) == _INTEGERS[type_oid] else None
+    if type_oid == _UUID:
+        return value.hex().encode() if len(value) == _UUID_BYTES else None
+    return value if _ITEM.fullmatch(value) is not None else None
+
+
 def listed(cell: bytes) -> list[bytes]:
     """The identifiers of a cell that is a plain list of them; empty when it is not."""
+    if cell[:1] == b"\0":
+        found = [_identifier(*element) for element in elements(cell)]
+        known = [item for item in found if item is not None]
+        return known if len(known) >= MIN_LIST and len(known) == len(found) else []
+    if cell[:1] == b"\x01":  # jsonb in its binary form
+        cell = cell[1:]
     if len(cell) < 2 * MIN_LIST - 1 or not may_be_list(cell) or _LIST.fullmatch(cell) is None:
         return []
     items = _ITEM.findall(cell)
@@ -71,6 +111,8 @@ def patients_in(
         if keyed is not None and (cell[:1] in _STRUCTURES or b'{"' in cell):
             found += [match[match.lastindex or 0] for match in keyed.finditer(cell)]
         size += len(cell)
+        if expressions and cell[:1] == b"\0":
+            objects += len(elements(cell))
         objects += cell.count(b'{"')
     if found:
         return found, 0

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exfilguard.observe.estimate import PATIENT_BYTES, keyed_pattern, listed, patients_in
+
+
+def binary_array(type_oid: int, values: list[bytes | None], *dimensions: int) -> bytes:
+    """As PostgreSQL's array_send writes it."""
+    sides = dimensions or (len(values),)
+    head = struct.pack("!iiI", len(sides), int(None in values), type_oid)
+    head += b"".join(struct.pack("!ii", side, 1) for side in sides)
+    return head + b"".join(struct.pack("!i", -1) if v is None else struct.pack("!i", len(v)) + v for v in values)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,13 @@ from exfilguard.observe.estimate import PATIENT_BYTES, keyed_pattern, listed, pa
         (b"1,2", []),
         (b"2026-11-24 03:00:00", []),
         (b"", []),
+        (b"\x01[1, 2, 3]", [b"1", b"2", b"3"]),
+        (binary_array(20, [struct.pack("!q", n) for n in (1, -2, 3)]), [b"1", b"-2", b"3"]),
+        (binary_array(20, [struct.pack("!q", n) for n in (1, 2, 3, 4)], 2, 2), [b"1", b"2", b"3", b"4"]),
+        (binary_array(1043, [b"A12", None, b"A13", b"A14"]), [b"A12", b"A13", b"A14"]),
+        (binary_array(2950, [bytes([n]) * 16 for n in (1, 2, 3)]), [b"01" * 16, b"02" * 16, b"03" * 16]),
+        (binary_array(25, [b"Dupont", b"Martin", b"Roux"]), []),
+        (binary_array(20, [struct.pack("!q", n) for n in (1, 2, 3)])[:-1], []),
     ],
 )
 def test_a_plain_list_of_identifiers_is_expanded(cell: bytes, items: list[bytes]) -> None:
@@ -46,6 +62,9 @@ def test_packed_objects_and_long_rows_count_for_many() -> None:
     assert patients_in([packed], expressions=True) == ([], 50)
     assert patients_in([b"x" * (10 * PATIENT_BYTES)], expressions=True) == ([], 10)
     assert patients_in([b"x" * (10 * PATIENT_BYTES)], expressions=False) == ([], 1)
+    names = binary_array(25, [b"MARTIN"] * 40)
+    assert patients_in([names], expressions=True) == ([], 40)
+    assert patients_in([names], expressions=False) == ([], 1)
     assert patients_in([b"MARTIN", b"1980-01-01"], expressions=False) == ([], 1)
 
 

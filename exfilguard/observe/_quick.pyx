@@ -57,7 +57,7 @@ cdef class QuickObserver(SessionObserver):
             or self.delivered or self._bytes or self.outlet is None or self.digester.compiled is None
             or self._patients.size or self._frontend._skip or self._backend._skip
             or PyByteArray_GET_SIZE(self._frontend._carry) or PyByteArray_GET_SIZE(self._backend._carry)
-            or PyObject_Size(self._pending) or self._copy
+            or PyObject_Size(self._pending) or self._copy or PyObject_Size(self._made)
             or (self._identity._wants_settings and self._identity.sticky)
         )
 
@@ -331,7 +331,7 @@ cdef class QuickObserver(SessionObserver):
             if not counted.count:
                 tag = at + 5
                 if not ((stop - 2)[0] == 48 and (stop - 3)[0] == 32) and (
-                    _starts(tag, stop, b"PREPARE", 7) or _starts(tag, stop, b"SELECT", 6) or _starts(tag, stop, b"COPY", 4)
+                    _starts(tag, stop, b"PREPARE", 7) or _starts(tag, stop, b"DECLARE", 7) or _starts(tag, stop, b"CREATE", 6) or _starts(tag, stop, b"SELECT", 6) or _starts(tag, stop, b"COPY", 4)
                     or (known.selects and _starts(tag, stop, b"INSERT", 6))
                 ):
                     return False

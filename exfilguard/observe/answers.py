@@ -19,7 +19,7 @@ from typing import Any
 from ..wire.postgres import messages
 from ..wire.postgres.startup import error_response
 from .columns import Columns
-from .completed import hidden_rows
+from .completed import ENDS, MAKES, hidden_rows
 from .pending import COLUMN_BYTES, Pending
 from .requests import lookup
 from .screening import SQLSTATE
@@ -157,7 +157,7 @@ class Answers(Columns):
                 self.free = False
         if head is not None and head.statement is not None and not self.delivered and not self._copied_in:
             hidden = hidden_rows(tag, head.statement.bare)
-            if hidden and self._columns.mentioned_in(head.statement.bare):
+            if hidden and self._mentioned(head.statement.sql if self._made else head.statement.bare):
                 self.patients_by = "estimate"
                 self.estimate(hidden)
         self._end_statement(head, hidden, "", tag)
@@ -190,6 +190,10 @@ class Answers(Columns):
             values = portal.parameters if portal is not None else None
             self._identity.completed(head.script, head.done, lookup(values), rolled_back=tag == "ROLLBACK")
             self._recharge()
+        if tag in MAKES and head.statement is not None:
+            self._note_made(head.statement.sql)
+        elif tag in ENDS and head.statement is not None:
+            self._note_ended(head.statement.sql)
         if tag == "PREPARE":
             # A statement made by SQL has its name in common with those of the protocol: whose description it was is not known.
             for statement in self._statements.values():

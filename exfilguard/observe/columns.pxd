@@ -13,6 +13,7 @@ cdef class Columns(Requests):
     cdef public list _fields
     cdef public Py_ssize_t _last_position
     cdef public long long _beside
+    cdef public dict _made
     cdef public str _encoding
     cdef public bint _copied_in, _called
     cdef public CopyRows _copying
@@ -20,6 +21,9 @@ cdef class Columns(Requests):
 
     @cython.locals(columns=PatientColumns, reading=Reading)
     cdef _begin_columns(self, list fields, tuple formats, Statement statement)
+    cdef bint _mentioned(self, bytes sql) except *
+    cdef _note_made(self, bytes sql)
+    cdef _note_ended(self, bytes sql)
     @cython.locals(portal=Portal)
     cdef _show_portal(self, Pending head)
     cdef _show_function(self, Pending head)

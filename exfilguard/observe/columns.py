@@ -13,7 +13,7 @@ from typing import Any
 from ..wire.postgres._scan import column_values, row_values
 from ..wire.postgres.asides import LEAST_BYTES, discloses, said
 from ..wire.postgres.messages import Field
-from .completed import no_tuple, plain_names
+from .completed import made, names, no_tuple, plain_names
 from .copy_rows import CopyRows
 from .estimate import PATIENT_BYTES, patients_in
 from .patients import Reading, canonical
@@ -30,6 +30,8 @@ try:
 except ImportError:
     Passing = None  # type: ignore[assignment,misc]
 
+MAX_MADE = 1_000
+"""Names of a session; with so many, each text may hold one."""
 _DATA_ROW, _COPY_DATA = b"Dd"
 _KEEPALIVE = b"k"
 _LARGE_OBJECTS = frozenset(
@@ -53,6 +55,8 @@ class Columns(Requests):
         self._encoding = ""
         """The client's."""
         self._copied_in = False
+        self._made: dict[bytes, bool] = {}
+        """Names by which this session may read patients: cursors, prepared statements and functions; True for a view's."""
         self._beside = 0
         """Bytes said beside the rows that have made no patient yet."""
         self._copying: CopyRows | None = None
@@ -76,15 +80,29 @@ class Columns(Requests):
             self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
         self._positions, self.patients_by, self._last_position = reading.positions, reading.by, reading.last
         self._expressions = False
-        if (
-            not reading.positions
-            and statement is not None
-            and (reading.identity or (reading.expressions and columns.mentioned_in(statement.bare)))
-        ):
-            self.patients_by = "estimate"
-            self._expressions = reading.expressions
+        if not reading.positions and statement is not None:
+            of_view = bool(self._made) and any(self._made.get(name, False) for name in names(statement.sql))
+            if reading.identity or of_view or (reading.expressions and self._mentioned(statement.sql if self._made else statement.bare)):
+                self.patients_by = "estimate"
+                self._expressions = reading.expressions or of_view
         self.wants_rows = bool(self.patients_by)
         self.wants_column = self._positions[0] if len(self._positions) == 1 else -1
+
+    def _mentioned(self, sql: bytes) -> bool:
+        """True when a statement names a table of patients, or what was made of one in this session."""
+        if self._columns.mentioned_in(sql):
+            return True
+        return bool(self._made) and (len(self._made) >= MAX_MADE or any(name in self._made for name in names(sql)))
+
+    def _note_made(self, sql: bytes) -> None:
+        """A statement that makes something was carried out."""
+        if self._mentioned(sql) and len(self._made) < MAX_MADE:
+            self._made.update(made(sql))
+
+    def _note_ended(self, sql: bytes) -> None:
+        for name in names(sql) if self._made else ():
+            if not self._made.get(name, False):
+                self._made.pop(name, None)
 
     def _show_portal(self, head: Pending) -> None:
         """Its columns decide whether its rows are looked into."""
@@ -224,7 +242,7 @@ class Columns(Requests):
         before = self._beside
         if found:
             further = 0
-        elif self._columns.mentioned_in(sql):
+        elif self._mentioned(sql):
             digests = [self.digester.digest_row(body)]
             further = max(patients, size // PATIENT_BYTES) - 1
         elif size >= LEAST_BYTES:

@@ -35,6 +35,31 @@ def no_tuple(data: bytes, start: int, end: int) -> bool:
     return start == end - 2
 
 
+MAKES = frozenset(("PREPARE", "DECLARE CURSOR", "CREATE VIEW", "CREATE FUNCTION", "CREATE PROCEDURE"))
+ENDS = frozenset(("CLOSE CURSOR", "DEALLOCATE"))
+"""Tags of what makes something by whose name patients are read, and of what ends it."""
+_NAME = rb'(?:"(?:[^"]|"")+"|[\w$\x80-\xff]+)'
+_MADE = re.compile(
+    rb"\b(?:prepare|declare|(?P<view>view)|function|procedure)\s+(?:" + _NAME + rb"\s*\.\s*)?(?P<name>" + _NAME + rb")",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(_NAME)
+
+
+def names(sql: bytes) -> list[bytes]:
+    """All words and quoted names of a text, as the server compares them."""
+    return [_plain(found) for found in _NAMES.findall(sql)]
+
+
+def made(sql: bytes) -> list[tuple[bytes, bool]]:
+    """(name, True for a view's) of what the statements of a text make."""
+    return [(_plain(match["name"]), match["view"] is not None) for match in _MADE.finditer(sql)]
+
+
+def _plain(name: bytes) -> bytes:
+    return name[1:-1] if name[:1] == b'"' else name.lower()
+
+
 SELECTS = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
 _COPY_FROM = re.compile(rb"\s*copy\b[^']*?\bfrom\b(?![^']*\bto\b)", re.IGNORECASE)
 

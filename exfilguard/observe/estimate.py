@@ -45,7 +45,13 @@ _UUID, _UUID_BYTES = 2950, 16
 def elements(cell: bytes) -> list[tuple[int, bytes]]:
     """(type OID, bytes) of each element of an array in PostgreSQL's binary form; empty when it is none. int32 dimensions, flags, type OID,
     two int32 a dimension, then each element's length (-1: NULL) and bytes (array_send of the server's arrayfuncs.c)."""
-    if len(cell) < 20 or cell[:3] != b"\0\0\0" or not 1 <= cell[3] <= _MOST_DIMENSIONS or cell[4:7] != b"\0\0\0" or cell[7] > 1:
+    if (
+        len(cell) < 20
+        or cell[:3] != b"\0\0\0"
+        or not 1 <= cell[3] <= _MOST_DIMENSIONS
+        or cell[4:7] != b"\0\0\0"
+        or cell[7] > 1
+    ):
         return []
     type_oid = int.from_bytes(cell[8:12], "big")
     out: list[tuple[int, bytes]] = []

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .copy_tables import CopyTables
 
 DIGEST_BYTES = 8
+SERVERS_VIEWS = range(10_000, 16_384)
+"""OIDs of what initdb makes besides the catalog itself (FirstGenbkiObjectId, FirstNormalObjectId of access/transam.h)."""
 MAX_CACHED = 100_000
 MAX_READINGS = 1_024
 MAX_READING_COLUMNS = 400
@@ -90,7 +92,8 @@ class Reading:
         self.last = max(positions, default=0)
         self.identity = identity
         """A column comes from a table in which each patient has one row."""
-        self.expressions = not any(field.table_oid for field in fields)
+        self.expressions = not any(field.table_oid and field.table_oid not in SERVERS_VIEWS for field in fields)
+        """No column comes from a table: the server's views tell of others' values, too (pg_stats)."""
         self.formats = tuple([field.format for field in fields])
         self.names = tuple([field.name for field in fields])
         self.plain: tuple[str, ...] | None = None

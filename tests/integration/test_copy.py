@@ -78,6 +78,29 @@ def knowing(tables: Hospital, relay: Relay, tmp_path: Path) -> Knowing:
     return start
 
 
+OTHER_NAMES = (
+    ("PREPARE q AS SELECT md5(id::text) FROM patient WHERE id <= 200", "EXECUTE q"),
+    ("DECLARE c CURSOR WITH HOLD FOR SELECT md5(id::text) FROM patient WHERE id <= 200", "FETCH ALL FROM c"),
+    ("CREATE TEMP VIEW v AS SELECT id AS x, nir AS y FROM patient WHERE id <= 200", "SELECT y, x FROM v"),
+    (
+        "CREATE FUNCTION pg_temp.f() RETURNS SETOF text LANGUAGE sql AS 'SELECT md5(id::text) FROM patient WHERE id <= 200'",
+        "SELECT * FROM pg_temp.f()",
+    ),
+)
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_patients_that_are_read_under_another_name_are_estimated(knowing: Knowing, prepare: bool) -> None:
+    guarded = knowing()
+    for makes, reads in OTHER_NAMES:
+        before = len(guarded.events())
+        with connect(guarded.dsn()) as through:
+            through.execute(makes, prepare=prepare)  # type: ignore[call-overload]
+            assert len(through.execute(reads, prepare=prepare).fetchall()) == 200  # type: ignore[call-overload]
+        events = wait_for(lambda: (found := guarded.events()[before:])[-1]["kind"] == "logout" and found)  # noqa: B023
+        assert len({digest for event in events for digest in event.get("patients", ())}) == 200, reads
+
+
 def copied(connection: psycopg.Connection[Any], statement: str) -> list[bytes]:
     with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
         return [bytes(part) for part in copy]

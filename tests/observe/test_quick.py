@@ -196,6 +196,7 @@ TEXTS = (
     "SELECT nom FROM patients WHERE patient_id IN ('{}', 'a', '{}')", 'SELECT "p"."nom" FROM "patients" p WHERE p."patient_id" = {}',
     "BEGIN", "COMMIT", "SET exfilguard.user = 'dr{}'", "SELECT json_agg(p) FROM patients p", "", "SHOW work_mem",
     "SELECT patient_id FROM patients WHERE patient_id = {} /* dr */", 'SELECT "Jean Dupont" FROM patients WHERE patient_id = {}',
+    "DECLARE c CURSOR FOR SELECT md5(nom) FROM patients", "FETCH ALL FROM c", "CREATE VIEW v AS SELECT nom FROM patients", "TABLE v",
     "SELECT query_to_xml('SELECT * FROM patients WHERE patient_id = {}')", "INSERT INTO notes VALUES ('du patients, select {}')", "DO 'patients {}'",
     "SELECT fichier FROM notes WHERE n = 'x{}' /* patients {} */", "SELECT nom FROM patients WHERE patient_id = '{{{},4}}' OR patient_id = 'a''{}'",
     "SELECT U&\"a{}\" FROM patients", "SELECT E'\\'{}' FROM patients", "SELECT $$'$$, {} FROM patients WHERE nom = ''",
@@ -212,6 +213,9 @@ TAGS = (
     "SET",
     "COPY 4",
     "SHOW",
+    "DECLARE CURSOR",
+    "CREATE VIEW",
+    "CLOSE CURSOR",
 )
 
 

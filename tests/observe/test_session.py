@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from exfilguard.events.codec import encode_event
 from exfilguard.events.query import QueryEvent
+from exfilguard.observe.columns import MAX_MADE
 from exfilguard.observe.estimate import PATIENT_BYTES
 from exfilguard.observe.observer import MAX_PREPARED_BYTES
 from exfilguard.observe.patients import Digester, PatientColumns
@@ -463,6 +464,59 @@ def test_names_without_identifiers_are_patients_each_once() -> None:
             ("<", b.description(NOM_ONLY) + b.row(b"MARTIN") + b.row(b"PETIT") + b.complete("SELECT 2") + b.READY),
         ]
     assert estimated(steps) == (2, 0, "estimate")
+
+
+MADE = {
+    "PREPARE q AS SELECT md5(nom) FROM patients": ("PREPARE", "EXECUTE q", 0),
+    'DECLARE "my Cursor" CURSOR FOR SELECT md5(nom) FROM patients': ("DECLARE CURSOR", 'FETCH ALL FROM "my Cursor"', 0),
+    "CREATE TEMP VIEW v AS SELECT nom AS y FROM patients": ("CREATE VIEW", "SELECT y FROM V", 9000),
+    "CREATE OR REPLACE FUNCTION public.leak() RETURNS SETOF text LANGUAGE sql AS 'SELECT nom FROM patients'": (
+        "CREATE FUNCTION", "SELECT * FROM leak()", 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", MADE)
+def test_what_reads_patients_under_another_name_is_estimated_as_they_are(sql: str) -> None:
+    tag, reading, table = MADE[sql]
+    answer = b.description(("y", table, 1, TEXT)) + b.row(b"A") + b.row(b"B") + b.complete("SELECT 2") + b.READY
+    makes = [(">", b.query(sql)), ("<", b.complete(tag) + b.READY)]
+    assert estimated([*makes, (">", b.query(reading)), ("<", answer)]) == (2, 0, "estimate")
+    assert estimated([*makes, (">", b.query("SELECT y FROM wards")), ("<", answer)]) == (0, 0, "")
+    # Nor where it was made of something else, or could not be made, or has ended.
+    assert estimated([(">", b.query(reading)), ("<", answer)]) == (0, 0, "")
+    assert estimated([(">", b.query(sql)), ("<", b.error() + b.READY), (">", b.query(reading)), ("<", answer)]) == (
+        0,
+        0,
+        "",
+    )
+    if tag == "DECLARE CURSOR":
+        ends = [(">", b.query('CLOSE "my Cursor"')), ("<", b.complete("CLOSE CURSOR") + b.READY)]
+        assert estimated([*makes, *ends, (">", b.query(reading)), ("<", answer)]) == (0, 0, "")
+
+
+def test_with_more_names_than_are_kept_each_text_may_hold_one() -> None:
+    steps: list[Step] = []
+    for n in range(MAX_MADE + 1):
+        steps += [
+            (">", b.query(f"PREPARE q{n} AS SELECT md5(nom) FROM patients")),
+            ("<", b.complete("PREPARE") + b.READY),
+        ]
+    answer = b.description(("md5", 0, 0, TEXT)) + b.row(b"A") + b.complete("SELECT 1") + b.READY
+    assert estimated([*steps, (">", b.query(f"EXECUTE q{MAX_MADE}")), ("<", answer)]) == (1, 0, "estimate")
+
+
+def test_values_in_the_servers_own_statistics_are_patients() -> None:
+    steps = [
+        (">", b.query("SELECT histogram_bounds FROM pg_stats WHERE tablename = 'patients'")),
+        (
+            "<",
+            b.description(("histogram_bounds", 12_300, 9, 2277))
+            + b.row(b"{1,2,3,4}")
+            + b.complete("SELECT 1")
+            + b.READY,
+        ),
+    ]
+    assert estimated(steps) == (4, 0, "estimate")
 
 
 def test_other_tables_without_identifiers_are_not() -> None:

@@ -79,6 +79,11 @@ _FOREIGN_EXTENSIONS = frozenset(
 
 _HALF_CHARACTER = re.compile(rb"[\x80-\xff][:-@\[-\^`{-~]")
 """SJIS, BIG5, GBK and other encodings of a client have such a byte as the second half of a character."""
+_RUNNING = frozenset(
+    ("query_to_xml", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite", "crosstab", "crosstab2", "crosstab3", "crosstab4", "connectby",
+     "xpath_table", "pg_background_launch", "schedule", "schedule_in_database")
+)  # fmt: skip
+"""Functions that run a text they are given."""
 _NAMED_ONLY = frozenset(("operator", "aggregate", "cast"))
 """What is made of functions by their names, without a call."""
 _BLOCK_WORDS = frozenset(("begin", "then", "else", "loop"))
@@ -191,6 +196,7 @@ class Classifier:
 
     def _read_as(self, sql: str, found: set[Flag], depth: int, *, backslashes: bool) -> bool:
         lasting = True
+        runs = depth > 0 and "exec" in sql.lower()  # a text that one statement of a body keeps, another may run
         statement: list[Token] = []
         for count, token in enumerate(tokens(sql, self._engine, backslashes=backslashes)):
             if count >= MAX_TOKENS:
@@ -200,11 +206,11 @@ class Classifier:
             if token.kind == "comment":
                 continue
             if token.kind == "op" and token.text == ";":
-                lasting &= self._statement(statement, found, depth)
+                lasting &= self._statement(statement, found, depth, runs=runs)
                 statement = []
             else:
                 statement.append(token)
-        return self._statement(statement, found, depth) and lasting
+        return self._statement(statement, found, depth, runs=runs) and lasting
 
     def _beyond(self, words: Collection[str], sql: str, found: set[Flag], piece: bool = False) -> None:
         """By their words alone, wherever they stand: what else would pass behind enough tokens. `sql` is looked at for a COPY only, whose
@@ -215,7 +221,8 @@ class Classifier:
         if "copy" in words and _COPY_BEYOND.search(sql.lower()) and (piece or _TARGET_BEYOND.search(sql.lower())):
             found |= {"copy", "server_export"}
 
-    def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int) -> bool:
+    def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int, *, runs: bool) -> bool:
+        """`runs`: the strings in it may be run."""
         if not statement:
             return True
         words = [token.text.lower() if token.kind in ("word", "quoted") else "" for token in statement]
@@ -228,17 +235,21 @@ class Classifier:
                 lasting = False  # the shape shows `"?"`
             if at + 1 < len(statement) and statement[at + 1].text == "(" and statement[at + 1].kind == "op":
                 self._call(word, found)
+                runs = runs or word in _RUNNING
         self._verb(statement, words, found)
         for at in range(1, len(words)) if depth else ():
             # In a body's block a statement begins behind a word, too.
             if words[at] == "copy" and words[at - 1] in _BLOCK_WORDS:
                 self._copy(statement[at:], words[at:], found)
-        if words[0] in ("do", "create", "alter", "prepare", "execute") or (depth and "execute" in words):
-            bodies = [token.text for token in statement if token.kind == "string"]
-            if bodies:
-                lasting = False
-                for body in bodies if depth < MAX_DEPTH else ():
+        if runs or words[0] in ("do", "create", "alter", "prepare", "execute"):
+            # A name between double quotes that calls something is a string of a language that is not SQL.
+            bodies = [t.text for t in statement if t.kind == "string" or (t.kind == "quoted" and "(" in t.text)]
+            lasting = lasting and not bodies
+            for body in bodies:
+                if depth < MAX_DEPTH:
                     self._read(body, found, depth + 1)
+                else:
+                    self._beyond(body.lower(), found)
         return lasting
 
     def _call(self, name: str, found: set[Flag]) -> None:

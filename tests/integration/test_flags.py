@@ -23,6 +23,8 @@ FORBIDDEN = {
     "SELECT 1 --\r, lo_export(1, '/tmp/exfilguard-stolen')": "server_export",
     "SELECT E''\n'\\'', lo_export(1, '/tmp/exfilguard-stolen') --'": "server_export",
     "SELECT U&\"lo!005fexport\" UESCAPE '!' (1, '/tmp/exfilguard-stolen')": "server_export",
+    "DO $$ DECLARE q text := 'SELECT lo_export(1, ''/tmp/x'')'; BEGIN EXECUTE q; END $$": "server_export",
+    "DO $a$ BEGIN EXECUTE $b$DO $c$BEGIN EXECUTE $d$SELECT lo_export(1, '/tmp/x')$d$; END$c$$b$; END $a$": "server_export",
     "SELECT * FROM dblink('host=127.0.0.1', 'SELECT 1') AS t(a int)": "foreign",
     "CREATE SERVER evil FOREIGN DATA WRAPPER postgres_fdw": "foreign",
     "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1' PUBLICATION p": "replication",

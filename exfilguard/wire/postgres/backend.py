@@ -168,9 +168,9 @@ class BackendReader:
                     return Scan(hold_at=pos)
             elif kind not in BACKEND_TYPES:
                 raise ProtocolError("unknown backend message type")
-            elif kind == _ERROR and sink.holds_errors:
-                return Scan(hold_at=pos)
-            elif sink.wants_asides and kind in _ASIDES and (hold or allowed is not None):
+            elif (kind == _ERROR and sink.holds_errors) or (
+                sink.wants_asides and kind in _ASIDES and (hold or allowed is not None)
+            ):
                 return Scan(hold_at=pos)
             elif kind == _FUNCTION_RESULT and (hold or left <= 0):
                 return Scan(hold_at=pos)  # whether it holds a value is not known yet

@@ -19,11 +19,12 @@ from typing import Any
 from ..wire.postgres import messages
 from ..wire.postgres.startup import error_response
 from .columns import Columns
-from .completed import ENDS, MAKES, hidden_rows
+from .completed import ENDS, MAKES, hidden_rows, names
 from .pending import COLUMN_BYTES, Pending
 from .requests import lookup
 from .screening import SQLSTATE
 
+_OF_PORTALS = ("DECLARE CURSOR", "CLOSE CURSOR")
 _READY_FOR_QUERY, _COMMAND_COMPLETE, _ROW_DESCRIPTION, _BIND_COMPLETE = b"ZCT2"
 
 
@@ -194,6 +195,10 @@ class Answers(Columns):
             self._note_made(head.statement.sql)
         elif tag in ENDS and head.statement is not None:
             self._note_ended(head.statement.sql)
+        if tag in _OF_PORTALS and head.statement is not None:
+            # The protocol's portals have these names, too: what was known of one by such a name is another's.
+            for name in names(head.statement.sql):
+                self._portals.pop(name, None)
         if tag == "PREPARE":
             # A statement made by SQL has its name in common with those of the protocol: whose description it was is not known.
             for statement in self._statements.values():

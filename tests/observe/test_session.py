@@ -494,6 +494,24 @@ def test_what_reads_patients_under_another_name_is_estimated_as_they_are(sql: st
         assert estimated([*makes, *ends, (">", b.query(reading)), ("<", answer)]) == (0, 0, "")
 
 
+def test_a_portal_that_a_cursor_of_sql_has_replaced_is_not_read_by_its_description() -> None:
+    """`Execute` takes a cursor that DECLARE has made as its own."""
+    described = b.parse("", "SELECT label FROM wards") + b.bind("c", "") + b.describe("P", "c") + b.SYNC
+    shown = b.description(("label", 7000, 1, TEXT))
+    steps = [
+        (">", described),
+        ("<", b.PARSED + b.BOUND + shown + b.READY),
+        (">", b.query("CLOSE c")),
+        ("<", b.complete("CLOSE CURSOR") + b.READY),
+        (">", b.query("DECLARE c CURSOR FOR SELECT nom FROM patients")),
+        ("<", b.complete("DECLARE CURSOR") + b.READY),
+        (">", b.execute("c") + b.SYNC),
+        ("<", b.row(b"A") + b.row(b"B") + b.complete("SELECT 2") + b.READY),
+    ]
+    assert estimated(steps) == (2, 0, "estimate")
+    assert estimated([*steps[:2], *steps[6:]]) == (0, 0, "")
+
+
 def test_with_more_names_than_are_kept_each_text_may_hold_one() -> None:
     steps: list[Step] = []
     for n in range(MAX_MADE + 1):

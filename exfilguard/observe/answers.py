@@ -161,6 +161,7 @@ class Answers(Columns):
             if hidden and self._mentioned(head.statement.sql if self._made else head.statement.bare):
                 self.patients_by = "estimate"
                 self.estimate(hidden)
+                self._note_copy(head.statement)
         self._end_statement(head, hidden, "", tag)
 
     def _on_statement_over(self, body: bytes) -> None:

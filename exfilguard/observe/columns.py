@@ -13,7 +13,7 @@ from typing import Any
 from ..wire.postgres._scan import column_values, row_values
 from ..wire.postgres.asides import LEAST_BYTES, discloses, said
 from ..wire.postgres.messages import Field
-from .completed import made, names, no_tuple, plain_names
+from .completed import copied, made, names, no_tuple, plain_names
 from .copy_rows import CopyRows
 from .estimate import PATIENT_BYTES, patients_in
 from .patients import Reading, canonical
@@ -56,7 +56,8 @@ class Columns(Requests):
         """The client's."""
         self._copied_in = False
         self._made: dict[bytes, bool] = {}
-        """Names by which this session may read patients: cursors, prepared statements and functions; True for a view's."""
+        """Names by which this session may read patients: cursors, prepared statements and functions; True for a view's, or
+        that of a table into which they were packed."""
         self._beside = 0
         """Bytes said beside the rows that have made no patient yet."""
         self._copying: CopyRows | None = None
@@ -98,6 +99,12 @@ class Columns(Requests):
         """A statement that makes something was carried out."""
         if self._mentioned(sql) and len(self._made) < MAX_MADE:
             self._made.update(made(sql))
+
+    def _note_copy(self, statement: Statement) -> None:
+        """A statement moved rows of patients without showing them. Where it packed them, the copy's rows are not one patient each."""
+        flags = self._classifier.flags(self._shape(statement)[0], statement.sql, self._columns.mentioned_in)
+        if "aggregate" in flags and len(self._made) < MAX_MADE:
+            self._made.update(dict.fromkeys(copied(statement.sql), True))
 
     def _note_ended(self, sql: bytes) -> None:
         for name in names(sql) if self._made else ():

@@ -43,6 +43,11 @@ _MADE = re.compile(
     rb"\b(?:prepare|declare|(?P<view>view)|function|procedure)\s+(?:" + _NAME + rb"\s*\.\s*)?(?P<name>" + _NAME + rb")",
     re.IGNORECASE,
 )
+_COPIED = re.compile(
+    rb"\b(?:(?:table|view)(?:\s+if\s+not\s+exists)?|into(?:\s+(?:local\s+)?(?:temp|temporary|unlogged))?(?:\s+table)?)\s+(?:"
+    + _NAME + rb"\s*\.\s*)?(?P<name>" + _NAME + rb")",
+    re.IGNORECASE,
+)  # fmt: skip
 _NAMES = re.compile(_NAME)
 
 
@@ -54,6 +59,11 @@ def names(sql: bytes) -> list[bytes]:
 def made(sql: bytes) -> list[tuple[bytes, bool]]:
     """(name, True for a view's) of what the statements of a text make."""
     return [(_plain(match["name"]), match["view"] is not None) for match in _MADE.finditer(sql)]
+
+
+def copied(sql: bytes) -> list[bytes]:
+    """Names of the tables into which a text puts rows."""
+    return [_plain(match["name"]) for match in _COPIED.finditer(sql)]
 
 
 def _plain(name: bytes) -> bytes:

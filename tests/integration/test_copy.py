@@ -101,6 +101,14 @@ def test_patients_that_are_read_under_another_name_are_estimated(knowing: Knowin
         assert len({digest for event in events for digest in event.get("patients", ())}) == 200, reads
 
 
+def test_patients_that_were_packed_into_a_table_end_at_the_budget(knowing: Knowing) -> None:
+    guarded = knowing(mode="enforce", budget_patients=20, budget_window_ms=60_000)
+    with connect(guarded.dsn()) as through:
+        through.execute("CREATE TEMP TABLE t AS SELECT string_agg(p::text, ' ') AS x FROM patient AS p")
+        with pytest.raises(psycopg.Error, match="local budget"):
+            through.execute("SELECT x FROM t")
+
+
 def copied(connection: psycopg.Connection[Any], statement: str) -> list[bytes]:
     with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
         return [bytes(part) for part in copy]

@@ -494,6 +494,22 @@ def test_what_reads_patients_under_another_name_is_estimated_as_they_are(sql: st
         assert estimated([*makes, *ends, (">", b.query(reading)), ("<", answer)]) == (0, 0, "")
 
 
+@pytest.mark.parametrize(
+    ("sql", "tag"),
+    [
+        ("CREATE TEMP TABLE IF NOT EXISTS mine AS SELECT string_agg(p::text, '') AS y FROM patients p", "SELECT 1"),
+        ("SELECT string_agg(p::text, '') AS y INTO TEMP mine FROM patients p", "SELECT 1"),
+        ("INSERT INTO dpi.mine SELECT json_agg(p) FROM patients p", "INSERT 0 1"),
+        ("CREATE MATERIALIZED VIEW mine AS SELECT array_agg(p) AS y FROM patients p", "SELECT 1"),
+    ],
+)
+def test_patients_that_were_packed_into_a_table_are_counted_when_it_is_read(sql: str, tag: str) -> None:
+    answer = b.description(("y", 9000, 1, TEXT)) + b.row(b"x" * 50 * PATIENT_BYTES) + b.complete("SELECT 1") + b.READY
+    makes = [(">", b.query(sql)), ("<", b.complete(tag) + b.READY)]
+    assert estimated([*makes, (">", b.query("SELECT y FROM mine")), ("<", answer)]) == (1, 1 + 49, "estimate")
+    assert estimated([*makes, (">", b.query("SELECT y FROM yours")), ("<", answer)]) == (0, 1, "estimate")
+
+
 def test_a_portal_that_a_cursor_of_sql_has_replaced_is_not_read_by_its_description() -> None:
     """`Execute` takes a cursor that DECLARE has made as its own."""
     described = b.parse("", "SELECT label FROM wards") + b.bind("c", "") + b.describe("P", "c") + b.SYNC

@@ -36,6 +36,7 @@ cdef class Columns(Requests):
     @cython.locals(head=Pending)
     cdef bytes _text_answered(self)
     cpdef bint row(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except *
+    cpdef bint fits(self, long long size) except *
     cdef _recount(self, long long rows)
     @cython.locals(kind=int)
     cpdef tuple scan(self, bytes data, Py_ssize_t pos, long long most)

@@ -167,6 +167,12 @@ class Columns(Requests):
         found, further = self._row_patients(data, start, end, whole)
         return self.admit(found, further)
 
+    def fits(self, size: int) -> bool:
+        allowed = self._allowed_patients
+        if allowed is None or not self._expressions:
+            return True
+        return self._portion_new + self.portion_estimated + size // PATIENT_BYTES <= allowed
+
     def _recount(self, rows: int) -> None:
         """What `row` is shown counts for so many rows, not for one as `rows` counts it (before or behind)."""
         self.delivered += rows - 1

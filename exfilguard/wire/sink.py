@@ -35,6 +35,10 @@ class Sink:
         """The body of one row, before `rows` counts it. False: do not let it pass."""
         raise NotImplementedError
 
+    def fits(self, size: int) -> bool:
+        """PostgreSQL: False for a row of so many bytes, more than are kept, when its length alone says that it may not pass."""
+        raise NotImplementedError
+
     def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
         """Look into complete rows (all of the first one's type) from `pos` on, at most `most`, and let them pass, before `rows` counts
         them: the position behind the last one, how many, bytes of their bodies. The next one, if it is complete, goes to `row`."""

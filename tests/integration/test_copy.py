@@ -101,12 +101,21 @@ def test_patients_that_are_read_under_another_name_are_estimated(knowing: Knowin
         assert len({digest for event in events for digest in event.get("patients", ())}) == 200, reads
 
 
-def test_patients_that_were_packed_into_a_table_end_at_the_budget(knowing: Knowing) -> None:
-    guarded = knowing(mode="enforce", budget_patients=20, budget_window_ms=60_000)
+@pytest.mark.parametrize(
+    "makes",
+    [
+        "CREATE TEMP TABLE t AS SELECT string_agg(p::text, ' ') AS x FROM patient AS p",
+        "SELECT string_agg('x', '') FROM patient",
+    ],
+)
+def test_patients_in_one_cell_of_a_megabyte_end_at_the_budget(knowing: Knowing, makes: str) -> None:
+    """Packed in the query itself, or before into a table."""
+    guarded = knowing(mode="enforce", budget_patients=100, budget_window_ms=60_000)
+    reads = "SELECT x FROM t" if "TABLE" in makes else "SELECT string_agg(p::text, ' ') FROM patient AS p"
     with connect(guarded.dsn()) as through:
-        through.execute("CREATE TEMP TABLE t AS SELECT string_agg(p::text, ' ') AS x FROM patient AS p")
+        through.execute(makes)
         with pytest.raises(psycopg.Error, match="local budget"):
-            through.execute("SELECT x FROM t")
+            through.execute(reads)
 
 
 def copied(connection: psycopg.Connection[Any], statement: str) -> list[bytes]:

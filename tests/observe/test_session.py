@@ -510,6 +510,18 @@ def test_patients_that_were_packed_into_a_table_are_counted_when_it_is_read(sql:
     assert estimated([*makes, (">", b.query("SELECT y FROM yours")), ("<", answer)]) == (0, 1, "estimate")
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_cell_that_is_too_long_to_be_held_is_judged_by_its_length_before_it_passes(whole: bool) -> None:
+    head = b.description(("string_agg", 0, 0, TEXT))
+    row = b.row(b"x" * (backend.MAX_KEPT_BYTES * 2))
+    patients = (len(row) - 5) // PATIENT_BYTES
+    for allowed, cut in (20, len(head)), (patients + 1, None):
+        seen = observer()
+        play([(">", b.query("SELECT string_agg(nom, '') FROM patients"))], target=seen)
+        found = seen.server_data(head + (row if whole else row[:1000]), 1000, allowed_patients=allowed)
+        assert found.cut_at == cut, allowed
+
+
 def test_a_portal_that_a_cursor_of_sql_has_replaced_is_not_read_by_its_description() -> None:
     """`Execute` takes a cursor that DECLARE has made as its own."""
     described = b.parse("", "SELECT label FROM wards") + b.bind("c", "") + b.describe("P", "c") + b.SYNC

@@ -125,7 +125,7 @@ class BackendReader:
                     if hold and length <= MAX_KEPT_BYTES:
                         return Scan(hold_at=pos)
                     if hold:  # too long to be held back: judged by its beginning
-                        if not sink.row(data, pos + 5, end, False):
+                        if not sink.fits(length - 4) or not sink.row(data, pos + 5, end, False):
                             return Scan(cut_at=pos)
                         sink.rows(1, length - 4)
                         left -= 1
@@ -152,6 +152,8 @@ class BackendReader:
                         return Scan(cut_at=pos)
                     if hold and pos + 1 + length > end and length <= MAX_KEPT_BYTES:
                         return Scan(hold_at=pos)
+                    if hold and length > MAX_KEPT_BYTES and not sink.fits(length - _NO_VALUE):
+                        return Scan(cut_at=pos)
                     if pos + 1 + length <= end:
                         if sink.wants_rows and not sink.row(data, pos + 9, pos + 1 + length, True):
                             return Scan(cut_at=pos)

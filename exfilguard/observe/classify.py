@@ -104,7 +104,7 @@ _WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
 _TOGETHER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (
         frozenset(("create", "alter", "import")),
-        _FOREIGN_OBJECTS | {"mapping", "publication", "subscription"} | _FOREIGN_ENGINES,
+        _FOREIGN_OBJECTS | {"mapping", "publication", "subscription", "language"} | _FOREIGN_ENGINES,
     ),
     (frozenset(("change", "start")), frozenset(("master", "replication", "slave", "replica"))),
     (frozenset(("show",)), frozenset(("binlog",))),
@@ -127,7 +127,7 @@ class Classifier:
         named = (
             {name for names, _ in _WORDS_BEYOND for name in names}
             | self._watch
-            | {*self._watch_starts, "copy", "uescape"}
+            | {*self._watch_starts, *_RUNNING, "copy", "uescape"}
         )
         self._alone = frozenset(named)
         self._words = WordSet(named.union(*(words for pair in _TOGETHER for words in pair)))
@@ -183,7 +183,7 @@ class Classifier:
         found: set[Flag] = set()
         lasting = self._read(sql, found, 0)
         if halves:
-            self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql, found)
+            self._by_words(sql, found)
         if not patients:
             found.discard("aggregate")
         return tuple(flag for flag in FLAGS if flag in found), lasting
@@ -201,7 +201,7 @@ class Classifier:
         for count, token in enumerate(tokens(sql, self._engine, backslashes=backslashes)):
             if count >= MAX_TOKENS:
                 found.add("watched_call")  # too long to be read to its end: somebody should
-                self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql, found)
+                self._by_words(sql, found)
                 return False
             if token.kind == "comment":
                 continue
@@ -211,6 +211,9 @@ class Classifier:
             else:
                 statement.append(token)
         return self._statement(statement, found, depth, runs=runs) and lasting
+
+    def _by_words(self, sql: str, found: set[Flag]) -> None:
+        self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql, found)
 
     def _beyond(self, words: Collection[str], sql: str, found: set[Flag], piece: bool = False) -> None:
         """By their words alone, wherever they stand: what else would pass behind enough tokens. `sql` is looked at for a COPY only, whose
@@ -249,7 +252,7 @@ class Classifier:
                 if depth < MAX_DEPTH:
                     self._read(body, found, depth + 1)
                 else:
-                    self._beyond(body.lower(), found)
+                    self._by_words(body, found)
         return lasting
 
     def _call(self, name: str, found: set[Flag]) -> None:

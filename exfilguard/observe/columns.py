@@ -83,7 +83,11 @@ class Columns(Requests):
         self._expressions = False
         if not reading.positions and statement is not None:
             of_view = bool(self._made) and any(self._made.get(name, False) for name in names(statement.sql))
-            if reading.identity or of_view or (reading.expressions and self._mentioned(statement.sql if self._made else statement.bare)):
+            if (
+                reading.identity
+                or of_view
+                or (reading.expressions and self._mentioned(statement.sql if self._made else statement.bare))
+            ):
                 self.patients_by = "estimate"
                 self._expressions = reading.expressions or of_view
         self.wants_rows = bool(self.patients_by)

@@ -18,11 +18,11 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 
 def plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """The first MAX_COLUMNS names of a result's columns; what is no plain identifier may hold somebody's data: `?`."""
-    return _plain(names[:MAX_COLUMNS])
+    return _plain_names(names[:MAX_COLUMNS])
 
 
 @lru_cache(maxsize=4_096)
-def _plain(names: tuple[str, ...]) -> tuple[str, ...]:
+def _plain_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name if _PLAIN_NAME.fullmatch(name) else "?" for name in names)
 
 

@@ -465,6 +465,19 @@ def test_the_account_without_a_name_has_one_in_events() -> None:
     assert startup.login(b.login(user="")).user == startup.ANONYMOUS
 
 
+def test_an_account_has_one_name_in_any_spelling() -> None:
+    """Quotes around it, or another character set, were another principal, whom no lock named."""
+    login = b.login(user="@@")
+    change = b"@@\0\0clinic\0%b\0mysql_native_password\0"
+    for name, charset in (("médecin", 45), ("médecin", 8), ("médecin", 4), ("app", 8)):
+        sent = name.encode({8: "cp1252", 4: "cp850"}.get(charset, "utf-8"))
+        for spelled in (sent, b"'" + sent + b"'"):
+            payload = (login[:8] + bytes((charset,)) + login[9:]).replace(b"@@", spelled)
+            assert startup.login(payload).user == name
+            body = (change % bytes((charset,))).replace(b"@@", spelled)
+            assert startup.change_user(body, b.NATIVE).user == name
+
+
 ASKED = AskedColumns(["patient.id", "sejour.patient_id"], "mysql")
 SHARED = templates(ASKED)
 

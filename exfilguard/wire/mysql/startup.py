@@ -45,6 +45,27 @@ NEVER = (
 )
 """Not offered through the guard: no driver asks for the first two by itself, and both change what a packet is."""
 
+_CODECS = {
+    number: codec
+    for codec, numbers in {
+        "cp1252": (5, 8, 15, 31, 47, 48, 49, 94),
+        "latin-1": (63,),
+        "iso8859-2": (2, 9, 21, 27, 77),
+        "iso8859-9": (30, 78),
+        "iso8859-13": (20, 41, 42, 79),
+        "cp1250": (26, 34, 44, 66, 99),
+        "cp1256": (57, 67),
+        "cp1257": (29, 58, 59),
+        "cp850": (4, 80),
+        "cp852": (40, 81),
+        "hp-roman8": (6, 72),
+        "mac-roman": (39, 53),
+        "gb18030": (24, 28, 86, 87, 248, 249, 250),
+    }.items()
+    for number in numbers
+}
+"""Of the clients' character sets that have letters with accents, by the collation's number; their `latin1` is Windows' 1252."""
+
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
@@ -163,7 +184,7 @@ def login(payload: bytes) -> Login:
     if capabilities & CLIENT_PLUGIN_AUTH and pos < len(payload):
         plugin, pos = _cstring(payload, pos)
     attributes = _attributes(payload, pos) if capabilities & CLIENT_CONNECT_ATTRS else {}
-    return Login(capabilities, _text(user) or ANONYMOUS, _text(database), _text(plugin), attributes)
+    return Login(capabilities, _account(user, payload[8]), _text(database), _text(plugin), attributes)
 
 
 def change_user(body: bytes, capabilities: int) -> Login:
@@ -172,6 +193,7 @@ def change_user(body: bytes, capabilities: int) -> Login:
     pos = _short(body, pos) if capabilities & CLIENT_SECURE_CONNECTION else _cstring(body, pos)[1]
     database, pos = _cstring(body, pos)
     plugin = b""
+    charset = body[pos] if pos < len(body) else 0
     attributes: dict[str, str] = {}
     if pos + 2 < len(body):
         pos += 2  # character set
@@ -179,7 +201,18 @@ def change_user(body: bytes, capabilities: int) -> Login:
             plugin, pos = _cstring(body, pos)
         if capabilities & CLIENT_CONNECT_ATTRS:
             attributes = _attributes(body, pos)
-    return Login(capabilities, _text(user) or ANONYMOUS, _text(database), _text(plugin), attributes)
+    return Login(capabilities, _account(user, charset), _text(database), _text(plugin), attributes)
+
+
+def _account(user: bytes, charset: int) -> str:
+    """The account's name as the server reads it: in the client's character set, without quotes around it."""
+    if len(user) > 1 and user[:1] == user[-1:] == b"'":
+        user = user[1:-1]
+    try:
+        name = user.decode("utf-8")
+    except UnicodeDecodeError:
+        name = user.decode(_CODECS.get(charset, "cp1252"), "replace")
+    return name or ANONYMOUS
 
 
 def _attributes(payload: bytes, pos: int) -> dict[str, str]:

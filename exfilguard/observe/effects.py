@@ -63,7 +63,8 @@ def may_matter(sql: bytes) -> bool:
 
 
 _ONE_WITHOUT_ROWS = re.compile(
-    rb"\s*(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|set|reset|discard|deallocate|close|use)\b"
+    rb"\s*(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|set(?![^;]*\bstatement\b)|reset|discard|deallocate"
+    rb"|close|use)\b"
     rb"[^;(]*;?\s*",
     re.IGNORECASE,
 )
@@ -72,7 +73,7 @@ _ONE_WITHOUT_ROWS = re.compile(
 
 def returns_nothing(sql: bytes) -> bool:
     """True for one statement that returns no rows and belongs to whoever has the connection next: a refused user's transaction
-    must come to its end, and another's settings must be made."""
+    must come to its end, and another's settings must be made. MariaDB's SET STATEMENT .. FOR is any statement."""
     return _ONE_WITHOUT_ROWS.fullmatch(sql) is not None
 
 

@@ -422,7 +422,7 @@ class Observer(Tally):
         if script is not None and not takes_effect:
             script = replace(script, effects=())
         names = self._identity.expected(script, parameters)
-        return "" if harmless else judge(names, text)
+        return judge(names, text, harmless=True) if harmless else judge(names, text)
 
     def keep(self, size: int) -> None:
         """So many bytes more are kept of what the client has prepared. When that is too much the oldest is forgotten: its rows are

@@ -9,7 +9,8 @@ works inside transactions and pipelines, and behind a pooler, where ending the c
 Rules:
 - A request is judged by whom it will be charged to if all goes well before it (Identity.expected); where that was wrong, the
   relay ends the session when the rows come.
-- What only changes the identity or ends a transaction passes: the next user of a pooled connection must get rid of the last one.
+- What only changes the identity or ends a transaction passes, whoever is locked: the next user of a pooled connection must get rid
+  of the last one. What is denied is denied there too: a SET may read a file.
 - What is judged is held until it is complete: a text up to MAX_HELD_BYTES, anything else up to what the reader keeps.
 - A longer one is judged by that beginning. When it is refused the rest is dropped. Else the rest goes by, but is looked at for the
   words that lead to a denied flag, and the session ends before the last byte of a message with one is sent: the server never runs it.
@@ -45,9 +46,9 @@ _TEXTS = frozenset(b"QP")
 
 
 class Judge(Protocol):
-    def __call__(self, principals: Collection[str], text: bytes, piece: bool = False) -> str:
+    def __call__(self, principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
         """(whom a statement would be charged to, its text) -> the words of its refusal, empty to let it pass. `piece`: a part of a
-        text, which only its words speak of."""
+        text, which only its words speak of; `harmless`: nothing comes of it that anybody may not have."""
 
 
 class Screened(Protocol):
@@ -148,7 +149,7 @@ class RequestScreener:
         """`words` of a text whose rest is not held."""
         names: Collection[str] = ()
 
-        def both(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+        def both(principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
             nonlocal names
             names = principals
             return judge(principals, text) or (judge(principals, text, True) if text else "")

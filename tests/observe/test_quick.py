@@ -136,7 +136,7 @@ def step_by_step(pair: Pair, steps: Steps) -> int:
 def screened(made: Any, data: bytes, now: int) -> tuple[bytes, list[Any]]:
     """As the relay does it: what is sent instead, and the events."""
 
-    def judge(principals: Collection[str], text: bytes) -> str:
+    def judge(principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
         normalise = mysql_normalise if made.engine == "mysql" else postgres_normalise
         fingerprint, _ = normalise(text.decode("utf-8", "replace"))
         flags = made._classifier.flags(fingerprint, text, made._columns.mentioned_in)

@@ -26,12 +26,12 @@ REFUSED = b.query("COPY patients TO PROGRAM 'x'")
 MYSQL_REFUSED = m.query("SELECT id FROM patient INTO OUTFILE '/tmp/x'")
 
 
-def judge(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+def judge(principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
     return "refused" if b"PROGRAM" in text or b"OUTFILE" in text else ""
 
 
-def everybody(principals: Collection[str], text: bytes, piece: bool = False) -> str:
-    return "locked"
+def everybody(principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
+    return "" if harmless else "locked"
 
 
 def pieces(message: bytes, size: int = 65_536) -> list[bytes]:
@@ -104,7 +104,9 @@ def test_a_change_of_role_that_may_fail_frees_nobody(behind: str) -> None:
     made.server_data(b.complete("SET") + b.READY, 3)
     judged: list[Collection[str]] = []
 
-    def locked(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+    def locked(principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
+        if harmless:
+            return ""
         judged.append(principals)
         return "locked" if "dr_a" in principals else ""
 
@@ -156,6 +158,21 @@ def test_what_a_variable_is_to_keep_is_judged_in_mysql(sql: str, passes: bool) -
     )
     out, _ = made.screen(m.query(sql), 5, everybody)
     assert (out == m.query(sql)) is passes
+
+
+@pytest.mark.parametrize(
+    "sql", ["SET @x = LOAD_FILE('/etc/passwd')", "SET STATEMENT a = 1 FOR SELECT id FROM patient", "SET a = 1"]
+)
+def test_who_is_locked_may_only_leave_and_nobody_reads_a_file_on_the_way(sql: str) -> None:
+    """What returns nothing passes for whoever is locked, which let it pass `deny` too; and MariaDB's SET may be any statement."""
+    asked: list[bool] = []
+
+    def note(principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
+        asked.append(harmless)
+        return ""
+
+    mysql_observer().screen(m.query(sql), 5, note)
+    assert asked == [sql == "SET a = 1"]
 
 
 @pytest.mark.parametrize("kind", [messages.COM_STMT_EXECUTE, messages.COM_STMT_FETCH, messages.COM_STMT_BULK_EXECUTE])
@@ -290,7 +307,7 @@ def test_a_word_is_found_across_two_packets_of_16_mib() -> None:
 def test_who_says_so_at_the_end_of_a_long_statement_is_locked_there_too(length: int) -> None:
     """The reader is shown too little of it to charge them, and a locked user's padded statement passed as the login's."""
 
-    def locked(principals: Collection[str], text: bytes, piece: bool = False) -> str:
+    def locked(principals: Collection[str], text: bytes, piece: bool = False, *, harmless: bool = False) -> str:
         return "locked" if "alice" in principals else ""
 
     padding = "x" * length

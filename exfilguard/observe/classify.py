@@ -4,6 +4,9 @@ Strategy: tokens, once per shape. Equal fingerprints are equal token sequences b
 fingerprint; where literals matter (a DO block, the body of a function, an identifier that the shape does not show) it is not.
 
 Rules:
+- MySQL's texts can mean another thing than what is read here: what is in `/*! */` may be skipped by a version, a backslash may not
+  escape (sql_mode) or be half a character (GBK), `"` may quote a name, a byte beyond ASCII may be a space (latin1). A text with any
+  of these is flagged by its words, too.
 - A function counts where its name is called, `name (`, whatever schema stands before it, also inside the text of a DO block or of
   a function that is being made.
 - Rather a flag too many: a table that happens to have a watched function's name and stands before a parenthesis is flagged.
@@ -34,7 +37,7 @@ FILES = frozenset(
      "pg_file_rename", "pg_ls_dir", "load_file", "sys_exec", "sys_eval", "xp_cmdshell")
 )  # fmt: skip
 """Functions that read or write the server's files, or run its programs."""
-REMOTE = ("dblink", "postgres_fdw")
+REMOTE = ("dblink", "postgres_fdw", "spider_direct_sql", "spider_bg_direct_sql", "spider_copy_tables")
 """Beginnings of the names of functions that reach another server."""
 SLOTS = ("pg_create_logical_replication_slot", "pg_create_physical_replication_slot", "pg_logical_slot_", "pg_replication_slot_advance",
     "pg_copy_logical_replication_slot", "pg_copy_physical_replication_slot", "pg_logical_emit_message", "pg_start_backup",
@@ -77,6 +80,8 @@ _FOREIGN_EXTENSIONS = frozenset(
     ("dblink", "postgres_fdw", "file_fdw", "mysql_fdw", "oracle_fdw", "tds_fdw", "ogr_fdw", "multicorn")
 )
 
+_ENGINE_BEYOND = re.compile(rf"\bengine\b.{{0,200}}?\b(?:{'|'.join(sorted(_FOREIGN_ENGINES))})\b", re.DOTALL)
+
 _HALF_CHARACTER = re.compile(rb"[\x80-\xff][:-@\[-\^`{-~]")
 """SJIS, BIG5, GBK and other encodings of a client have such a byte as the second half of a character."""
 _RUNNING = frozenset(
@@ -91,6 +96,7 @@ _BODY_WORDS = ("do", "create", "alter", "prepare", "execute")
 """First words of statements whose strings are read, too."""
 _GOES_ON = re.compile(f"'{BETWEEN_LINES}'".encode())
 _BODY_FIRST = re.compile(rb"[\s(]*(?:/\*|--|#|" + "|".join(_BODY_WORDS).encode() + rb")", re.IGNORECASE)
+_RUNS = frozenset(("execute", "prepare"))
 
 _WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
     (
@@ -123,6 +129,9 @@ class Classifier:
         self._engine: Engine = engine
         self._watch = frozenset(name for name in names if not name.endswith("*"))
         self._watch_starts = tuple(name[:-1] for name in names if name.endswith("*"))
+        starts = "|".join(re.escape(name) for name in sorted(self._watch)) or "(?!)"
+        starts += "".join(f"|{re.escape(name)}\\w*" for name in self._watch_starts)
+        self._called = re.compile(rf"(?<![\w$])(?:{starts})(?:[^\w$(/]|/(?!\*)|/\*.*?\*/)*+\(", re.DOTALL)
         self._known: dict[str, tuple[Flag, ...]] = {}
         named = (
             {name for names, _ in _WORDS_BEYOND for name in names}
@@ -134,19 +143,40 @@ class Classifier:
 
     def flags(self, fingerprint: str, sql: bytes, patients: Callable[[bytes], bool]) -> tuple[Flag, ...]:
         """Flags of a statement. `fingerprint`: of its shape; `patients`: says whether a text names a table of patients."""
-        halves = not sql.isascii() and self._engine == "postgresql" and _HALF_CHARACTER.search(sql) is not None
-        doubtful = halves or (b"\\'" in sql and self._engine == "postgresql")
-        found = self._known.get(fingerprint)
-        if found is not None and not doubtful:
-            return found
-        if len(sql) >= LONG_BYTES and self._harmless(sql):
-            return ()
-        flags, lasting = self._classify(sql.decode("utf-8", "replace"), patients(sql), halves=halves)
-        if lasting and fingerprint and not doubtful:
-            if len(self._known) >= MAX_CACHED:
-                self._known.clear()
-            self._known[fingerprint] = flags
+        postgresql = self._engine == "postgresql"
+        halves = postgresql and not sql.isascii() and _HALF_CHARACTER.search(sql) is not None
+        doubtful = halves or (postgresql and b"\\'" in sql)
+        flags = self._known.get(fingerprint)
+        if flags is None or doubtful:
+            if len(sql) >= LONG_BYTES and self._harmless(sql):
+                return ()
+            flags, lasting = self._classify(sql.decode("utf-8", "replace"), patients(sql), halves=halves)
+            # With a backslash MySQL's shape may be another reading's (NO_BACKSLASH_ESCAPES): it does not vouch for others.
+            if lasting and fingerprint and not doubtful and (postgresql or b"\\" not in sql):
+                if len(self._known) >= MAX_CACHED:
+                    self._known.clear()
+                self._known[fingerprint] = flags
+        if not postgresql and (not sql.isascii() or b"\\" in sql or (b"!" in sql and b"/*" in sql)):
+            return self._doubted(sql, flags, patients)
         return flags
+
+    def _doubted(self, sql: bytes, flags: tuple[Flag, ...], patients: Callable[[bytes], bool]) -> tuple[Flag, ...]:
+        """The flags of a text that the server may read otherwise, and what its words say."""
+        found: set[Flag] = set(flags)
+        words = self._words.found(sql)
+        if words.isdisjoint(self._alone) and "engine" not in words:
+            return flags
+        low = sql.decode("utf-8", "replace").lower()
+        self._beyond(words, low, found)
+        if "infile" in low and "local" not in low:
+            found.add("server_export")
+        if _ENGINE_BEYOND.search(low):
+            found.add("foreign")
+        if self._called.search(low):
+            found.add("watched_call")
+        if "aggregate" in found and not patients(sql):
+            found.discard("aggregate")
+        return tuple(flag for flag in FLAGS if flag in found)
 
     def words(self, piece: bytes) -> tuple[Flag, ...]:
         """Flags that the words of a piece of a statement tell: one that is too long to be read as a whole."""
@@ -221,7 +251,7 @@ class Classifier:
         for names, flag in _WORDS_BEYOND:
             if any(name in words for name in names):
                 found.add(flag)
-        if "copy" in words and _COPY_BEYOND.search(sql.lower()) and (piece or _TARGET_BEYOND.search(sql.lower())):
+        if self._engine == "postgresql" and "copy" in words and _COPY_BEYOND.search(low := sql.lower()) and (piece or _TARGET_BEYOND.search(low)):
             found |= {"copy", "server_export"}
 
     def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int, *, runs: bool) -> bool:
@@ -244,7 +274,11 @@ class Classifier:
             # In a body's block a statement begins behind a word, too.
             if words[at] == "copy" and words[at - 1] in _BLOCK_WORDS:
                 self._copy(statement[at:], words[at:], found)
-        if runs or words[0] in ("do", "create", "alter", "prepare", "execute"):
+        if (
+            runs
+            or words[0] in ("do", "create", "alter", "prepare", "execute")
+            or (self._engine == "mysql" and not _RUNS.isdisjoint(words))
+        ):
             # A name between double quotes that calls something is a string of a language that is not SQL.
             bodies = [t.text for t in statement if t.kind == "string" or (t.kind == "quoted" and "(" in t.text)]
             lasting = lasting and not bodies
@@ -279,7 +313,7 @@ class Classifier:
         elif first in _REPLICATION_WORDS:
             found.add("replication")
         elif first in ("create", "alter", "import"):
-            second = words[1] if len(words) > 1 else ""
+            second = next(iter(words[3:4] if words[1:3] == ["or", "replace"] else words[1:2]), "")
             if (
                 second in _FOREIGN_OBJECTS
                 or (second == "user" and "mapping" in rest)
@@ -306,9 +340,22 @@ class Classifier:
                 return
 
     def _mysql_verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
-        for word, following in zip(words, [*words[1:], ""], strict=True):
+        for at, (word, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
             if word == "into" and following in ("outfile", "dumpfile"):
                 found.add("server_export")
+            elif (word == "execute" and following == "immediate") or (
+                word == "prepare" and words[at + 2 : at + 3] == ["from"]
+            ):
+                # A text that is run: where it is put together first, nobody has read it.
+                text = statement[at + 2 if word == "execute" else at + 3 :]
+                if not text or text[0].kind != "string" or (len(text) > 1 and text[1].text != "using"):
+                    found.add("watched_call")
+        if words[0] == "load" and "infile" in words and "local" not in words:
+            found.add("server_export")
+        if words[0] == "set":
+            for token, value in pairwise(token for token in statement if token.text not in ("=", ":=")):
+                if token.text.lower().endswith("storage_engine") and value.text.lower() in _FOREIGN_ENGINES:
+                    found.add("foreign")
         if words[0] in ("create", "alter"):
             for at, word in enumerate(words):
                 if word == "engine" and _FOREIGN_ENGINES & {
@@ -317,7 +364,7 @@ class Classifier:
                 }:
                     found.add("foreign")
         if (words[0] in ("change", "start") and {"master", "replication", "slave", "replica"} & set(words[1:3])) or (
-            words[0] == "show" and words[1:2] == ["binlog"]
+            words[0:2] in (["show", "binlog"], ["show", "relaylog"], ["clone", "local"], ["clone", "instance"])
         ):
             found.add("replication")
 

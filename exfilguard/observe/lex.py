@@ -50,7 +50,7 @@ _POSTGRES = r"""
 """
 _MYSQL = r"""
     (?P<space> \s+ )
-  | (?P<line> \#[^\n]* | --(?=[\s\x00-\x1f]|\Z)[^\n]* )
+  | (?P<line> \#[^\n]* | --(?=[\x00-\x20\x7f]|\Z)[^\n]* )
   | (?P<code> /\*M?!\d* | \*/ )
   | (?P<block> /\* )
   | (?P<escaped> (?:[bBxXnN]|_[a-z0-9]+\s*)?(?:{slashed}|"(?:[^"\\]|""|\\.)*+(?:"|\Z|\\\Z)) )
@@ -81,7 +81,7 @@ def tokens(sql: str, engine: Engine = "postgresql", *, backslashes: bool = False
     """All tokens but spaces; comments included. MySQL's `/*! .. */` is code: its content comes as tokens.
 
     `backslashes`: PostgreSQL with standard_conforming_strings off. MySQL's sql_mode is taken to be without ANSI_QUOTES and
-    NO_BACKSLASH_ESCAPES.
+    NO_BACKSLASH_ESCAPES, its character set to be UTF-8: see Classifier.flags.
     """
     pattern = _MARIA if engine == "mysql" else _BACKSLASHES if backslashes else _STANDARD
     pos = 0
@@ -232,7 +232,7 @@ def final_comment(sql: bytes, engine: Engine = "postgresql", *, backslashes: boo
                     return at, sql[at + 2 : close - 2]
                 end = close
         elif mark == b"-":
-            if sql[at + 1 : at + 2] == b"-" and (not mysql or sql[at + 2 : at + 3] in b" \t\r\n\f\v"):
+            if sql[at + 1 : at + 2] == b"-" and (not mysql or (sql[at + 2 : at + 3] <= b" " or sql[at + 2] == 0x7F)):
                 end = _close(_LINE_END[engine], sql, at)
         elif mark == b"#":
             end = _close(_LINE_END[engine], sql, at)

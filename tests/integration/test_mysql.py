@@ -362,6 +362,43 @@ def test_a_statement_is_judged_by_all_of_it_however_long(relay: Relay) -> None:
             cursor.execute("SELECT /*" + "x" * 3_000_000 + "*/ LOAD_FILE('/etc/passwd')")
 
 
+EXPORTS = (
+    b"SET STATEMENT max_statement_time = 100 FOR SELECT id FROM patient INTO OUTFILE '@'",
+    b"SELECT id /*!99999 ' */ FROM patient INTO OUTFILE '@'",
+    b"SELECT id FROM patient INTO /*!99999 x */ OUTFILE '@'",
+    b"BEGIN NOT ATOMIC EXECUTE IMMEDIATE 'SELECT id FROM patient INTO OUTFILE \"@\"'; END",
+    b"SELECT 1 --\x7f ' \n INTO OUTFILE '@'",
+    b"SELECT t.*, 1 --\xc2\xa0 INTO OUTFILE '@' FROM (SELECT p.id, 1 AS \xc2\xa0 FROM patient p) t",
+    b"SET NAMES latin1",
+    b"SELECT id FROM patient INTO\xa0OUTFILE\xa0'@'",
+    b"SET NAMES gbk",
+    b"SELECT '\xbf\\' INTO OUTFILE '@' FROM patient",
+    b"SET sql_mode = 'ANSI_QUOTES'",
+    b"SELECT 1 AS \"\\\" INTO OUTFILE '@'",
+    b"SET sql_mode = 'NO_BACKSLASH_ESCAPES'",
+    b"SELECT '\\' INTO OUTFILE '@'",
+)
+READS = ("SET @x = LOAD_FILE('/etc/passwd')", "LOAD DATA INFILE '/etc/passwd' INTO TABLE sejour (note)")
+
+
+def test_what_is_denied_is_denied_however_the_server_reads_it(relay: Relay, tmp_path: Path) -> None:
+    """Each of these wrote the server's file past `deny`: the guard read another text than the server did, or did not look."""
+    guarded = relay(mode="enforce", budget_rows=1_000_000)
+    target = f"/tmp/exfilguard-{tmp_path.name}-"
+    with guarded.connect() as connection:
+        for number, sql in enumerate(EXPORTS):
+            connection._execute_command(3, sql.replace(b"@", f"{target}{number}".encode()))
+            if sql.startswith((b"SET NAMES", b"SET sql_mode")):
+                connection._read_packet()
+            else:
+                with pytest.raises(pymysql.MySQLError, match="not allowed through this guard"):
+                    connection._read_packet()
+        for sql in READS:
+            with pytest.raises(pymysql.MySQLError, match="not allowed through this guard"):
+                connection.query(sql)
+    assert not list(Path("/tmp").glob(Path(target).name + "*"))
+
+
 def test_kill_reaches_the_server_from_a_side_connection(relay: Relay) -> None:
     guarded = relay()
     with guarded.connect() as connection, guarded.connect() as side, connection.cursor() as cursor:

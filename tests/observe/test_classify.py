@@ -94,6 +94,35 @@ MYSQL = {
     "CREATE SERVER s FOREIGN DATA WRAPPER mysql OPTIONS (HOST 'x')": "foreign",
     "CHANGE MASTER TO MASTER_HOST='x'": "replication",
     "SHOW BINLOG EVENTS": "replication",
+    "CLONE LOCAL DATA DIRECTORY = '/tmp/x'": "replication",
+    "CREATE OR REPLACE SERVER s FOREIGN DATA WRAPPER mysql OPTIONS (HOST 'x')": "foreign",
+    "CREATE OR REPLACE": "",
+    "SET SESSION default_storage_engine = 'FEDERATED'": "foreign",
+    "SET @@storage_engine=connect": "foreign",
+    "SELECT spider_direct_sql('SELECT 1', 't', 'host x')": "foreign",
+    "LOAD DATA INFILE '/etc/passwd' INTO TABLE t": "server_export",
+    "LOAD DATA LOCAL INFILE 'x' INTO TABLE t": "",
+    "BEGIN NOT ATOMIC EXECUTE IMMEDIATE 'SELECT id FROM patient INTO OUTFILE \"/tmp/x\"'; END": "server_export",
+    "EXECUTE IMMEDIATE 'SELECT LOAD_FILE(?)' USING '/x'": "server_export",
+    "EXECUTE IMMEDIATE 'SELECT ?' USING 1": "",
+    "EXECUTE IMMEDIATE CONCAT('SELECT LOAD_', 'FILE(1)')": "watched_call",
+    "EXECUTE IMMEDIATE 'SELECT LOAD_' 'FILE(1)'": "watched_call",
+    "PREPARE s FROM @text": "watched_call",
+    "PREPARE s FROM 'SELECT 1'": "",
+    "SELECT a AS prepare FROM t WHERE b = 'x'": "",
+    # where the server may read another text than we do
+    "SELECT id /*!99999 ' */ FROM patient INTO OUTFILE '/tmp/x'": "server_export",
+    "SELECT id FROM patient INTO /*!99999 x */ OUTFILE '/tmp/x'": "server_export",
+    "SELECT '\\' INTO OUTFILE '/tmp/x'": "server_export",
+    "SELECT 1 AS \"\\\" INTO OUTFILE '/tmp/x'": "server_export",
+    "SELECT id FROM patient INTO\u00a0OUTFILE\u00a0'/tmp/x'": "server_export",
+    "SELECT t.*, 1 --\u00a0 INTO OUTFILE '/tmp/x' FROM (SELECT 1 AS \u00a0) t": "server_export",
+    "SELECT 1 --\x7f ' \n INTO OUTFILE '/tmp/x'": "server_export",
+    "CREATE TABLE t (a int) ENGINE /*!99999 x */ = /*!99999 x */ FEDERATED": "foreign",
+    "SELECT '\\', secret_export/**/ (1), '": "watched_call",
+    "SELECT '\\', etl_all(1), '": "watched_call",
+    "SELECT /*!40001 SQL_NO_CACHE */ * FROM patient": "",
+    "INSERT INTO note VALUES ('Opéré le 3\\n copy of the letter; connected')": "",
 }
 
 
@@ -133,6 +162,17 @@ def test_postgres(sql: str) -> None:
 @pytest.mark.parametrize("sql", MYSQL)
 def test_mysql(sql: str) -> None:
     check("mysql", sql, MYSQL[sql])
+
+
+def test_a_shape_of_another_reading_vouches_for_nobody() -> None:
+    """A session with NO_BACKSLASH_ESCAPES could have made an export's shape known as harmless."""
+    classifier = Classifier("mysql")
+    for sql, backslashes, expected in (
+        ("SELECT '\\', load_file(1), 'x'", False, ("server_export",)),
+        ("SELECT '', load_file(1), 'x'", True, ("server_export",)),
+    ):
+        fingerprint, _ = mysql_normalise(sql, backslashes)
+        assert classifier.flags(fingerprint, sql.encode(), lambda text: False) == expected
 
 
 def test_what_only_a_literal_tells_is_not_remembered() -> None:

@@ -91,7 +91,7 @@ def shape(bytes sql not None):
             if kind & SPACE:
                 pos += 1
                 continue
-            if c == 35 or (c == 45 and following == 45 and (pos + 2 >= n or s[pos + 2] <= 32)):
+            if c == 35 or (c == 45 and following == 45 and (pos + 2 >= n or s[pos + 2] <= 32 or s[pos + 2] == 127)):
                 while pos < n and s[pos] != 10:
                     pos += 1
                 continue

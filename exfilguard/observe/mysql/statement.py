@@ -20,7 +20,7 @@ from ..statement import MAX_CACHED, MAX_CACHED_CHARS, named
 from ..templates import Templates
 
 _LEXEME = r"""
-    (?P<space> \s+ | \#[^\n]* | --(?=[\s\x00-\x1f]|\Z)[^\n]* )
+    (?P<space> \s+ | \#[^\n]* | --(?=[\x00-\x20\x7f]|\Z)[^\n]* )
   | (?P<executable> /\*M?!\d{0,6} | \*/ )
   | (?P<comment> /\* .*? (?:\*/|\Z) )
   | (?P<string> (?:[xXbBnN]|_[A-Za-z0-9]+\s*)?(?:'STRING1(?:'|\Z)|"STRING2(?:"|\Z)) )

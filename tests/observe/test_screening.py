@@ -82,6 +82,34 @@ def test_what_stands_behind_a_file_of_the_clients_is_judged() -> None:
     assert b"OUTFILE" not in out
 
 
+def test_what_a_client_says_out_of_turn_hides_no_statement() -> None:
+    """Each let the next statement pass unjudged: a file that was sent before it was asked for, whose end was then waited for; an empty
+    command; one that cannot be read, with another behind it in the same piece."""
+    made = mysql_observer()
+    early = m.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t") + packet(2, b"1;Dupont") + packet(3, b"")
+    sent(made, early)
+    made.server_data(packet(1, b"\xfbx"), 6)
+    assert b"OUTFILE" not in sent(made, MYSQL_REFUSED)
+    made = mysql_observer()
+    assert sent(made, packet(0, b"")) == packet(0, b"")
+    made.server_data(packet(1, m.err()), 6)
+    assert not made.desynced
+    assert b"OUTFILE" not in sent(made, MYSQL_REFUSED)
+    malformed = m.command(messages.COM_CHANGE_USER, b"app\0\0clinic\0\x2d\0mysql_native_password\0\xfc\xff\xff")
+    made = mysql_observer()
+    out = sent(made, malformed + MYSQL_REFUSED)
+    assert out.startswith(malformed)
+    assert b"OUTFILE" not in out
+
+
+def test_after_an_error_a_file_is_over() -> None:
+    made = mysql_observer()
+    sent(made, m.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE t"))
+    made.server_data(packet(1, b"\xfbx"), 6)
+    made.server_data(packet(4, m.err()), 7)
+    assert b"OUTFILE" not in sent(made, MYSQL_REFUSED)
+
+
 def test_a_sync_that_comes_while_nobody_is_screened_ends_a_refused_batch() -> None:
     made = postgres()
     assert b"PROGRAM" not in sent(made, b.parse("", "COPY patients TO PROGRAM 'x'"))

@@ -149,6 +149,8 @@ class Answers(Commands):
         elif first == messages.ERR:
             self._on_error(payload)
         elif first == messages.LOCAL_INFILE:
+            if len(self._pending) > 1:
+                raise ProtocolError("a file was sent before it was asked for")
             self._frontend.infile = True
         else:
             count, pos = (first, 1) if first < messages.LOCAL_INFILE else messages.lenenc(payload, 0)
@@ -266,6 +268,7 @@ class Answers(Commands):
 
     def _end_result(self, status: int, hidden: int = 0) -> None:
         self._backslashes = not status & messages.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+        self._frontend.infile = False  # the server has read it to its end
         if self._head().kind in REPORTED:
             self.report("query", hidden)
         self._forget_rows()
@@ -298,6 +301,7 @@ class Answers(Commands):
             self.report("query", 0, messages.sqlstate(payload))
         self._forget_rows()
         self._announced = 0  # whatever was to follow, an error is the last
+        self._frontend.infile = False
         self._identity.failed()
         self._charged = True
         self._done()
@@ -365,10 +369,14 @@ class Answers(Commands):
             self._identify(head.login)
             self._reset()
             self.events.append(self.event("login"))
-            self._done()
+            self._authenticated()
         elif payload[0] == messages.ERR:
             self.events.append(self.event("login_failed", error=messages.sqlstate(payload)))
-            self._done()
+            self._authenticated()
+
+    def _authenticated(self) -> None:
+        self._done()
+        self._frontend.answers = any(command.login is not None for command in self._pending)
 
     def _reset(self) -> None:
         """What a session loses by COM_CHANGE_USER and COM_RESET_CONNECTION."""

@@ -160,6 +160,11 @@ class Commands(Observer):
         return self._frontend.at_boundary and not self._frontend.infile
 
     @property
+    def client_answers(self) -> bool:
+        """True while packets with another number than 0 are the answers of an authentication."""
+        return self._frontend.answers
+
+    @property
     def client_missing(self) -> int:
         """Bytes up to the end of the packet that has begun, or of its header; 0 between commands."""
         return self._frontend.missing
@@ -194,7 +199,8 @@ class Commands(Observer):
                 command.script = command.statement.script
             except (ProtocolError, IndexError):
                 if whole:
-                    raise ProtocolError("query attributes are malformed") from None
+                    self._desync("query attributes are malformed")
+                    return
                 command.statement = Statement(b"")  # longer than what is kept: the statement is behind it
         elif kind == messages.COM_STMT_PREPARE:
             command.statement = self._read(body, whole)
@@ -205,11 +211,17 @@ class Commands(Observer):
             if self._asked is not None and kind in _EXECUTES:
                 self._ask(command, body)
         elif kind == messages.COM_CHANGE_USER:
-            command.login = change_user(body, self.capabilities)
+            try:
+                command.login = change_user(body, self.capabilities)
+            except ProtocolError as error:
+                self._desync(str(error))
+                return
+            self._frontend.answers = True
         elif kind == messages.COM_INIT_DB:
             command.database = body
         if len(self._pending) >= MAX_PENDING:
-            raise ProtocolError("too many commands without an answer")
+            self._desync("too many commands without an answer")
+            return
         self._pending.append(command)
         if len(self._pending) == 1:
             self._begin()

@@ -1,13 +1,15 @@
 """Commands refused before the database sees them, with the session in step: see observe/screening.py.
 
 MySQL raises an error on request: the command is replaced by a SIGNAL with the guard's words, whose answer is one ERR packet, as the
-client expects it of the command it sent. A compressed session cannot be screened; there the relay ends the session instead.
+client expects it of the command it sent. What is in the envelopes of a compressed session is screened and put into others: see
+session.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql.frontend import MAX_KEPT_BYTES
 from ..screening import MAX_HELD_BYTES, TOO_LONG, Judge, RequestScreener
@@ -35,10 +37,11 @@ class Screener(RequestScreener):
         self._observer = observer
 
     def extent(self, data: bytes, pos: int, end: int) -> tuple[int, int]:
-        if pos + 5 > end and (pos + 4 > end or data[pos : pos + 3] != b"\0\0\0" or not data[pos + 3]):
-            return -1, 0  # an empty packet that is no command is whole: a file's second end
+        if pos + 5 > end and (pos + 4 > end or data[pos : pos + 3] != b"\0\0\0"):
+            return -1, 0
         length = int.from_bytes(data[pos : pos + 3], "little")
-        if not length or data[pos + 3] or data[pos + 4] not in _JUDGED:
+        answer = data[pos + 3] and self._observer.client_answers
+        if not length or answer or data[pos + 4] not in _JUDGED:
             return pos + 4 + length, 0
         return pos + 4 + length, MAX_HELD_BYTES if data[pos + 4] in _TEXTS else MAX_KEPT_BYTES
 
@@ -47,7 +50,11 @@ class Screener(RequestScreener):
         return self._observer.client_in_header
 
     def words(self, request: bytes, judge: Judge) -> str:
-        return self._observer.judge(request[4], request[5:], judge)
+        try:
+            return self._observer.judge(request[4], request[5:], judge)
+        except ProtocolError:
+            self._observer.forbidden = "what cannot be read"
+            return ""
 
     def refuse(self, request: bytes, words: str) -> bytes:
         if request[:3] == b"\xff\xff\xff":

@@ -6,7 +6,7 @@ from ..sink cimport Sink
 cdef class FrontendReader:
     cdef public Sink sink
     cdef public bytearray _carry
-    cdef public bint _continued, infile
+    cdef public bint _continued, answers, infile
     cdef public long long _skip, _logical
     cdef public int sequence
 

@@ -1,16 +1,16 @@
 # cython: annotation_typing=False
 """The client's stream behind the login, cut into commands.
 
-A packet with sequence number 0 is a command, whose beginning is kept up to MAX_KEPT_BYTES. Others are what a command needs
-further: parts of a long one, the contents of a LOCAL INFILE, answers of an authentication; they are skipped, so that no
-password and no file is ever kept.
+A packet is a command, whose beginning is kept up to MAX_KEPT_BYTES, unless it is what a command needs further: a part of a long one,
+the contents of a LOCAL INFILE that the server asked for, an answer of an authentication, whose numbers are not 0; these are skipped, so
+that no password and no file is ever kept. In a compressed session the servers do not look at a command's number, so neither does this.
 """
 
 from __future__ import annotations
 
 from ...errors import ProtocolError
 from ..sink import Sink
-from .messages import COM_STMT_SEND_LONG_DATA, MAX_LOGICAL_BYTES, MAX_PAYLOAD_BYTES
+from .messages import COM_SLEEP, COM_STMT_SEND_LONG_DATA, MAX_LOGICAL_BYTES, MAX_PAYLOAD_BYTES
 
 MAX_KEPT_BYTES = 64 << 10
 _SHORT = frozenset({COM_STMT_SEND_LONG_DATA})
@@ -21,7 +21,7 @@ _SHORT_BYTES = 7 + 65
 class FrontendReader:
     """Push parser: `feed` any portion of the stream."""
 
-    __slots__ = ("_carry", "_continued", "_logical", "_skip", "infile", "sequence", "sink")
+    __slots__ = ("_carry", "_continued", "_logical", "_skip", "answers", "infile", "sequence", "sink")
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
@@ -33,6 +33,8 @@ class FrontendReader:
         """Of the packet that was read last."""
         self.infile = False
         """The server asked for a file: packets are its contents, up to an empty one."""
+        self.answers = False
+        """An authentication is under way: packets with another number than 0 are its answers."""
 
     @property
     def at_boundary(self) -> bool:
@@ -72,11 +74,11 @@ class FrontendReader:
                 if (
                     0 < length < MAX_KEPT_BYTES
                     and pos + 4 + length <= end
-                    and not data[pos + 3]
+                    and not (data[pos + 3] and self.answers)
                     and not self._continued
                     and not self.infile
                 ):
-                    self.sequence = 0
+                    self.sequence = data[pos + 3]
                     self._logical = 0
                     start = pos + 5
                     pos += 4 + length
@@ -113,11 +115,11 @@ class FrontendReader:
         if self.infile:
             if not length and not continued:
                 self.infile = False
-        elif not continued and not self.sequence:
-            if not length:
-                raise ProtocolError("an empty command")
+        elif not continued and not (self.sequence and self.answers):
             self._logical = length
-            return False
+            if length:
+                return False
+            self.sink.request(COM_SLEEP, b"", True)  # that is what the servers make of it
         else:
             self._logical += length
             if self._logical > MAX_LOGICAL_BYTES:

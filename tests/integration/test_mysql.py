@@ -399,6 +399,25 @@ def test_what_is_denied_is_denied_however_the_server_reads_it(relay: Relay, tmp_
     assert not list(Path("/tmp").glob(Path(target).name + "*"))
 
 
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_a_compressed_session_is_screened_and_goes_on(relay: Relay, mode: str) -> None:
+    driver = pytest.importorskip("MySQLdb")
+    guarded = relay(mode=mode, deny=["server_export"], budget_rows=1_000_000)
+    connection = driver.connect(
+        host="127.0.0.1", port=guarded.port, user=ACCOUNT, password=PASSWORD, database="dpi", compress=True
+    )
+    cursor = connection.cursor()
+    for padding in (0, 50, 30_000, 900_000):
+        with pytest.raises(driver.MySQLError, match="not allowed through this guard"):
+            cursor.execute(f"SELECT '{'x' * padding}', LOAD_FILE('/etc/passwd')")
+        cursor.execute(f"SELECT LENGTH('{'x' * padding}'), 1")
+        assert cursor.fetchone() == (padding, 1)
+    cursor.execute("SELECT id, dossier FROM patient")
+    assert len(cursor.fetchall()) == PATIENTS
+    connection.close()
+    wait_for(lambda: sum(e["kind"] == "refused" for e in guarded.events()) == 4)
+
+
 def test_kill_reaches_the_server_from_a_side_connection(relay: Relay) -> None:
     guarded = relay()
     with guarded.connect() as connection, guarded.connect() as side, connection.cursor() as cursor:

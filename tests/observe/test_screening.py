@@ -14,9 +14,11 @@ from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.tally import Setting
 from exfilguard.wire.mysql import messages
+from exfilguard.wire.mysql.compression import Algorithm, Inflater, envelope
 from exfilguard.wire.mysql.messages import packet
 from tests.wire import build as b
 from tests.wire import mysql_build as m
+from tests.wire.test_mysql_compression import squeezed
 
 from .test_mysql_session import observer as mysql_observer
 from .test_session import KEY
@@ -108,6 +110,61 @@ def test_after_an_error_a_file_is_over() -> None:
     made.server_data(packet(1, b"\xfbx"), 6)
     made.server_data(packet(4, m.err()), 7)
     assert b"OUTFILE" not in sent(made, MYSQL_REFUSED)
+
+
+ENVELOPES = pytest.mark.parametrize("algorithm", ["zlib", "zstd"])
+
+
+@ENVELOPES
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_a_compressed_session_is_screened(algorithm: Algorithm, step: int) -> None:
+    """It was not: `--compress` was all that was needed to get past `deny`. As many envelopes go on as came, so that the server's answer
+    has the number that the client waits for."""
+    long = m.query("SELECT '" + "x" * 70_000 + "'")
+    refused = m.query("SELECT '" + "x" * 70_000 + "' INTO OUTFILE '/tmp/x'")
+    hidden = packet(1, MYSQL_REFUSED[4:])  # the servers do not look at this number here
+    for content, passes in (
+        (m.query("SELECT 1"), True),
+        (long, True),
+        (MYSQL_REFUSED, False),
+        (refused, False),
+        (hidden, False),
+    ):
+        made = mysql_observer(compression=algorithm)
+        parts = [content[:100], content[100:40_000], content[40_000:]]
+        data = b"".join(squeezed(part, algorithm, number) for number, part in enumerate(filter(None, parts)))
+        out = sent(made, *pieces(data, step))
+        inside = b"".join(found for found, _ in Inflater(algorithm).feed(out))
+        assert (inside == content) == passes
+        assert (b"SIGNAL" in inside) == (not passes)
+        assert b"OUTFILE" not in inside
+        assert numbers(out) == numbers(data)
+        assert not made.holding
+        assert sent(made, squeezed(m.query("SELECT 2"), algorithm)) == envelope(0, m.query("SELECT 2"))
+
+
+@ENVELOPES
+def test_of_a_compressed_session_only_what_was_not_sent_yet_is_screened(algorithm: Algorithm) -> None:
+    data = squeezed(m.query("SELECT 1"), algorithm)
+    made = mysql_observer(compression=algorithm)
+    made.client_data(data[:9], 5)
+    assert sent(made, data[9:] + squeezed(MYSQL_REFUSED, algorithm)).startswith(data[9:])
+    assert sent(made, data[:9]) == b""
+    assert made.holding
+
+
+def test_what_cannot_be_opened_is_not_sent_while_somebody_is_screened() -> None:
+    made = mysql_observer(compression="zlib")
+    sent(made, (9).to_bytes(3, "little") + b"\0" + (9).to_bytes(3, "little") + b"not zlib!")
+    assert made.forbidden
+
+
+def numbers(envelopes: bytes) -> list[int]:
+    found = []
+    while envelopes:
+        found.append(envelopes[3])
+        envelopes = envelopes[7 + int.from_bytes(envelopes[:3], "little") :]
+    return found
 
 
 def test_a_sync_that_comes_while_nobody_is_screened_ends_a_refused_batch() -> None:

@@ -6,6 +6,8 @@ from .answers cimport Answers
 
 cdef class MysqlObserver(Answers):
     cdef public object _inflate_client, _envelopes
+    cdef public bint _begun_passed
+    cdef public bytearray _numbers
 
     cpdef bint passes_first(self, bytes data) except *
     cdef _read_client(self, bytes data)

@@ -17,6 +17,7 @@ from ...wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
 from ...wire.mysql.startup import Login
 from ..estimate import PATIENT_BYTES
 from ..portion import Result
+from ..screening import Judge
 from .answers import Answers
 from .commands import MAX_PENDING, MAX_STATEMENTS
 
@@ -31,6 +32,10 @@ class MysqlObserver(Answers):
         super().__init__(*args, **options)
         self._inflate_client: Inflater | None = None
         self._envelopes: Envelopes | None = None
+        self._begun_passed = False
+        """The beginning of the client's envelope, whose end has not come, was sent before anybody was screened."""
+        self._numbers = bytearray()
+        """Of the client's envelopes whose contents are held back."""
 
     def startup(self, login: Login) -> None:
         """The client's login packet: establishes who is charged."""
@@ -116,10 +121,59 @@ class MysqlObserver(Answers):
                     self._frontend.feed(content)
                 except ProtocolError as error:
                     self._misread(str(error))
+            self._begun_passed = not inflate.at_boundary
             if self._envelopes is not None:
                 self._envelopes.next = (inflate.sequence + 1) & 0xFF
         except ProtocolError as error:
             self._lose(str(error))
+
+    @property
+    def holding(self) -> bool:
+        inflate = self._inflate_client
+        return self._screener.holding or (
+            inflate is not None and not self._lost and not self._begun_passed and not inflate.at_boundary
+        )
+
+    def screen(self, data: bytes, now_ms: int, judge: Judge) -> tuple[bytes, list[QueryEvent]]:
+        inflate = self._inflate_client
+        if inflate is None or self._lost:
+            return super().screen(data, now_ms, judge)
+        self.events = events = []
+        self.now = now_ms
+        out = bytearray()
+        try:
+            for content, behind in inflate.feed(data):
+                if self._begun_passed:
+                    self._begun_passed = False
+                    out += data[:behind]
+                    self._frontend.feed(content)
+                else:
+                    out += self._screened(content, inflate.sequence, judge)
+        except ProtocolError as error:
+            self._lose(str(error))
+            self.forbidden = "what cannot be read"
+        if self._begun_passed:
+            out += data
+        if self._envelopes is not None:
+            self._envelopes.next = (inflate.sequence + 1) & 0xFF
+        return bytes(out), events
+
+    def _screened(self, content: bytes, number: int, judge: Judge) -> bytes:
+        """What is sent instead of a client's envelope. As many envelopes go to the server as came: its answer has the next number."""
+        if not number and not self._screener.held:
+            self._numbers.clear()
+        self._numbers.append(number)
+        passing = bytearray()
+        try:
+            self._screener.data(content, judge, passing)
+        except ProtocolError as error:
+            self._misread(str(error))
+        if not passing:
+            return b""
+        numbers, self._numbers = self._numbers, bytearray()
+        last = len(numbers) - 1
+        parts = [passing[at : at + 1] for at in range(last)] + [passing[last:]]
+        return b"".join([envelope(number, bytes(part)) for number, part in zip(numbers, parts, strict=True)])
 
     def _misread(self, detail: str) -> None:
         self._desync(detail)

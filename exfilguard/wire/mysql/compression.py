@@ -41,7 +41,7 @@ def _inflate_zlib(payload: bytes, size: int) -> bytes:
 
 def _inflate_zstd(payload: bytes, size: int) -> bytes:
     try:
-        with zstandard.ZstdDecompressor().stream_reader(payload) as reader:
+        with zstandard.ZstdDecompressor().stream_reader(payload, read_across_frames=True) as reader:
             out = reader.read(size + 1)
     except zstandard.ZstdError:
         raise ProtocolError("a compressed packet cannot be read") from None

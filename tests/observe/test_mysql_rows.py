@@ -37,7 +37,7 @@ def reading(*columns: tuple[int, int, int]) -> Reading:
 
 TEXT = st.one_of(
     st.none(), st.binary(max_size=20), st.integers(-(2**63), 2**64).map(lambda n: b"%d" % n), st.just(b"00042"), st.just(b"000"),
-    st.just(b"  7 "), st.just(b"4\x002\x00"), st.just(b"x" * 60 + b"\0" * 9), st.binary(min_size=16, max_size=16),
+    st.just(b"  7 "), st.just(b"4\x002\x00"), st.just(b"\x000\x007"), st.just(b"x" * 60 + b"\0" * 9), st.binary(min_size=16, max_size=16),
     st.just(b"q" * 300),
 )  # fmt: skip
 

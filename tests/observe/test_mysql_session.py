@@ -465,6 +465,20 @@ def test_the_account_without_a_name_has_one_in_events() -> None:
     assert startup.login(b.login(user="")).user == startup.ANONYMOUS
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le"])
+def test_names_and_numbers_in_wide_characters_are_the_same(encoding: str) -> None:
+    """character_set_results = utf16 was enough to take patients that nobody saw."""
+
+    def wide(word: str) -> bytes:
+        return b.text(word.encode(encoding))
+
+    tail = b"\x0c\x36\0\x0b\0\0\0\x03\2\0\0\0\0"
+    column = wide("def") + wide("clinic") + wide("p") + wide("patient") + wide("n") + wide("id") + tail
+    sql = "SELECT id AS n FROM patient AS p"
+    (event,) = play([(">", b.query(sql)), ("<", b.result([column], [wide("7"), wide("08")]))])
+    assert (event.patients_by, event.patients) == ("origin", digests("7", "8"))
+
+
 def test_an_account_has_one_name_in_any_spelling() -> None:
     """Quotes around it, or another character set, were another principal, whom no lock named."""
     login = b.login(user="@@")

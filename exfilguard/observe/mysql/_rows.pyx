@@ -96,6 +96,14 @@ cdef Py_ssize_t canonical(
                     number |= ~<uint64_t>0 << (8 * n)
                 return decimal(0 - number, True, room)
             return decimal(number, False, room)
+        if n and (not value[0] or not value[n - 1]):  # UTF-16 or UTF-32
+            if n > MOST_TEXT:
+                return -1
+            for i in range(n):
+                if value[i]:
+                    room[at] = value[i]
+                    at += 1
+            value, n = room, at
         if n > 1 and value[0] == 48:  # ZEROFILL
             while n and value[0] == 48:
                 value += 1

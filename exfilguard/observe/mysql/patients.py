@@ -40,6 +40,8 @@ def canonical(value: bytes, column: Column, binary: bool) -> bytes:
     if column.type in INTEGERS:
         if binary:
             return b"%d" % int.from_bytes(value, "little", signed=not column.flags & UNSIGNED_FLAG)
+        if value[:1] == b"\0" or value[-1:] == b"\0":  # UTF-16 or UTF-32
+            value = value.replace(b"\0", b"")
         if value[:1] == b"0" and len(value) > 1:  # ZEROFILL
             return value.lstrip(b"0") or b"0"
         return value.strip()

@@ -208,7 +208,8 @@ def column(payload: bytes, extended: bool) -> Column:
 
 
 def _text(name: bytes) -> str:
-    return name.decode("utf-8", "replace")
+    """A name; character_set_results may ask for UTF-16 or UTF-32, where ASCII has zeros between."""
+    return name.replace(b"\0", b"").decode("utf-8", "replace")
 
 
 def skip_value(kind: int, data: bytes, pos: int) -> int:

@@ -479,6 +479,62 @@ def test_names_and_numbers_in_wide_characters_are_the_same(encoding: str) -> Non
     assert (event.patients_by, event.patients) == ("origin", digests("7", "8"))
 
 
+@pytest.mark.parametrize("schema", ["", "*any*"])
+def test_a_column_of_json_table_comes_from_no_table(schema: str) -> None:
+    """As Oracle's and MariaDB's server name its schema."""
+    tail = b"\x0c\x2d\0\x0b\0\0\0\xfd\0\0\0\0\0"
+    column = b"".join(map(b.text, ("def", schema, "j", "json_table", "x", "x"))) + tail
+    sql = (
+        "SELECT x FROM (SELECT JSON_ARRAYAGG(id) AS a FROM patient) q, JSON_TABLE(a, '$[*]' COLUMNS (x INT PATH '$')) j"
+    )
+    (event,) = play([(">", b.query(sql)), ("<", b.result([column], [b.row("70"), b.row("80")]))])
+    assert (event.rows, event.patients_by, len(event.patients)) == (2, "estimate", 2)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT copie SELECT * FROM patient", "INSERT /*'*/ INTO copie SELECT * FROM patient", "REPLACE INTO `copie` TABLE patient",
+        "# x\nCREATE TABLE copie AS SELECT * FROM patient", "-- x\nINSERT IGNORE clinic.copie SELECT * FROM patient",
+        "/*!CREATE*/ TABLE/**/copie AS SELECT * FROM patient", "ALTER TABLE patient RENAME copie", "RENAME TABLE patient TO copie",
+        "INSERT INTO copie (z) SELECT id FROM patient", "/*!99999 x */ INSERT INTO copie SELECT id FROM patient",
+    ],
+)  # fmt: skip
+def test_a_copy_is_known_however_it_was_made(sql: str) -> None:
+    """A comment, INSERT without INTO, or a new name for the table, and its rows were nobody's."""
+    events = play(
+        [
+            (">", b.query(sql)),
+            ("<", packet(1, b.ok(affected=5))),
+            (">", b.query("SELECT z FROM copie")),
+            ("<", b.result([b.column("z", "copie")], [b.row("7"), b.row("8")])),
+        ]
+    )
+    assert (events[0].hidden_rows, events[0].patients_estimated) == (5, 5)
+    assert (events[1].rows, events[1].patients_by, len(events[1].patients)) == (2, "estimate", 2)
+
+
+def test_what_a_text_that_nobody_has_read_moves_or_packs_is_counted() -> None:
+    events = play(
+        [
+            (">", b.query("EXECUTE s")),
+            ("<", packet(1, b.ok(affected=5))),
+            (">", b.query("EXECUTE s")),
+            ("<", b.result([b.column("x", kind=253)], [b.row("Dupont " * 200)])),
+            (">", b.query("UPDATE t SET a = REPLACE(a, 'x', 'y') WHERE b IN (SELECT c FROM d)")),
+            ("<", packet(1, b.ok(affected=5))),
+            (">", b.query("LOAD DATA LOCAL INFILE 'x' INTO TABLE patient")),
+            ("<", packet(1, b.ok(affected=5))),
+        ]
+    )
+    assert [(e.hidden_rows, len(e.patients) + e.patients_estimated) for e in events] == [
+        (5, 0),
+        (0, 10),
+        (0, 0),
+        (0, 0),
+    ]
+
+
 def test_an_account_has_one_name_in_any_spelling() -> None:
     """Quotes around it, or another character set, were another principal, whom no lock named."""
     login = b.login(user="@@")

@@ -29,10 +29,12 @@ UUID_BYTES = 16
 
 _COPY = re.compile(
     rb"""(?: \bcreate\b [^'"]*? \b(?:table|view)\b (?:\s+if\s+not\s+exists)?
-           | \b(?:insert|replace)\b [^'"]*? \binto\b )
-         \s+ (?:[`"]?\w+[`"]? \s*\.\s*)? [`"]?(?P<name>[\w$\x80-\xff]+)""",
-    re.IGNORECASE | re.VERBOSE,
+           | \b(?:insert|replace)\b (?:\s+(?:low_priority|delayed|high_priority|ignore))* (?:\s+into)?
+           | \brename\s+table\b .*? \bto | \brename(?:\s+(?:to|as))? )
+         \s+ (?!(?:column|index|key|table)\s) (?:[`"]?\w+[`"]? \s*\.\s*)? [`"]?(?P<name>[\w$\x80-\xff]+)""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
+_AROUND = re.compile(r"/\*! | \*/")
 
 
 def canonical(value: bytes, column: Column, binary: bool) -> bytes:
@@ -204,11 +206,12 @@ class OriginColumns:
         """True when a statement names a table that holds patients."""
         return self._mentions is not None and self._mentions.search(sql) is not None
 
-    def note_copy(self, sql: bytes) -> None:
-        """A statement that may have made a table or view out of patients' tables was carried out."""
+    def note_copy(self, sql: bytes, shape: str) -> None:
+        """A statement that may have made a table or view out of patients' tables was carried out. `shape`: its normalised text, where
+        no comment hides what it does."""
         if not self.mentioned_in(sql) or len(self._copies) >= MAX_COPIES:
             return
-        found = _COPY.search(sql)
+        found = _COPY.search(_AROUND.sub("", shape).encode()) or _COPY.search(sql)
         name = found["name"].decode("utf-8", "replace").lower() if found else ""
         if name and name not in self._copies and name not in self._tables:
             self._copies.add(name)

@@ -196,6 +196,8 @@ def column(payload: bytes, extended: bool) -> Column:
     size, pos = lenenc(payload, pos)
     if size < 0x0A or pos + size > len(payload):
         raise ProtocolError("a column definition is malformed")
+    if schema in (b"", b"*any*"):
+        table = b""  # an expression's: JSON_TABLE
     return Column(
         _text(schema),
         _text(table),

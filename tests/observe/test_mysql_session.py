@@ -535,6 +535,21 @@ def test_what_a_text_that_nobody_has_read_moves_or_packs_is_counted() -> None:
     ]
 
 
+def test_no_patient_passes_the_allowance_where_packets_cannot_be_told_apart() -> None:
+    """They were rows only: with a limit of patients alone, a session that was desynced on purpose had none."""
+    seen = observer()
+    seen.server_data(packet(1, b.ok()), 5)
+    assert seen.desynced
+    rows = b.numbered(*[b.row(str(n)) for n in range(9)])
+    found = seen.server_data(rows, 5, allowed_patients=4)
+    assert (found.rows, found.estimated, found.cut_at) == (4, 4, 4 * len(packet(1, b.row("1"))))
+    seen = observer(compression="zlib")
+    seen.server_data(b"\3\0\0\0\7\0\0bad", 5)
+    found = seen.server_data(b"x" * 1280, 5, allowed_patients=4)
+    assert (found.rows, found.estimated) == (10, 10)
+    assert seen.server_data(b"x" * 1280, 5, allowed_patients=0).cut_at == 0
+
+
 def test_an_account_has_one_name_in_any_spelling() -> None:
     """Quotes around it, or another character set, were another principal, whom no lock named."""
     login = b.login(user="@@")

@@ -14,8 +14,8 @@ Strategy: what a packet is depends on the head of the queue of commands (command
     SINGLE    one packet: every other command
 
 Rules:
-- When replies and commands no longer match, the session is `desynced`: every packet is charged as a row of its principal,
-  too many rather than too few, since packets still can be told apart.
+- When replies and commands no longer match, the session is `desynced`: every packet is charged as a row and a patient of its
+  principal, too many rather than too few, since packets still can be told apart.
 - A row that hides its identifier (too long to be kept) counts as a patient of its own.
 """
 
@@ -407,7 +407,8 @@ class Answers(Commands):
         if not self.desynced:
             Commands._desync(self, detail)
             self._forget_rows()
-            self.in_rows = True  # from here on every packet counts
+            self.in_rows = True  # from here on every packet counts, as a patient too
+            self.patients_by = "estimate"
 
 
 _TEXT = Column("", "", "", "", 0xFD, 33, 0)

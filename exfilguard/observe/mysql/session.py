@@ -182,6 +182,10 @@ class MysqlObserver(Answers):
         return self._inflate_client is None
 
     def _read_server(self, data: bytes, allowed_rows: int | None, hold: bool, found: Result) -> None:
+        if self.desynced and self._allowed_patients is not None:
+            # Each packet is a patient, too.
+            patients = self._allowed_patients
+            allowed_rows = patients if allowed_rows is None else min(patients, allowed_rows)
         if self._inflate_server is None:
             scan = self._backend.feed(data, allowed_rows, hold=hold)
             found.cut_at, found.hold_at, found.stop_at = scan.cut_at, scan.hold_at, scan.stop_at
@@ -194,7 +198,8 @@ class MysqlObserver(Answers):
     def _unread(self, data: bytes, allowed_rows: int | None, found: Result) -> None:
         """Nothing can be told apart: charged by its length, too many rather than too few."""
         self.count(len(data) // PATIENT_BYTES, len(data))
-        found.cut_at = 0 if allowed_rows == 0 else None
+        self.estimate(len(data) // PATIENT_BYTES)
+        found.cut_at = 0 if allowed_rows == 0 or self._allowed_patients == 0 else None
 
     def _inflated(self, inflate: Inflater, data: bytes, allowed: int | None) -> tuple[int | None, int | None, bytes]:
         """A compressed session's bytes: (cut_at, hold_at, tail) of Result. An allowance is only ever that of a session that

@@ -550,6 +550,18 @@ def test_no_patient_passes_the_allowance_where_packets_cannot_be_told_apart() ->
     assert seen.server_data(b"x" * 1280, 5, allowed_patients=0).cut_at == 0
 
 
+def test_a_row_too_long_to_be_held_back_does_not_pass_what_is_left() -> None:
+    """A megabyte of GROUP_CONCAT went by whole, and was counted then."""
+    head = b.numbered(b"\1", b.column("x", kind=252), b.eof())
+    row = packet(4, b.row("Dupont " * 100_000))
+    for allowed, passes in ((100, False), (10_000, True)):
+        seen = observer()
+        seen.client_data(b.query("SELECT GROUP_CONCAT(nom) FROM patient"), 5)
+        found = seen.server_data(head + row[:60_000], 5, allowed_patients=allowed)
+        assert found.cut_at == (None if passes else len(head))
+        assert (found.estimated > 5_000) == passes
+
+
 def test_an_account_has_one_name_in_any_spelling() -> None:
     """Quotes around it, or another character set, were another principal, whom no lock named."""
     login = b.login(user="@@")

@@ -28,6 +28,7 @@ from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql._scan import column_values, row_values
 from ...wire.mysql.messages import Column
+from ..estimate import PATIENT_BYTES
 from ..pending import COLUMN_BYTES
 from .commands import (
     AUTH,
@@ -74,6 +75,11 @@ class Answers(Commands):
     # -- rows -------------------------------------------------------------------------------------------------------
 
     def row(self, data: bytes, start: int, end: int, whole: bool) -> bool:
+        if not whole and self._expressions and self._allowed_patients is not None and start >= 4:
+            # Too long to be held back: `rows` will judge it by its length, which its header tells before a byte of it passes.
+            length = data[start - 4] | data[start - 3] << 8 | data[start - 2] << 16
+            if self._portion_new + self.portion_estimated + length // PATIENT_BYTES > self._allowed_patients:
+                return False
         found, further = self._row_patients(data, start, end, whole)
         return self.admit(found, further)
 

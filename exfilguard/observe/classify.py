@@ -182,8 +182,11 @@ class Classifier:
         """Flags that the words of a piece of a statement tell: one that is too long to be read as a whole."""
         found: set[Flag] = set()
         words = self._words.found(piece)
-        self._beyond(words, piece.decode("utf-8", "replace") if "copy" in words else "", found, piece=True)
-        if not words.isdisjoint((*self._watch, *self._watch_starts)):
+        if words.isdisjoint(self._alone):
+            return ()
+        low = piece.decode("utf-8", "replace").lower()
+        self._beyond(words, low, found, piece=True)
+        if _begins(self._watch & words, low) or _begins(words.intersection(self._watch_starts), low, ""):
             found.add("watched_call")
         return tuple(flag for flag in FLAGS if flag in found)
 
@@ -243,15 +246,16 @@ class Classifier:
         return self._statement(statement, found, depth, runs=runs) and lasting
 
     def _by_words(self, sql: str, found: set[Flag]) -> None:
-        self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql, found)
+        self._beyond(self._words.found(sql.encode("utf-8", "replace")), sql.lower(), found)
 
-    def _beyond(self, words: Collection[str], sql: str, found: set[Flag], piece: bool = False) -> None:
-        """By their words alone, wherever they stand: what else would pass behind enough tokens. `sql` is looked at for a COPY only, whose
-        target may be in another `piece`."""
+    def _beyond(self, words: set[str], low: str, found: set[Flag], piece: bool = False) -> None:
+        """By their words alone, wherever they stand: what else would pass behind enough tokens. `words`: those that the text has, be it
+        within others. A COPY's target may be in another `piece`."""
         for names, flag in _WORDS_BEYOND:
-            if any(name in words for name in names):
+            if _begins(words.intersection(names), low):
                 found.add(flag)
-        if self._engine == "postgresql" and "copy" in words and _COPY_BEYOND.search(low := sql.lower()) and (piece or _TARGET_BEYOND.search(low)):
+        copies = self._engine == "postgresql" and "copy" in words and _COPY_BEYOND.search(low)
+        if copies and (piece or _TARGET_BEYOND.search(low)):
             found |= {"copy", "server_export"}
 
     def _statement(self, statement: Sequence[Token], found: set[Flag], depth: int, *, runs: bool) -> bool:
@@ -367,6 +371,12 @@ class Classifier:
             words[0:2] in (["show", "binlog"], ["show", "relaylog"], ["clone", "local"], ["clone", "instance"])
         ):
             found.add("replication")
+
+
+def _begins(names: Iterable[str], low: str, more: str = "(?![0-9a-z])") -> bool:
+    """True when a word of the text is one of these, or goes on behind `_`, or with `more`. In the middle of a word they mean nothing: of
+    a thousand documents of a megabyte in base64, one has `dblink`."""
+    return any(re.search(rf"(?<![\w$]){re.escape(name)}{'' if name[-1:] == '_' else more}", low) for name in names)
 
 
 def _texts(statement: Sequence[Token]) -> Collection[str]:

@@ -238,6 +238,19 @@ def test_a_text_that_is_not_read_has_nothing_to_flag(engine: Engine, sql: str, h
         assert classifier._classify(sql, True, halves=halves)[0] == ()
 
 
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+def test_in_a_piece_of_a_statement_only_words_count(engine: Engine) -> None:
+    """A document in base64 that had `dblink` somewhere ended its session."""
+    classifier = Classifier(engine, ["secret_export", "etl*"])
+    for piece, expected in {
+        "dGhpc2RibGluaw/dblinkQ9secret_exportx+load_fileX": "",
+        "x, dblink_exec('": "foreign", "x,dblink(": "foreign", "a/**/LOAD_FILE('x')": "server_export", "\ufffdload_file": "server_export",
+        "pg_logical_slot_get_changes(": "replication", "SELECT secret_export (": "watched_call", "etlpatients(": "watched_call",
+        "json_agg": "aggregate",
+    }.items():  # fmt: skip
+        assert classifier.words(piece.encode()) == tuple(expected.split()), piece
+
+
 def test_the_memory_is_bounded() -> None:
     classifier = Classifier("postgresql")
     for number in range(25_000):

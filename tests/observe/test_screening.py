@@ -143,6 +143,22 @@ def test_a_compressed_session_is_screened(algorithm: Algorithm, step: int) -> No
         assert sent(made, squeezed(m.query("SELECT 2"), algorithm)) == envelope(0, m.query("SELECT 2"))
 
 
+def test_behind_an_authentication_everything_is_screened() -> None:
+    """Its answers are not looked into, and are so many as the server asked for: a statement behind them with a number of theirs was
+    carried out in a compressed session."""
+    asked = packet(1, b"\xfemysql_native_password\0" + b"n" * 20 + b"\0")
+    change = m.command(messages.COM_CHANGE_USER, b"app\0\0clinic\0\x2d\0mysql_native_password\0")
+    hidden = packet(5, MYSQL_REFUSED[4:])
+    for switched in (False, True):
+        made = mysql_observer(compression="zlib")
+        sent(made, envelope(0, change))
+        answer = packet(2, b"x" * 20)
+        if switched:
+            made.server_data(envelope(1, asked), 6)
+            assert sent(made, envelope(2, answer)) == envelope(2, answer)
+        assert b"OUTFILE" not in sent(made, envelope(3, hidden))
+
+
 @ENVELOPES
 def test_of_a_compressed_session_only_what_was_not_sent_yet_is_screened(algorithm: Algorithm) -> None:
     data = squeezed(m.query("SELECT 1"), algorithm)

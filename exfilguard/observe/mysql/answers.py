@@ -383,10 +383,12 @@ class Answers(Commands):
         elif payload[0] == messages.ERR:
             self.events.append(self.event("login_failed", error=messages.sqlstate(payload)))
             self._authenticated()
+        else:
+            self._frontend.answers = payload != messages.FAST_AUTHENTICATION
 
     def _authenticated(self) -> None:
         self._done()
-        self._frontend.answers = any(command.login is not None for command in self._pending)
+        self._frontend.answers = False
 
     def _reset(self) -> None:
         """What a session loses by COM_CHANGE_USER and COM_RESET_CONNECTION."""

@@ -161,7 +161,7 @@ class Commands(Observer):
 
     @property
     def client_answers(self) -> bool:
-        """True while packets with another number than 0 are the answers of an authentication."""
+        """True while a packet with another number than 0 is the answer of an authentication."""
         return self._frontend.answers
 
     @property
@@ -216,7 +216,6 @@ class Commands(Observer):
             except ProtocolError as error:
                 self._desync(str(error))
                 return
-            self._frontend.answers = True
         elif kind == messages.COM_INIT_DB:
             command.database = body
         if len(self._pending) >= MAX_PENDING:

@@ -34,7 +34,7 @@ class FrontendReader:
         self.infile = False
         """The server asked for a file: packets are its contents, up to an empty one."""
         self.answers = False
-        """An authentication is under way: packets with another number than 0 are its answers."""
+        """An authentication asked for something: the next packet is the answer, when its number is not 0."""
 
     @property
     def at_boundary(self) -> bool:
@@ -121,6 +121,7 @@ class FrontendReader:
                 return False
             self.sink.request(COM_SLEEP, b"", True)  # that is what the servers make of it
         else:
+            self.answers = False
             self._logical += length
             if self._logical > MAX_LOGICAL_BYTES:
                 raise ProtocolError("a command is longer than any server takes")

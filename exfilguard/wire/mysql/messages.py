@@ -52,6 +52,8 @@ UNANSWERED = frozenset({COM_QUIT, COM_STMT_SEND_LONG_DATA, COM_STMT_CLOSE})
 LAST_PREPARED = 0xFFFFFFFF
 """MariaDB: the statement that was prepared last, whose id the client does not know yet."""
 
+FAST_AUTHENTICATION = b"\x01\x03"
+"""caching_sha2_password knew the password: an OK follows, and no answer."""
 OK, AUTH_MORE_DATA, AUTH_NEXT_FACTOR, LOCAL_INFILE, EOF, ERR = 0x00, 0x01, 0x02, 0xFB, 0xFE, 0xFF
 
 MYSQL_TYPE_TINY, MYSQL_TYPE_SHORT, MYSQL_TYPE_LONG, MYSQL_TYPE_FLOAT, MYSQL_TYPE_DOUBLE = 1, 2, 3, 4, 5

@@ -269,7 +269,7 @@ class Answers(Commands):
         if not moves(sql):
             return 0
         mentioned = self._columns.mentioned_in(sql)
-        if mentioned:
+        if mentioned and head.statement is not None:
             self._columns.note_copy(sql, self._shape(head.statement)[1])
         if affected and mentioned:
             self.patients_by = "estimate"

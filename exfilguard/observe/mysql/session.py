@@ -138,7 +138,8 @@ class MysqlObserver(Answers):
         inflate = self._inflate_client
         if inflate is None or self._lost:
             return super().screen(data, now_ms, judge)
-        self.events = events = []
+        events: list[QueryEvent] = []
+        self.events = events
         self.now = now_ms
         out = bytearray()
         try:

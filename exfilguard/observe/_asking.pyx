@@ -112,7 +112,7 @@ cdef class Asking:
         cdef bytes key
         cdef object found
         cdef Shape shape
-        size = take_literals(sql, n, self.templates.mysql, escapes, self.templates.words, out, literals, &count, &end)
+        size = take_literals(sql, n, self.templates.mysql, escapes, self.templates.words, self.templates.doubted, out, literals, &count, &end)
         if size < 0 or (end < n and self.comments):
             return False
         if (
@@ -240,7 +240,8 @@ cdef class Asking:
 
     cdef learned(self, Observer observer, Text statement, Answer known):
         """Keep what the general path made of this statement's results."""
-        flags = observer._classifier.flags(known.fingerprint, statement.sql, observer._columns.mentioned_in)
+        cdef bytes text = statement.sql if statement.template is None else statement.template.example
+        flags = observer._classifier.flags(known.fingerprint, text, observer._columns.mentioned_in)
         if not observer._classifier.lasting(known.fingerprint):
             known.way = GENERAL
         known.flags = flags_part(flags) if flags else b""
@@ -250,13 +251,15 @@ cdef class Asking:
         """Of the request at hand, an execution of `statement` or, without one, the text that is held; None where another of its shape
         may have others. Asked once for each shape."""
         cdef str fingerprint
+        cdef bytes text
         cdef tuple flags
         if self.shape.classified:
             return self.shape.flags
         if statement is None:
             statement = observer.written()
         fingerprint, _ = observer._shape(statement)
-        flags = observer._classifier.flags(fingerprint, statement.sql, observer._columns.mentioned_in)
+        text = statement.sql if statement.template is None else statement.template.example
+        flags = observer._classifier.flags(fingerprint, text, observer._columns.mentioned_in)
         self.shape.flags = flags if observer._classifier.lasting(fingerprint) else None
         self.shape.classified = True
         return self.shape.flags

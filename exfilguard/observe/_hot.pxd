@@ -16,5 +16,5 @@ cdef struct Literal:
 
 cpdef bint may_be_list(bytes cell)
 cdef Py_ssize_t take_literals(
-    const uint8_t *s, Py_ssize_t n, bint mysql, bint escapes, Words words, uint8_t *out, Literal *literals, int *count, Py_ssize_t *end
+    const uint8_t *s, Py_ssize_t n, bint mysql, bint escapes, Words words, Words doubted, uint8_t *out, Literal *literals, int *count, Py_ssize_t *end
 ) noexcept

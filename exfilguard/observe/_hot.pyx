@@ -205,14 +205,15 @@ cpdef bint may_be_list(bytes cell):
 
 
 cdef Py_ssize_t take_literals(
-    const uint8_t *s, Py_ssize_t n, bint mysql, bint escapes, Words words, uint8_t *out, Literal *literals, int *count, Py_ssize_t *end
+    const uint8_t *s, Py_ssize_t n, bint mysql, bint escapes, Words words, Words doubted, uint8_t *out, Literal *literals, int *count, Py_ssize_t *end
 ) noexcept:
     """templates.skeleton: the text with `\\0` for each of its numbers and `\\1` for each of its strings goes to `out` (MOST_SKELETON
     bytes), up to a comment that it ends with, which begins at `end`; its length. Where the literals stand goes to `literals`
-    (MOST_LITERALS). -1: a text for the plain way. `words`: that no string may have; None for any."""
+    (MOST_LITERALS). -1: a text for the plain way. `words`: that no string may have, `doubted`: that no text may have which the server
+    may read otherwise; None for any."""
     cdef Py_ssize_t pos = 0, at = 0, start
     cdef uint8_t c, before = 32, after
-    cdef bint plain
+    cdef bint plain, doubtful = False
     cdef int found = 0
     end[0] = n
     while pos < n:
@@ -258,8 +259,10 @@ cdef Py_ssize_t take_literals(
                     if not escapes:
                         return -1
                     plain = False
+                    doubtful = True
                     pos += 2
                 else:
+                    doubtful |= s[pos] >> 7
                     pos += 1
             if found == MOST_LITERALS or (words is not None and words.any(s + start, pos - start)):
                 return -1
@@ -310,6 +313,7 @@ cdef Py_ssize_t take_literals(
                 return -1
             end[0] = start
             at -= 1
+            doubtful = True
             break
         # Other strings, comments, escapes and what is no ASCII are for the plain way.
         if c < 2 or c == 34 or c == 92 or c & 0x80 or (mysql and c == 35) or (c == before and c == 45):
@@ -320,11 +324,13 @@ cdef Py_ssize_t take_literals(
         at += 1
         before = c
         pos += 1
+    if doubtful and doubted is not None and doubted.within(s, n):
+        return -1
     count[0] = found
     return at
 
 
-def skeleton(bytes sql not None, bint mysql=False, bint escapes=False, Words words=None):
+def skeleton(bytes sql not None, bint mysql=False, bint escapes=False, Words words=None, Words doubted=None):
     """templates.skeleton: (the text with its literals taken out, those literals, where it ends), or None."""
     cdef uint8_t out[MOST_SKELETON]
     cdef Literal literals[MOST_LITERALS]
@@ -332,7 +338,7 @@ def skeleton(bytes sql not None, bint mysql=False, bint escapes=False, Words wor
     cdef int count = 0, i
     cdef Py_ssize_t end = 0
     cdef Py_ssize_t n = take_literals(
-        <const uint8_t *>PyBytes_AS_STRING(sql), PyBytes_GET_SIZE(sql), mysql, escapes, words, out, literals, &count, &end
+        <const uint8_t *>PyBytes_AS_STRING(sql), PyBytes_GET_SIZE(sql), mysql, escapes, words, doubted, out, literals, &count, &end
     )
     if n < 0:
         return None

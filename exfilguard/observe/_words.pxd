@@ -10,4 +10,5 @@ cdef class Words:
     cdef list _words  # which end in each state
     cdef readonly Py_ssize_t least  # bytes of the shortest word; 0: there is none
     cdef bint any(self, const uint8_t *s, Py_ssize_t n) noexcept nogil
+    cdef bint within(self, const uint8_t *s, Py_ssize_t n) noexcept nogil
     cdef _free(self)

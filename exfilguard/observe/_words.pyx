@@ -94,6 +94,16 @@ cdef class Words:
                     at += 1
         return False
 
+    cdef bint within(self, const uint8_t *s, Py_ssize_t n) noexcept nogil:
+        """True when there is one of them, be it within another."""
+        cdef uint32_t state = 0
+        cdef Py_ssize_t i
+        for i in range(n):
+            state = self._next[state * self._width + self._kinds[s[i]]]
+            if self._ends[state]:
+                return True
+        return False
+
     def has_any(self, bytes data not None):
         """words.PlainWords.has_any."""
         return self.any(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))

@@ -113,7 +113,9 @@ _TOGETHER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
         _FOREIGN_OBJECTS | {"mapping", "publication", "subscription", "language"} | _FOREIGN_ENGINES,
     ),
     (frozenset(("change", "start")), frozenset(("master", "replication", "slave", "replica"))),
-    (frozenset(("show",)), frozenset(("binlog",))),
+    (frozenset(("show",)), frozenset(("binlog", "relaylog"))),
+    (frozenset(("clone",)), frozenset(("local", "instance"))),
+    (frozenset(("engine",)), _FOREIGN_ENGINES),
 )
 """Words that need another one to mean something."""
 _COPY_BEYOND = re.compile(r"(?:^|;|\*/|[\n\r]|\b(?:begin|then|else|loop))\s*copy\b")
@@ -133,13 +135,12 @@ class Classifier:
         starts += "".join(f"|{re.escape(name)}\\w*" for name in self._watch_starts)
         self._called = re.compile(rf"(?<![\w$])(?:{starts})(?:[^\w$(/]|/(?!\*)|/\*.*?\*/)*+\(", re.DOTALL)
         self._known: dict[str, tuple[Flag, ...]] = {}
-        named = (
-            {name for names, _ in _WORDS_BEYOND for name in names}
-            | self._watch
-            | {*self._watch_starts, *_RUNNING, "copy", "uescape"}
-        )
-        self._alone = frozenset(named)
-        self._words = WordSet(named.union(*(words for pair in _TOGETHER for words in pair)))
+        own = {"copy", *({"uescape", *_RUNNING} if engine == "postgresql" else {"infile", *_RUNS})}
+        alone = {name for names, _ in _WORDS_BEYOND for name in names}.union(self._watch, self._watch_starts, own)
+        self._alone = frozenset(alone)
+        self.doubted = WordSet({*alone, "engine"})
+        """A text that has none of them has the same flags however the server reads its strings."""
+        self._words = WordSet(alone.union(*(words for pair in _TOGETHER for words in pair)))
 
     def flags(self, fingerprint: str, sql: bytes, patients: Callable[[bytes], bool]) -> tuple[Flag, ...]:
         """Flags of a statement. `fingerprint`: of its shape; `patients`: says whether a text names a table of patients."""
@@ -165,7 +166,7 @@ class Classifier:
         found: set[Flag] = set(flags)
         words = self._words.found(sql)
         if words.isdisjoint(self._alone) and "engine" not in words:
-            return flags
+            return flags  # and so for most
         low = sql.decode("utf-8", "replace").lower()
         self._beyond(words, low, found)
         if "infile" in low and "local" not in low:
@@ -376,7 +377,9 @@ class Classifier:
 def _begins(names: Iterable[str], low: str, more: str = "(?![0-9a-z])") -> bool:
     """True when a word of the text is one of these, or goes on behind `_`, or with `more`. In the middle of a word they mean nothing: of
     a thousand documents of a megabyte in base64, one has `dblink`."""
-    return any(re.search(rf"(?<![\w$]){re.escape(name)}{'' if name[-1:] == '_' else more}", low) for name in names)
+    return any(
+        re.search(rf"(?<![\w$]){re.escape(name)}" + ("" if name.endswith(("_", '"')) else more), low) for name in names
+    )
 
 
 def _texts(statement: Sequence[Token]) -> Collection[str]:

@@ -462,7 +462,8 @@ class Observer(Tally):
         statement = self._statement(request) if fingerprint else None
         if statement is None:
             return ()
-        return self._classifier.flags(fingerprint, statement.sql, self._columns.mentioned_in)
+        sql = statement.sql if statement.template is None else statement.template.example
+        return self._classifier.flags(fingerprint, sql, self._columns.mentioned_in)
 
     def _shape(self, statement: Text) -> tuple[str, str]:
         """Fingerprint and normalised text, without a final comment: it differs each time."""

@@ -2,7 +2,7 @@ from ._words cimport Words
 
 
 cdef class Template:
-    cdef public bytes key
+    cdef public bytes key, example
     cdef public tuple shape, asked
     cdef public bint usable
     cdef public object answers  # _quick.pyx
@@ -11,5 +11,5 @@ cdef class Template:
 cdef class Templates:
     cdef public object _asked, _shape
     cdef public bint mysql, _settings
-    cdef public Words words  # None: no string is looked into
+    cdef public Words words, doubted  # None: no text is looked into
     cdef public dict _known, prepared

@@ -2,7 +2,8 @@
 
 Strategy: every number that stands by itself becomes a mark, every string another one, and the rest of the text is the key. What the
 expressions of asked.py, statement.py and effects.py say of one such text holds for all with the same key, since they look at no
-number's digits, and into a string only for words that no string here has. The first text is read by them with numbers of its own in
+number's digits, and into a string only for words that no string here has. What the server may read otherwise than the guard (a
+backslash, half a character) has none of the words that matter then. The first text is read by them with numbers of its own in
 place of the literals, and where these come out again is remembered. A comment that the text ends with is no part of it.
 
 Read the plain way each time: a text with other comments or strings (dollar quotes), with anything but ASCII
@@ -61,43 +62,53 @@ _PATTERNS = {(mysql, escapes): _pieces(mysql, escapes) for mysql in (False, True
 
 
 def plain_skeleton(
-    sql: bytes, mysql: bool = False, escapes: bool = False, words: PlainWords | None = None
+    sql: bytes,
+    mysql: bool = False,
+    escapes: bool = False,
+    words: PlainWords | None = None,
+    doubted: PlainWords | None = None,
 ) -> tuple[bytes, list[bytes], int] | None:
     r"""(the text with `\0` for each of its numbers and `\1` for each of its strings, those literals as they stand there, where a comment
     begins that it ends with, or its length); None for a text that is to be read the plain way.
 
-    `escapes`: a backslash escapes in strings; else one with a backslash is for the plain way. `words`: that no string may have.
+    `escapes`: a backslash escapes in strings; else one with a backslash is for the plain way. `words`: that no string may have;
+    `doubted`: that, be it within others, no text may have which the server may read otherwise (Classifier.doubted).
     """
     key, literals = bytearray(), []
-    end, room = len(sql), MAX_SKELETON
+    end, room, doubtful = len(sql), MAX_SKELETON, False
     for match in _PATTERNS[mysql, escapes].finditer(sql):
         kind, text = match.lastgroup, match.group()
         if kind == "other":
             return None
         if kind == "comment":
-            end, room = match.start(), MAX_SKELETON - 2
+            end, room, doubtful = match.start(), MAX_SKELETON - 2, True
         elif kind == "number":
             key += b"\0"
             literals.append(text)
         elif kind == "string":
             if words is not None and words.has_any(text[1:-1]):
                 return None
+            doubtful = doubtful or not text.isascii() or b"\\" in text
             key += b"\1"
             literals.append(text)
         else:
             key += text
+    if doubtful and doubted is not None and doubted.found(sql):
+        return None
     return (bytes(key), literals, end) if len(key) <= room and len(literals) <= MAX_LITERALS else None
 
 
 class Template:
     """What all texts of one key have in common."""
 
-    __slots__ = ("answers", "asked", "key", "shape", "usable")
+    __slots__ = ("answers", "asked", "example", "key", "shape", "usable")
 
     def __init__(
         self, key: bytes, shape: tuple[str, str], asked: tuple[tuple[bytes, int], ...], usable: bool = True
     ) -> None:
         self.key = key
+        self.example = key.replace(b"\0", b"0").replace(b"\1", b"''")
+        """One of the texts, with nothing in it that could be read in two ways."""
         self.shape = shape
         """Fingerprint and normalised text."""
         self.asked = asked
@@ -126,13 +137,15 @@ class Templates:
         *,
         mysql: bool = False,
         settings: bool = True,
+        doubted: PlainWords | None = None,
     ) -> None:
-        """`shape`: the engine's (statement.py); `settings`: a session's settings may name its user."""
+        """`shape`: the engine's (statement.py); `settings`: a session's settings may name its user; `doubted`: see plain_skeleton."""
         self._asked = asked
         self._shape = shape
         self._settings = settings
         self.mysql = mysql
         self.words = WordSet(asked.words | _OF_QUERIES) if asked is not None else None
+        self.doubted = doubted
         self._known: dict[bytes, Template] = {}
         self.prepared: dict[bytes, object] = {}
         """_quick.pyx's statements, by the body of their Parse; bounded as well."""
@@ -141,7 +154,7 @@ class Templates:
         """A text's template, its literals, and where the comment begins that it ends with (its length: there is none); None: read it the
         plain way. `escapes`: a backslash escapes in its strings."""
         take = skeleton if skeleton is not None else plain_skeleton
-        found = take(sql, self.mysql, escapes, self.words)
+        found = take(sql, self.mysql, escapes, self.words, self.doubted)
         if found is None:
             return None
         key, literals, end = found

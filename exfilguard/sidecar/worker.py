@@ -114,7 +114,7 @@ class Guard:
         self.classifier = Classifier(self.rules.engine, listener.watch)
         self.asked = AskedColumns([*listener.patient_columns, *listener.asked_columns], self.rules.engine)
         make = Templates if listener.engine == "postgres" else mysql_templates
-        self.templates = make(self.asked, settings=self.rules.settings_count)
+        self.templates = make(self.asked, settings=self.rules.settings_count, doubted=self.classifier.doubted)
         self.denied = denied_flags(listener)
         self._deny_except = [allowance.rpartition(":")[::2] for allowance in listener.deny_except]
         self.budget: LocalBudget | None = None

@@ -220,6 +220,7 @@ WORDS = st.sampled_from(
         *("server ", "foreign ", "mapping ", "user ", "publication ", "engine=", "spider", "'s3'", "master ", "binlog ", "outfile "),
         *("into ", "lo_export(", "lo_", "export(", "dblink", "etl_x(", "secret_export (", "json_agg(", "dumpfile", "extension "),
         *("language ", "internal ", "operator ", "crosstab(", "query_to_xml(", "\n", "\r", "'\n'", " uescape '!'", "!006c", "aggregate ", "é["),
+        *("load data ", "infile ", "immediate ", "@v ", "set ", "storage_engine=", "clone ", "instance ", "relaylog ", "replace ", "execute("),
         *(" ", ";", "'", "''", '"', "`", "\\", "\\'", "(", ")", "--", "\n", "/*", "*/", "/*!", "$$", "$a$", "e'", "u&'", 'U&"', "#", "x"),
     ]
 )  # fmt: skip

@@ -51,7 +51,7 @@ def observer(
     made = kind(
         Setting("ehr", Digester(KEY), 3, 50, large, kept), "s1", "10.0.0.9", OriginColumns(COLUMNS),
         Identity(rules, Contexts({}), "s1", "10.0.0.9"), classifier=Classifier("mysql"), asked=asked,
-        templates=templates(asked, settings=rules.settings_count),
+        templates=templates(asked, settings=rules.settings_count, doubted=Classifier("mysql").doubted),
     )  # fmt: skip
     made.startup(startup.login(b.login(program_name="app")))
     made.login_succeeded(capabilities, "", 1)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from exfilguard.events.codec import encode_event
 from exfilguard.observe import completed
 from exfilguard.observe.asked import AskedColumns
+from exfilguard.observe.classify import Classifier
 from exfilguard.observe.contexts import Contexts
 from exfilguard.observe.copy_tables import CopyTables
 from exfilguard.observe.identity import Identity, Rules
@@ -72,7 +73,7 @@ def observer(
     kept = Kept()
     made = kind(
         Setting("ehr", Digester(KEY), 3, 50, large, kept), "s1", "10.0.0.9", columns,
-        Identity(rules, Contexts({}), "s1", "10.0.0.9"), asked=asked, templates=Templates(asked, settings=rules.settings_count),
+        Identity(rules, Contexts({}), "s1", "10.0.0.9"), asked=asked, templates=Templates(asked, settings=rules.settings_count, doubted=Classifier("postgresql").doubted),
     )  # fmt: skip
     made.startup({"user": "dpi", "database": "dpi", "application_name": "app"})
     return made, kept
@@ -436,9 +437,9 @@ def test_results_with_more_columns_than_are_kept_are_read_the_general_way() -> N
 
 def test_names_of_columns_that_nobody_is_told_are_not_remembered() -> None:
     names = tuple([f"told{n}" for n in range(completed.MAX_COLUMNS)])
-    before = completed._plain.cache_info().currsize
+    before = completed._plain_names.cache_info().currsize
     assert [completed.plain_names((*names, f"x{n}")) for n in range(9)] == [names] * 9
-    assert completed._plain.cache_info().currsize == before + 1
+    assert completed._plain_names.cache_info().currsize == before + 1
 
 
 def test_columns_that_became_known_hold_at_once() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from exfilguard.observe import templates
 from exfilguard.observe.asked import AskedColumns
+from exfilguard.observe.classify import Classifier
 from exfilguard.observe.completed import SELECTS
 from exfilguard.observe.effects import effects
 from exfilguard.observe.mysql import statement as mysql_statement
@@ -34,7 +35,7 @@ PIECES = st.sampled_from(
         *("'", '"', "'12'", "$1", "$$", "t5", "5t", "1.5", "1e5", "e", "7000000001", "set ", "set_config(", "; ", "é", "\\", "\0"),
         *("''", "'Lefèvre'", "'it''s'", "'l\\'été'", " = 'x'", " IN ('a', 2, 'c')", "'patient_id = 5'", "'SELECT 1'", "' patients '"),
         *("E'", "_utf8'", "U&", '"a b"', '"patient_id"', "`patients`", "`", "``", '""', "#", "/*!", "/*M!", "/* x */", "-- x\n", "\1", "$a"),
-        *("'{1,2}'", "'00000000-0000-0000-0000-00000000000A'", "INSERT INTO t ", "update ", "'@exfilguard_user'", "= any('", ":=", '"12"', '= "x"', 'IN ("a""b",'),
+        *("'{1,2}'", "'00000000-0000-0000-0000-00000000000A'", "INSERT INTO t ", "update ", "'@exfilguard_user'", "= any('", ":=", "outfile", "'é outfile'", "/* dblink */", '"12"', '= "x"', 'IN ("a""b",'),
     ]
 )  # fmt: skip
 TEXTS = st.lists(PIECES, max_size=25).map(lambda pieces: "".join(pieces).encode())
@@ -61,8 +62,9 @@ STRINGS = st.lists(
 @settings(max_examples=2_000)
 def test_a_skeleton_is_what_the_expressions_say(sql: bytes, mysql: bool, escapes: bool) -> None:
     if templates.skeleton is not None:
-        words = Templates(AskedColumns(COLUMNS)).words
-        assert templates.skeleton(sql, mysql, escapes, words) == plain_skeleton(sql, mysql, escapes, words)
+        words, doubted = Templates(AskedColumns(COLUMNS)).words, Classifier("mysql").doubted
+        for given in ((), (words,), (words, doubted)):
+            assert templates.skeleton(sql, mysql, escapes, *given) == plain_skeleton(sql, mysql, escapes, *given)
 
 
 @given(TEXTS, NUMBERS, STRINGS, st.booleans())
@@ -121,6 +123,21 @@ def test_a_transaction_ends_by_template_where_no_setting_names_a_user() -> None:
     assert Templates(None).find(b"COMMIT") is None
     for sql in (b"COMMIT; SELECT 1", b"SET ROLE x", b"EXECUTE a", b"CALL p('x')", b"DO 'x'"):
         assert Templates(None, settings=False).find(sql) is None
+
+
+def test_what_the_server_may_read_otherwise_is_read_each_time_where_words_matter() -> None:
+    for engine in ("mysql", "postgresql"):
+        known = Templates(AskedColumns(COLUMNS), mysql=engine == "mysql", doubted=Classifier(engine).doubted)
+        assert known.find(b"SELECT 'x' FROM outfile") is not None
+        for text in (
+            "SELECT 'é' FROM outfile",
+            "SELECT 'é outfile'",
+            "SELECT 1 FROM outfile /* x */",
+            "SELECT 1 /* load_file */",
+        ):
+            assert known.find(text.encode(), True) is None, text
+        assert known.find("SELECT 'é' FROM t".encode()) is not None
+    assert known.find(b"SELECT '\\' into outfile '", True) is None
 
 
 def test_what_is_remembered_is_bounded() -> None:

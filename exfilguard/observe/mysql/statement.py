@@ -18,6 +18,7 @@ except ImportError:  # no C compiler at installation
 from ..asked import AskedColumns
 from ..statement import MAX_CACHED, MAX_CACHED_CHARS, named
 from ..templates import Templates
+from ..words import PlainWords
 
 _LEXEME = r"""
     (?P<space> \s+ | \#[^\n]* | --(?=[\x00-\x20\x7f]|\Z)[^\n]* )
@@ -53,9 +54,9 @@ def normalise_bytes(sql: bytes, backslashes: bool = True) -> tuple[str, str]:
     return normalise(sql.decode("utf-8", "replace"), backslashes)
 
 
-def templates(asked: AskedColumns | None, *, settings: bool = True) -> Templates:
+def templates(asked: AskedColumns | None, *, settings: bool = True, doubted: PlainWords | None = None) -> Templates:
     """A listener's: by MySQL's shapes."""
-    return Templates(asked, normalise_bytes, mysql=True, settings=settings)
+    return Templates(asked, normalise_bytes, mysql=True, settings=settings, doubted=doubted)
 
 
 def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:

@@ -209,8 +209,8 @@ cdef Py_ssize_t take_literals(
 ) noexcept:
     """templates.skeleton: the text with `\\0` for each of its numbers and `\\1` for each of its strings goes to `out` (MOST_SKELETON
     bytes), up to a comment that it ends with, which begins at `end`; its length. Where the literals stand goes to `literals`
-    (MOST_LITERALS). -1: a text for the plain way. `words`: that no string may have, `doubted`: that no text may have which the server
-    may read otherwise; None for any."""
+    (MOST_LITERALS). -1: a text for the plain way. `words`: that no string may have; None: no text with strings.
+    `doubted`: that no text may have which the server may read otherwise; None for any."""
     cdef Py_ssize_t pos = 0, at = 0, start
     cdef uint8_t c, before = 32, after
     cdef bint plain, doubtful = False
@@ -264,7 +264,7 @@ cdef Py_ssize_t take_literals(
                 else:
                     doubtful |= s[pos] >> 7
                     pos += 1
-            if found == MOST_LITERALS or (words is not None and words.any(s + start, pos - start)):
+            if found == MOST_LITERALS or words is None or words.any(s + start, pos - start):
                 return -1
             literals[found].start = start
             literals[found].end = pos

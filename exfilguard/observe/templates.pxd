@@ -11,5 +11,5 @@ cdef class Template:
 cdef class Templates:
     cdef public object _asked, _shape
     cdef public bint mysql, _settings
-    cdef public Words words, doubted  # None: no text is looked into
+    cdef public Words words, doubted  # plain_skeleton
     cdef public dict _known, prepared

@@ -71,8 +71,8 @@ def plain_skeleton(
     r"""(the text with `\0` for each of its numbers and `\1` for each of its strings, those literals as they stand there, where a comment
     begins that it ends with, or its length); None for a text that is to be read the plain way.
 
-    `escapes`: a backslash escapes in strings; else one with a backslash is for the plain way. `words`: that no string may have;
-    `doubted`: that, be it within others, no text may have which the server may read otherwise (Classifier.doubted).
+    `escapes`: a backslash escapes in strings; else one with a backslash is for the plain way. `words`: that no string may have; None: no
+    text with strings; `doubted`: that, be it within others, no text may have which the server may read otherwise (Classifier.doubted).
     """
     key, literals = bytearray(), []
     end, room, doubtful = len(sql), MAX_SKELETON, False
@@ -86,7 +86,7 @@ def plain_skeleton(
             key += b"\0"
             literals.append(text)
         elif kind == "string":
-            if words is not None and words.has_any(text[1:-1]):
+            if words is None or words.has_any(text[1:-1]):
                 return None
             doubtful = doubtful or not text.isascii() or b"\\" in text
             key += b"\1"

@@ -229,10 +229,7 @@ cdef Py_ssize_t take_literals(
             if not (KINDS[before] & WORD or before == 46 or before == 36 or KINDS[after] & WORD or after == 46 or after == 36):
                 if found == MOST_LITERALS:
                     return -1
-                literals[found].start = start
-                literals[found].end = pos
-                literals[found].quoted = False
-                literals[found].plain = True
+                literals[found] = Literal(start, pos, False, True)
                 found += 1
                 out[at] = 0
                 at += 1
@@ -266,10 +263,7 @@ cdef Py_ssize_t take_literals(
                     pos += 1
             if found == MOST_LITERALS or words is None or words.any(s + start, pos - start):
                 return -1
-            literals[found].start = start
-            literals[found].end = pos
-            literals[found].quoted = True
-            literals[found].plain = plain
+            literals[found] = Literal(start, pos, True, plain)
             found += 1
             out[at] = 1
             at += 1

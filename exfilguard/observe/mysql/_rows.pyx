@@ -78,12 +78,24 @@ cdef inline Py_ssize_t cell(const uint8_t **at, const uint8_t *end, uint8_t size
     return <Py_ssize_t>length
 
 
+cdef inline Py_ssize_t without_zeros(const uint8_t *value, Py_ssize_t n, uint8_t *room) noexcept nogil:
+    """A text of a wide character set, without the zeros between its characters; -1: too long."""
+    cdef Py_ssize_t i, at = 0
+    if n > MOST_TEXT:
+        return -1
+    for i in range(n):
+        if value[i]:
+            room[at] = value[i]
+            at += 1
+    return at
+
+
 cdef Py_ssize_t canonical(
     const uint8_t *value, Py_ssize_t n, int kind, bint binary, uint8_t *room, const uint8_t **out
 ) noexcept nogil:
     """Length of patients.canonical(value), which `out` points to: in the value or in `room` (MOST_TEXT bytes). -1: too long."""
     cdef uint64_t number = 0
-    cdef Py_ssize_t i, at = 0
+    cdef Py_ssize_t i
     out[0] = room
     if kind == SIGNED or kind == UNSIGNED:
         if binary:
@@ -97,13 +109,10 @@ cdef Py_ssize_t canonical(
                 return decimal(0 - number, True, room)
             return decimal(number, False, room)
         if n and (not value[0] or not value[n - 1]):  # UTF-16 or UTF-32
-            if n > MOST_TEXT:
+            n = without_zeros(value, n, room)
+            if n < 0:
                 return -1
-            for i in range(n):
-                if value[i]:
-                    room[at] = value[i]
-                    at += 1
-            value, n = room, at
+            value = room
         if n > 1 and value[0] == 48:  # ZEROFILL
             while n and value[0] == 48:
                 value += 1
@@ -116,13 +125,10 @@ cdef Py_ssize_t canonical(
     elif kind == BYTES and n == 16:
         return hexadecimal(value, 16, room)
     elif memchr(value, 0, n) != NULL:
-        if n > MOST_TEXT:
+        n = without_zeros(value, n, room)
+        if n < 0:
             return -1
-        for i in range(n):
-            if value[i]:
-                room[at] = value[i]
-                at += 1
-        value, n = room, at
+        value = room
     while n and is_space(value[0]):
         value += 1
         n -= 1

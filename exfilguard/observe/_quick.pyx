@@ -28,7 +28,7 @@ from .completed import SELECTS, plain_names
 from .effects import may_matter
 from .pending import COLUMN_BYTES
 from .session import MAX_STATEMENTS
-from .templates import MAX_TEMPLATES
+from .templates import MAX_PREPARED
 
 from ._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_DESCRIBED, MOST_HELD, SKIP, Asking, Shape
 from ._digests cimport Hmac
@@ -121,7 +121,7 @@ cdef class QuickObserver(SessionObserver):
                     statement.types = parameter_types(body[end + 1 :])
                 if b"$" not in statement.sql and (statement.template is None or statement.literals):
                     return None  # a text for this once
-            if len(self._templates.prepared) >= MAX_TEMPLATES:
+            if len(self._templates.prepared) >= MAX_PREPARED:
                 self._templates.prepared.clear()
             self._templates.prepared[body] = statement
         return statement if statement.sql else None
@@ -270,6 +270,7 @@ cdef class QuickObserver(SessionObserver):
         cdef uint32_t length
         cdef Counted counted
         cdef PostgresAnswer known
+        cdef Portal portal
         cdef bytes empty = b""
         if stop - at < 17 or (stop - 6)[0] != 90 or be32(stop - 5) != 5:
             return False
@@ -345,8 +346,13 @@ cdef class QuickObserver(SessionObserver):
             self.statement = self._statements[self.parsed_name] = self.parsed.again()
             if self.parsed_name:
                 self.keep(self.statement.weight())
-        if self.statement is not None and self._portals.get(empty) is not known.portal:
-            self._portals[empty] = known.portal
+        if self.statement is not None:
+            portal = known.portal
+            if portal.statement is not self.statement:  # of another statement with this text, perhaps another session's
+                portal = Portal(self.statement, portal.formats)
+                portal.fields = known.portal.fields
+            if self._portals.get(empty) is not portal:
+                self._portals[empty] = portal
         if description != NULL and self.statement is not None and self.statement.fields is None:
             self.statement.fields = known.portal.fields
             self.keep(COLUMN_BYTES * len(known.portal.fields))

@@ -27,6 +27,7 @@ except ImportError:  # no C compiler at installation
     skeleton = None  # type: ignore[assignment]
 
 MAX_TEMPLATES = 4_096
+MAX_PREPARED = 1_024
 MAX_SKELETON = 2_000
 MAX_LITERALS = 50
 _FIRST_MARK = 7_000_000_001
@@ -148,7 +149,7 @@ class Templates:
         self.doubted = doubted
         self._known: dict[bytes, Template] = {}
         self.prepared: dict[bytes, object] = {}
-        """_quick.pyx's statements, by the body of their Parse; bounded as well."""
+        """What the shortcuts know of statements that are prepared: PostgreSQL's by the body of their Parse, MySQL's by their text. Bounded."""
 
     def find(self, sql: bytes, escapes: bool = False) -> tuple[Template, list[bytes], int] | None:
         """A text's template, its literals, and where the comment begins that it ends with (its length: there is none); None: read it the

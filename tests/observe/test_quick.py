@@ -442,6 +442,27 @@ def test_names_of_columns_that_nobody_is_told_are_not_remembered() -> None:
     assert completed._plain_names.cache_info().currsize == before + 1
 
 
+def test_what_one_session_has_described_is_not_known_in_another() -> None:
+    """Both parse the same text; the first one's portal is described once more, by other columns."""
+    (first, _), (second, kept) = (observer(QuickObserver, Rules()) for _ in range(2))
+    second._templates = first._templates
+    request = parse("", "SELECT nom FROM patients WHERE ville = $1", (TEXT,)) + b.bind("", "", (b"x",))
+    done = b.complete("SELECT 1") + b.message("Z", b"T")
+    for made in (first, second):
+        made.observed(b.LOGIN, 1)
+        for _ in range(2):
+            made.client_data(request + b.describe("P", "") + b.execute("") + b.SYNC, 2)
+            made.observed(b.PARSED + b.BOUND + b.description(NAME) + b.row(b"x") + done, 3)
+    assert first.shortcuts == second.shortcuts == 2
+    first.client_data(b.describe("P", "") + b.SYNC, 4)
+    first.observed(b.description(PATIENT) + b.message("Z", b"T"), 5)
+    kept.said.clear()
+    second.client_data(request + b.execute("") + b.SYNC, 6)
+    second.observed(b.PARSED + b.BOUND + b.row(b"7") + done, 7)
+    (said,) = kept.said
+    assert b'"patients_by":"estimate"' in said[2], "nobody had its rows described"
+
+
 def test_columns_that_became_known_hold_at_once() -> None:
     """The catalog is asked while sessions go on."""
     text, found = "SELECT patient_id FROM sejours WHERE n = {}", b.description(OTHER)

@@ -25,7 +25,7 @@ from libc.string cimport memcmp, memcpy
 
 from ...errors import ProtocolError
 from ..completed import plain_names
-from ..templates import MAX_TEMPLATES
+from ..templates import MAX_PREPARED
 from .answers import moves
 from .commands import IDLE
 
@@ -230,7 +230,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
             shape = Execution()
             shape.take(statement.plan)
             if PyBytes_GET_SIZE(statement.sql) <= MOST_PREPARED:
-                if len(known) >= MAX_TEMPLATES:
+                if len(known) >= MAX_PREPARED:
                     known.clear()
                 known[statement.sql] = shape
         return shape

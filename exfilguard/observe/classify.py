@@ -24,7 +24,7 @@ from itertools import pairwise
 
 from ..events.query import FLAGS, Engine, Flag
 from .lex import BETWEEN_LINES, Token, tokens
-from .words import WordSet
+from .words import word_set
 
 MAX_CACHED = 10_000
 MAX_TOKENS = 10_000
@@ -138,9 +138,9 @@ class Classifier:
         own = {"copy", *({"uescape", *_RUNNING} if engine == "postgresql" else {"infile", *_RUNS})}
         alone = {name for names, _ in _WORDS_BEYOND for name in names}.union(self._watch, self._watch_starts, own)
         self._alone = frozenset(alone)
-        self.doubted = WordSet({*alone, "engine"})
+        self.doubted = word_set({*alone, "engine"})
         """A text that has none of them has the same flags however the server reads its strings."""
-        self._words = WordSet(alone.union(*(words for pair in _TOGETHER for words in pair)))
+        self._words = word_set(alone.union(*(words for pair in _TOGETHER for words in pair)))
 
     def flags(self, fingerprint: str, sql: bytes, patients: Callable[[bytes], bool]) -> tuple[Flag, ...]:
         """Flags of a statement. `fingerprint`: of its shape; `patients`: says whether a text names a table of patients."""

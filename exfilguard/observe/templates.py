@@ -19,7 +19,7 @@ from collections.abc import Callable
 from .asked import AskedColumns, literal
 from .effects import may_matter
 from .statement import normalise_bytes
-from .words import PlainWords, WordSet
+from .words import PlainWords, word_set
 
 try:
     from ._hot import skeleton
@@ -145,7 +145,7 @@ class Templates:
         self._shape = shape
         self._settings = settings
         self.mysql = mysql
-        self.words = WordSet(asked.words | _OF_QUERIES) if asked is not None else None
+        self.words = word_set(asked.words | _OF_QUERIES) if asked is not None else None
         self.doubted = doubted
         self._known: dict[bytes, Template] = {}
         self.prepared: dict[bytes, object] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 try:
     from ._words import Words as CompiledWords
@@ -33,4 +34,11 @@ def _edge(last: bytes, looking: bytes) -> bytes:
     return looking % rb"[0-9A-Za-z_]" if re.fullmatch(rb"[0-9A-Za-z_]", last) else b""
 
 
-WordSet: type[PlainWords] = PlainWords if CompiledWords is None else CompiledWords  # type: ignore[assignment]
+def word_set(words: Iterable[str]) -> PlainWords:
+    """One for these words; the same one for all who ask, since it takes some milliseconds to make."""
+    return _made(frozenset(words))
+
+
+@lru_cache(maxsize=64)
+def _made(words: frozenset[str]) -> PlainWords:
+    return PlainWords(words) if CompiledWords is None else CompiledWords(words)  # type: ignore[return-value]

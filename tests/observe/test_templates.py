@@ -18,7 +18,7 @@ from exfilguard.observe.mysql.answers import moves
 from exfilguard.observe.patients import PatientColumns
 from exfilguard.observe.statement import normalise_bytes
 from exfilguard.observe.templates import MAX_LITERALS, MAX_SKELETON, Templates, plain_skeleton
-from exfilguard.observe.words import WordSet
+from exfilguard.observe.words import word_set
 
 COLUMNS = ["dpi.patients.patient_id", "dpi.visits.visit_id", "dpi.ids.value[kind=3]"]
 PATIENTS = PatientColumns(COLUMNS[:2])
@@ -64,7 +64,7 @@ STRINGS = st.lists(
 def test_a_skeleton_is_what_the_expressions_say(sql: bytes, mysql: bool, escapes: bool) -> None:
     if templates.skeleton is not None:
         words, doubted = Templates(AskedColumns(COLUMNS)).words, Classifier("mysql").doubted
-        for given in ((), (WordSet([]),), (words,), (words, doubted)):
+        for given in ((), (word_set([]),), (words,), (words, doubted)):
             assert templates.skeleton(sql, mysql, escapes, *given) == plain_skeleton(sql, mysql, escapes, *given)
 
 
@@ -78,7 +78,7 @@ def test_texts_of_one_key_are_read_alike(sql: bytes, numbers: list[bytes], strin
     engine = "mysql" if mysql else "postgresql"
     asked = AskedColumns(COLUMNS, engine)
     known = mysql_statement.templates(asked) if mysql else Templates(asked)
-    skeleton = plain_skeleton(sql, mysql, mysql, WordSet([]))
+    skeleton = plain_skeleton(sql, mysql, mysql, word_set([]))
     if skeleton is None:
         return
     digits, texts = iter(numbers * 60), iter(strings * 60)

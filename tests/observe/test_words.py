@@ -30,13 +30,13 @@ def test_one_pass_finds_what_each_search_does(names: list[str], text: str) -> No
 
 
 def test_words_are_found_within_others_and_in_capitals() -> None:
-    for kind in (PlainWords, words.WordSet):
+    for kind in (PlainWords, words.word_set):
         assert kind(["he", "she", "hers", "x"]).found(b"uSHErs") == {"he", "she", "hers"}
         assert kind([]).found(b"a") == set()
 
 
 def test_a_word_of_its_own() -> None:
-    for kind in (PlainWords, words.WordSet):
+    for kind in (PlainWords, words.word_set):
         names = kind(["id", "patient_id"])
         for text in (b"id", b"x.ID=5", b"(patient_id)", "éidé".encode(), b"avoid id"):
             assert names.has_any(text), text

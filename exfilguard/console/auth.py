@@ -106,9 +106,11 @@ def first_admin(users: LocalUsers, path: Path) -> bool:
         return False
     password = secrets.token_urlsafe(16)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    written = path.with_name(f"{path.name}.new")
+    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(password + "\n")
+    written.rename(path)  # whoever waits for it finds all of it
     users.set("admin", "admin", password)
     return True
 

@@ -41,6 +41,8 @@ cdef class Words:
         self._free()
         self._next = <uint32_t *>calloc(len(trie) * self._width, sizeof(uint32_t))
         self._ends = <uint32_t *>calloc(len(trie), sizeof(uint32_t))
+        if self._next == NULL or self._ends == NULL:
+            raise MemoryError
         back = [0] * len(trie)
         queue = deque([0])
         while queue:
@@ -56,7 +58,7 @@ cdef class Words:
                 else:
                     self._next[state * self._width + kind] = <uint32_t>otherwise
         self._sizes = <uint32_t *>calloc(1 + sum([len(found) + 1 for found in ends if found]), sizeof(uint32_t))
-        if self._next == NULL or self._ends == NULL or self._sizes == NULL:
+        if self._sizes == NULL:
             raise MemoryError
         for state in range(len(ends)):
             if ends[state]:

@@ -175,9 +175,8 @@ class Templates:
             marks = [b"%d" % (_FIRST_MARK + i) for i in range(len(literals))]
             if any(mark in sql for mark in marks):
                 return unusable
-            taken = iter(
-                [b"'%b'" % mark if text[:1] == b"'" else mark for mark, text in zip(marks, literals, strict=True)]
-            )
+            quotes = [b"" if text[:1].isdigit() else text[:1] for text in literals]
+            taken = iter([quote + mark + quote for quote, mark in zip(quotes, marks, strict=True)])
             plan = self._asked.plan(re.sub(rb"[\0\1]", lambda _: next(taken), key))
             if plan is not None:
                 if plan.guarded:

@@ -158,7 +158,7 @@ class Answers(Columns):
                 self.free = False
         if head is not None and head.statement is not None and not self.delivered and not self._copied_in:
             hidden = hidden_rows(tag, head.statement.bare)
-            if hidden and self._mentioned(head.statement.sql if self._made else head.statement.bare):
+            if hidden and self._of_patients(head.statement):
                 self.patients_by = "estimate"
                 self.estimate(hidden)
                 self._note_copy(head.statement)

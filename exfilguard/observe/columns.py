@@ -83,11 +83,7 @@ class Columns(Requests):
         self._expressions = False
         if not reading.positions and statement is not None:
             of_view = bool(self._made) and any(self._made.get(name, False) for name in names(statement.sql))
-            if (
-                reading.identity
-                or of_view
-                or (reading.expressions and self._mentioned(statement.sql if self._made else statement.bare))
-            ):
+            if reading.identity or of_view or (reading.expressions and self._of_patients(statement)):
                 self.patients_by = "estimate"
                 self._expressions = reading.expressions or of_view
         self.wants_rows = bool(self.patients_by)
@@ -98,6 +94,10 @@ class Columns(Requests):
         if self._columns.mentioned_in(sql):
             return True
         return bool(self._made) and (len(self._made) >= MAX_MADE or any(name in self._made for name in names(sql)))
+
+    def _of_patients(self, statement: Statement) -> bool:
+        """`_mentioned` of all that it says, strings too where this session has made names of its own."""
+        return self._mentioned(statement.sql if self._made else statement.bare)
 
     def _note_made(self, sql: bytes) -> None:
         """A statement that makes something was carried out."""

@@ -42,6 +42,7 @@ SOURCES = {
 CHECKED = [
     "exfilguard.events._encode",
     "exfilguard.observe.asked",
+    "exfilguard.observe.contexts",
     "exfilguard.observe.copy_rows",
     "exfilguard.observe.estimate",
     "exfilguard.observe.mysql.answers",

@@ -43,7 +43,7 @@ cdef class Shape:
 cdef class Asking:
     cdef Templates templates
     cdef Hmac key
-    cdef bint comments  # who is charged may be told by one
+    cdef Py_ssize_t end  # of the text, where it ends with a comment: where that begins
     cdef Shape shape
     cdef Template template
     cdef Known asked[MOST_ASKED]
@@ -51,6 +51,7 @@ cdef class Asking:
     cdef bytes skeleton
     cdef Template last
     cdef void begin(self)
+    cdef Py_ssize_t comment(self, const uint8_t *sql, Py_ssize_t n) noexcept
     cdef bint text(self, const uint8_t *sql, Py_ssize_t n, bint escapes) except *
     cdef bint literals(self, Py_ssize_t which) except *
     cdef bint written(self, const uint8_t *value, Py_ssize_t n) noexcept

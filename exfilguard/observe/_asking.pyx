@@ -91,10 +91,9 @@ cdef inline bint is_uuid(const uint8_t *s, Py_ssize_t n) noexcept nogil:
 cdef class Asking:
     """The request at hand. `template`: of a text; None: it is an execution."""
 
-    def __init__(self, Templates templates not None, Hmac key not None, bint comments):
+    def __init__(self, Templates templates not None, Hmac key not None):
         self.templates = templates
         self.key = key
-        self.comments = comments
 
     cdef void begin(self):
         self.count = 0
@@ -108,12 +107,12 @@ cdef class Asking:
         cdef Literal *literal
         cdef uint8_t value[MOST_TEXT]
         cdef int count = 0, i, which
-        cdef Py_ssize_t size, length, end
+        cdef Py_ssize_t size, length
         cdef bytes key
         cdef object found
         cdef Shape shape
-        size = take_literals(sql, n, self.templates.mysql, escapes, self.templates.words, self.templates.doubted, out, literals, &count, &end)
-        if size < 0 or (end < n and self.comments):
+        size = take_literals(sql, n, self.templates.mysql, escapes, self.templates.words, self.templates.doubted, out, literals, &count, &self.end)
+        if size < 0:
             return False
         if (
             self.skeleton is None or PyBytes_GET_SIZE(self.skeleton) != size
@@ -150,6 +149,18 @@ cdef class Asking:
                     return False
         self.template, self.shape = self.last, shape
         return True
+
+    cdef Py_ssize_t comment(self, const uint8_t *sql, Py_ssize_t n) noexcept:
+        """Where the comment begins that a text of PostgreSQL's ends with; `n`: it ends with none; -1: a text for the general path."""
+        cdef uint8_t out[MOST_SKELETON]
+        cdef Literal literals[MOST_LITERALS]
+        cdef int count = 0
+        cdef Py_ssize_t i, end
+        for i in range(n - 2, max(n - 16, -1), -1):
+            if sql[i] == 42 and sql[i + 1] == 47:
+                i = take_literals(sql, n, False, False, self.templates.words, self.templates.doubted, out, literals, &count, &end)
+                return end if i >= 0 else -1
+        return n
 
     cdef bint literals(self, Py_ssize_t which) except *:
         """A literal of a prepared statement's text."""

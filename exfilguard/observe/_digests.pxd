@@ -46,9 +46,11 @@ cdef class Hmac:
     cdef State inner, outer
     cdef readonly bint usable, paired
     cdef uint64_t compute(self, const uint8_t *value, Py_ssize_t n) noexcept nogil
+    cdef void finish(self, const uint8_t *value, Py_ssize_t n, State *out) noexcept nogil
     cdef void take(self, Lanes *lanes, DigestSet found, const uint8_t *value, Py_ssize_t n) noexcept nogil
     cdef void flush(self, Lanes *lanes, DigestSet found) noexcept nogil
     cpdef str hex(self, bytes value)
+    cpdef str whole(self, bytes value)
 
 
 cdef inline int take_value(

@@ -243,14 +243,22 @@ cdef class Hmac:
             _begin(&self.outer if which else &self.inner)
             transform(&self.outer if which else &self.inner, block)
         samples = [b"", b"1234567", b"x" * 55, b"x" * 56, b"x" * 300]
-        expected = [hmac.digest(key, sample, "sha256")[:8].hex() for sample in samples]
-        self.usable = [self.hex(sample) for sample in samples] == expected
+        expected = [hmac.digest(key, sample, "sha256").hex() for sample in samples]
+        self.usable = [self.whole(sample) for sample in samples] == expected
+        expected = [digest[:16] for digest in expected]
+        self.usable = self.usable and [self.hex(sample) for sample in samples] == expected
         found = DigestSet()
         self.collect(samples, found)
         self.usable = self.usable and list(found) == expected
 
     cdef uint64_t compute(self, const uint8_t *value, Py_ssize_t n) noexcept nogil:
         """The first 8 bytes of the digest."""
+        cdef State state
+        self.finish(value, n, &state)
+        return <uint64_t>state.h[0] << 32 | state.h[1]
+
+    cdef void finish(self, const uint8_t *value, Py_ssize_t n, State *out) noexcept nogil:
+        """`h` of `out` is the digest."""
         cdef State state
         cdef uint8_t block[64]
         cdef Py_ssize_t left = n
@@ -275,9 +283,8 @@ cdef class Hmac:
             block[i] = <uint8_t>(state.h[i >> 2] >> (24 - 8 * (i & 3)))
         block[32] = 0x80
         block[62] = 3  # 96 bytes are 768 bits
-        memcpy(&state, &self.outer, sizeof(State))
-        transform(&state, block)
-        return <uint64_t>state.h[0] << 32 | state.h[1]
+        memcpy(out, &self.outer, sizeof(State))
+        transform(out, block)
 
     cdef void take(self, Lanes *lanes, DigestSet found, const uint8_t *value, Py_ssize_t n) noexcept nogil:
         """One value's digest goes to `found`, at the latest with the next `flush`."""
@@ -329,6 +336,16 @@ cdef class Hmac:
         cdef char text[16]
         write_hex(text, self.compute(<const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value)))
         return PyUnicode_DecodeASCII(text, 16, NULL)
+
+    cpdef str whole(self, bytes value):
+        """The whole digest, 64 hex digits."""
+        cdef State state
+        cdef char text[64]
+        cdef int i
+        self.finish(<const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &state)
+        for i in range(4):
+            write_hex(text + 16 * i, <uint64_t>state.h[2 * i] << 32 | state.h[2 * i + 1])
+        return PyUnicode_DecodeASCII(text, 64, NULL)
 
     def collect(self, values, DigestSet found not None):
         """The digests of all these values."""

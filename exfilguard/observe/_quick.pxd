@@ -24,6 +24,8 @@ cdef class QuickObserver(SessionObserver):
     cdef Statement statement
     cdef Statement parsed  # what `statement` is made of; None: it was prepared before
     cdef bytes parsed_name
+    cdef bytes signed  # the text of `parsed`, where it ends with a comment
+    cdef object script  # what the comment says that the text at hand ends with
     cdef bint described
     cdef int format
     cdef bint at_rest(self) except *

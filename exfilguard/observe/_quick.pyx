@@ -8,11 +8,12 @@ in front of them) is kept until the server's next bytes are here. When these are
 
 then both are read here, the event is written, and the session stands where the general path (session.py and what it is made of)
 would have left it. In every other case the general path is given the same bytes in the order in which they came. So it is the
-definition of all this, and tests/observe/test_quick.py compares the two.
+definition of all this, and tests/observe/test_quick.py compares the two. A signed context in the comment that a text ends with is
+accepted when the text is read; for the general path, which may come to read it too, it is then the retry that passes.
 
 Rules:
-- Nothing is changed before the whole answer was seen to be of this form.
-- Left to the general path: whatever concerns who is charged, an answer in several pieces, errors, notices, COPY, more than one
+- Nothing but who is charged is changed before the whole answer was seen to be of this form.
+- Left to the general path: settings that concern who is charged, contexts that do not hold, an answer in several pieces, errors, notices, COPY, more than one
   request on its way, a portal that is read in portions, rows that need a closer look, and more than the allowance (`enforce`).
 """
 
@@ -67,10 +68,11 @@ cdef class QuickObserver(SessionObserver):
         cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
         if n < 6 or n > MOST_HELD or not (at[0] == 81 or at[0] == 66 or at[0] == 80) or not self.at_rest():
             return False
+        self.held_ms = now_ms
         if self.asking is None:
-            self.asking = Asking(self._templates, self.digester.compiled, self._identity.wants_comments)
+            self.asking = Asking(self._templates, self.digester.compiled)
         self.asking.begin()
-        self.statement = self.parsed = None
+        self.statement = self.parsed = self.script = None
         if at[0] == 81:  # Query
             if be32(at + 1) != <uint32_t>(n - 1) or not self.ask_text(at + 5, n - 5):
                 return False
@@ -80,19 +82,26 @@ cdef class QuickObserver(SessionObserver):
         elif not self.ask_prepared(at, at + n):
             return False
         self.held = data
-        self.held_ms = now_ms
         return True
 
     cdef bint ask_text(self, const uint8_t *sql, Py_ssize_t n) except *:
         while n and not sql[n - 1]:
             n -= 1
-        return n > 0 and self.asking.text(sql, n, False)
+        if not n or not self.asking.text(sql, n, False):
+            return False
+        if self.asking.end == n or not self._identity.wants_comments:
+            return True
+        self.script = self._held_for(PyBytes_FromStringAndSize(<char *>sql, n), self.asking.end, self.held_ms)
+        return self.script is not None
 
     cdef bint ask_parsed(self, const uint8_t *at, const uint8_t *stop) except *:
         """Parse, and the others behind it."""
         cdef uint32_t length = be32(at + 1)
         cdef const uint8_t *end
         cdef const uint8_t *zero
+        cdef const uint8_t *sql
+        cdef Py_ssize_t n, own
+        cdef bytes body
         if length < 8 or <Py_ssize_t>length > stop - at - 6:
             return False
         end = at + 1 + length
@@ -102,8 +111,26 @@ cdef class QuickObserver(SessionObserver):
         self.parsed_name = PyBytes_FromStringAndSize(<char *>at + 5, zero - at - 5)
         if self.parsed_name not in self._statements and len(self._statements) >= MAX_STATEMENTS:
             return False
-        self.parsed = self.text_prepared(PyBytes_FromStringAndSize(<char *>zero + 1, end - zero - 1))
-        return self.parsed is not None and self.ask_prepared(end, stop)
+        sql = zero + 1
+        body = PyBytes_FromStringAndSize(<char *>sql, end - sql)
+        zero = <const uint8_t *>memchr(sql, 0, end - sql)
+        if zero == NULL:
+            return False
+        own = n = zero - sql
+        if self._identity.wants_comments:
+            own = self.asking.comment(sql, n)
+            if own < 0:
+                return False
+            if own < n:
+                self.signed = body[:n]
+                body = body[:own] + body[n:]
+        self.parsed = self.text_prepared(body)
+        if self.parsed is None or not self.ask_prepared(end, stop):
+            return False
+        if own < n:
+            self.script = self._held_for(self.signed, own, self.held_ms)
+            return self.script is not None
+        return True
 
     cdef Statement text_prepared(self, bytes body):
         """What all statements have in common that are made by a Parse with this body (but for their name), in any session; None: for the
@@ -344,6 +371,8 @@ cdef class QuickObserver(SessionObserver):
         self.in_transaction = stop[5] != 73
         if self.parsed is not None:
             self.statement = self._statements[self.parsed_name] = self.parsed.again()
+            if self.script is not None:
+                self.statement.sql, self.statement.script = self.signed, self.script
             if self.parsed_name:
                 self.keep(self.statement.weight())
         if self.statement is not None:
@@ -351,11 +380,14 @@ cdef class QuickObserver(SessionObserver):
             if portal.statement is not self.statement:  # of another statement with this text, perhaps another session's
                 portal = Portal(self.statement, portal.formats)
                 portal.fields = known.portal.fields
+                portal.script = self.script
             if self._portals.get(empty) is not portal:
                 self._portals[empty] = portal
         if description != NULL and self.statement is not None and self.statement.fields is None:
             self.statement.fields = known.portal.fields
             self.keep(COLUMN_BYTES * len(known.portal.fields))
+        if self._charged:
+            self._charge(None)
         self.held = None
         self.portion_rows = counted.count
         self.shortcuts += 1

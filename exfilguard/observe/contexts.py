@@ -1,3 +1,4 @@
+# cython: annotation_typing=False
 """Signed contexts (exfilguard/context.py writes them): read from the comment, checked, and accepted once.
 
 Rules:
@@ -13,9 +14,11 @@ from __future__ import annotations
 import hmac
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
+
+from .digests import Hmac
 
 MAX_COMMENT_BYTES = 2_048
 MAX_PRINCIPAL_CHARS = 200
@@ -89,6 +92,13 @@ def good_name(name: str) -> bool:
     return 0 < len(name) <= MAX_PRINCIPAL_CHARS and name.isprintable() and not name.isspace()
 
 
+def _signer(key: bytes) -> Callable[[bytes], str]:
+    """Text -> its HMAC-SHA-256 in hex."""
+    if Hmac is not None and (compiled := Hmac(key)).usable:
+        return compiled.whole
+    return lambda message: hmac.digest(key, message, "sha256").hex()
+
+
 class Contexts:
     """Checks signatures and remembers nonces; one for all sessions of a process.
 
@@ -99,7 +109,7 @@ class Contexts:
     def __init__(
         self, keys: Mapping[str, bytes], *, max_ttl_ms: int = 300_000, skew_ms: int = 30_000, capacity: int = 100_000
     ) -> None:
-        self._keys = dict(keys)
+        self._keys = {key_id: _signer(key) for key_id, key in keys.items()}
         self._max_ttl_ms = max_ttl_ms
         self._skew_ms = skew_ms
         self._capacity = capacity
@@ -124,11 +134,11 @@ class Contexts:
         `session` and `text`: the connection it came on, and the whole statement with its comment.
         """
         parts = tag.ctx.split(".")
-        key = self._keys.get(parts[0])
-        if key is None or len(parts) != 4 or not tag.signature.isascii():
+        sign = self._keys.get(parts[0])
+        if sign is None or len(parts) != 4 or not tag.signature.isascii():
             return FORGED, 0
         message = f"exfilguard1\n{tag.ctx}\n{tag.user}\n{tag.session}".encode("utf-8", "surrogatepass")
-        if not hmac.compare_digest(hmac.digest(key, message, "sha256").hex(), tag.signature):
+        if not hmac.compare_digest(sign(message), tag.signature):
             return FORGED, 0
         _, issued, expires, nonce = parts
         if not (issued.isdecimal() and expires.isdecimal() and len(issued) < 13 and len(expires) < 13):

@@ -366,22 +366,29 @@ class Observer(Tally):
             return False
         statement.template, statement.literals, end = known
         if end < len(statement.sql) and self._identity.wants_comments:
-            comment = statement.sql[end + 2 : statement.sql.rindex(b"*/")]
-            statement.script = self._identity.claimed(statement.sql, end, comment, self.now)
+            statement.script = self._said_in(statement.sql, end, self.now)
             if statement.script.finding:
                 self._tell_finding(statement)
         return True
+
+    def _said_in(self, sql: bytes, end: int, now_ms: int) -> Script:
+        """What the comment says of who is charged that the text ends with, and that begins at `end`."""
+        return self._identity.claimed(sql, end, sql[end + 2 : sql.rindex(b"*/")], now_ms)
+
+    def _held_for(self, sql: bytes, end: int, now_ms: int) -> Script | None:
+        """The same of a request that is about to be held: it is charged so from here on. None: for the general path."""
+        script = self._said_in(sql, end, now_ms)
+        if script.finding:
+            return None
+        self._charge(script)
+        return script
 
     def _understand(self, statement: Text, whole: bool) -> None:
         """What a text of the client's says of who is charged, and which patients it asks for."""
         script = self._identity.read(statement.sql, self.now, whole=whole, backslashes=self._backslashes)
         statement.script = script
         if self._asked is not None:
-            # Without its signature, which makes every text another one.
-            own = statement.sql
-            if script is not None and script.shape_end:
-                own = own[: script.shape_end]
-            statement.plan = self._asked.plan(own)
+            statement.plan = self._asked.plan(self._own(statement))
         if script is not None and script.finding:
             self._tell_finding(statement)
 
@@ -462,16 +469,19 @@ class Observer(Tally):
         statement = self._statement(request) if fingerprint else None
         if statement is None:
             return ()
-        sql = statement.sql if statement.template is None else statement.template.example
+        sql = self._own(statement) if statement.template is None else statement.template.example
         return self._classifier.flags(fingerprint, sql, self._columns.mentioned_in)
+
+    def _own(self, statement: Text) -> bytes:
+        """Its text without a signature, which makes every text another one."""
+        script = statement.script
+        return statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
 
     def _shape(self, statement: Text) -> tuple[str, str]:
         """Fingerprint and normalised text, without a final comment: it differs each time."""
         if statement.template is not None:
             return statement.template.shape
-        script = statement.script
-        sql = statement.sql[: script.shape_end] if script is not None and script.shape_end else statement.sql
-        return self._normalise(sql)
+        return self._normalise(self._own(statement))
 
     def _asked_in(self, statement: Text) -> list[str]:
         """Digests of the patients its text asks for by itself."""

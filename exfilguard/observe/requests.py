@@ -132,6 +132,10 @@ class Requests(Observer):
             name, _ = messages.cstring(body, 1)
             table: dict[bytes, Any] = self._statements if body[:1] == b"S" else self._portals
             pending.undo = (table, name, table.pop(name, None))
+        if letter in "DCS" and self._pending:
+            pending.script = self._pending[
+                -1
+            ].script  # beside a statement: what is said then, at its commit too, is that one's
         self._pending.append(pending)
         if len(self._pending) == 1:
             self._next_head()

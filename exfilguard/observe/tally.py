@@ -254,7 +254,7 @@ class Tally(Sink):
         """The encoded fields that only a change of identity, or of the database, changes."""
         of = self._constant_of
         if (
-            self.principal is not of[0]
+            self.principal != of[0]  # each signed statement brings one of its own
             or self.evidence is not of[1]
             or self.application is not of[2]
             or self.login is not of[3]

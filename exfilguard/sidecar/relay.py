@@ -461,13 +461,14 @@ class Session(Talk):
     def _passes(self, data: bytes, now: int) -> bool:
         """True: a statement that the observer holds, and nobody refuses. Nearly all are; `screen` has the others."""
         observer = cast("Observer", self.observer)
-        if self.gate.standing and self._stopped(observer.principal) is not None:
-            return False
         flags = observer.hold(data, now)
-        if flags and self.guard.denied_of(observer.principal, flags):
+        if flags is None:
+            return False
+        stopped = self.gate.standing and self._stopped(observer.principal) is not None
+        if stopped or (flags and self.guard.denied_of(observer.principal, flags)):
             observer.let_go()
             return False
-        return flags is not None
+        return True
 
     def apply(self, verdict: Verdict) -> None:
         """A verdict on this session's principal came into force (or was lifted)."""

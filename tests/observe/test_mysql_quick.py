@@ -27,7 +27,7 @@ from tests.wire import mysql_build as b
 from tests.wire.test_mysql_parameters import DATE, DOUBLE, LONG, LONGLONG, STRING, execute
 
 from .test_mysql_transcripts import TRANSCRIPTS
-from .test_quick import KEY, Kept, Steps, exchanged, some, step_by_step
+from .test_quick import KEY, SIGNING, Kept, Steps, context, exchanged, signed, some, step_by_step
 
 if QuickMysqlObserver is None and os.environ.get("EXFILGUARD_REQUIRE_COMPILED") != "1":
     pytest.skip("no C compiler at installation", allow_module_level=True)
@@ -44,13 +44,17 @@ Columns = tuple[tuple[bytes, int], ...]
 
 
 def observer(
-    kind: type[MysqlObserver], capabilities: int, rules: Rules, large: int = 1 << 20
+    kind: type[MysqlObserver],
+    capabilities: int,
+    rules: Rules,
+    large: int = 1 << 20,
+    keys: dict[str, bytes] = SIGNING,
 ) -> tuple[MysqlObserver, Kept]:
     kept = Kept()
     asked = AskedColumns(COLUMNS, "mysql")
     made = kind(
         Setting("ehr", Digester(KEY), 3, 50, large, kept), "s1", "10.0.0.9", OriginColumns(COLUMNS),
-        Identity(rules, Contexts({}), "s1", "10.0.0.9"), classifier=Classifier("mysql"), asked=asked,
+        Identity(rules, Contexts(keys, capacity=20), "s1", "10.0.0.9"), classifier=Classifier("mysql"), asked=asked,
         templates=templates(asked, settings=rules.settings_count, doubted=Classifier("mysql").doubted),
     )  # fmt: skip
     made.startup(startup.login(b.login(program_name="app")))
@@ -63,10 +67,11 @@ def compare(
     capabilities: int = b.DEPRECATE,
     rules: Rules = Rules(engine="mysql"),  # noqa: B008
     large: int = 1 << 20,
+    keys: dict[str, bytes] = SIGNING,
 ) -> int:
     """How many answers took the shortcut."""
     kinds = (MysqlObserver, QuickMysqlObserver)
-    general, quick = (observer(kind, capabilities, rules, large) for kind in kinds)
+    general, quick = (observer(kind, capabilities, rules, large, keys) for kind in kinds)
     return step_by_step((general, quick), steps)
 
 
@@ -133,7 +138,7 @@ ODD_STATUS = (8, 0x40, 0x1008, 0x200)
 
 def simple(rng: random.Random, capabilities: int, calm: bool, usual: Columns, texts: list[str]) -> tuple[bytes, bytes]:
     text = some(rng, *(texts if calm else TEXTS))
-    text = text.format(*(some(rng, 1, 2, 3, 12345, "0" * (9 if calm else 120)) for _ in range(3)))
+    text = text.format(*(some(rng, 1, 2, 3, 12345, "0" * (9 if calm else 120)) for _ in range(3))) + signed(rng, calm)
     prefix = b""
     if capabilities & ATTRIBUTES:
         prefix = b"\0\1" if calm or rng.random() < 0.8 else b"\1\1\0\1\3\0\1a\5\0\0\0"
@@ -270,7 +275,7 @@ def test_one_behaviour(seed: int) -> None:
         Rules(roles=("dr*",), engine="mysql"),
     )
     capabilities = some(rng, *CAPABILITIES)
-    compare(session(rng, capabilities), capabilities, rules, some(rng, 1 << 20, 300))
+    compare(session(rng, capabilities), capabilities, rules, some(rng, 1 << 20, 300), some(rng, {}, SIGNING))
 
 
 def many(
@@ -305,6 +310,9 @@ def test_texts_take_the_shortcut(capabilities: int) -> None:
 
     taken = many(lambda n: b.command(3, prefix + TEXT_SQL % n), said, capabilities=capabilities)
     assert taken == 19  # the first is learned
+    request = b"SELECT id, nom FROM patient WHERE nom = 'x%d' "
+    taken = many(lambda n: b.command(3, prefix + request % n + context(n).encode()), said, capabilities=capabilities)
+    assert taken == 19
     for update in (
         b"UPDATE patient SET taille = 1 WHERE id = %d",
         "UPDATE patient SET nom = 'd\\'Agnès %d' /* %% */".encode(),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exfilguard.context import sign
 from exfilguard.events.codec import encode_event
 from exfilguard.observe import completed
 from exfilguard.observe.asked import AskedColumns
@@ -38,6 +39,7 @@ if QuickObserver is None and os.environ.get("EXFILGUARD_REQUIRE_COMPILED") != "1
     pytest.skip("no C compiler at installation", allow_module_level=True)
 
 KEY = b"0123456789abcdef"
+SIGNING = {"k1": b"fedcba9876543210"}
 INT4, TEXT, UUID = 23, 25, 2950
 PATIENT, NAME, OTHER = ("patient_id", 5000, 1, INT4), ("nom", 5000, 3, TEXT), ("patient_id", 6000, 2, INT4)
 KEYED = ("patient_id", 5000, 1, UUID)
@@ -64,7 +66,11 @@ class Kept(Outlet):
 
 
 def observer(
-    kind: type[SessionObserver], rules: Rules, large: int = 1 << 20, tables: CopyTables | None = None
+    kind: type[SessionObserver],
+    rules: Rules,
+    large: int = 1 << 20,
+    tables: CopyTables | None = None,
+    keys: dict[str, bytes] = SIGNING,
 ) -> tuple[SessionObserver, Kept]:
     columns = PatientColumns(["dpi.patients.patient_id"])
     columns.copies = tables
@@ -73,7 +79,7 @@ def observer(
     kept = Kept()
     made = kind(
         Setting("ehr", Digester(KEY), 3, 50, large, kept), "s1", "10.0.0.9", columns,
-        Identity(rules, Contexts({}), "s1", "10.0.0.9"), asked=asked, templates=Templates(asked, settings=rules.settings_count, doubted=Classifier("postgresql").doubted),
+        Identity(rules, Contexts(keys, capacity=20), "s1", "10.0.0.9"), asked=asked, templates=Templates(asked, settings=rules.settings_count, doubted=Classifier("postgresql").doubted),
     )  # fmt: skip
     made.startup({"user": "dpi", "database": "dpi", "application_name": "app"})
     return made, kept
@@ -98,10 +104,11 @@ def compare(
     rules: Rules = Rules(),  # noqa: B008
     large: int = 1 << 20,
     tables: CopyTables | None = None,
+    keys: dict[str, bytes] = SIGNING,
 ) -> int:
     """How many answers took the shortcut."""
     kinds = (SessionObserver, QuickObserver)
-    general, quick = (observer(kind, rules, large, tables) for kind in kinds)
+    general, quick = (observer(kind, rules, large, tables, keys) for kind in kinds)
     return step_by_step((general, quick), steps)
 
 
@@ -220,9 +227,23 @@ TAGS = (
 )
 
 
+def signed(rng: random.Random, calm: bool) -> str:
+    """Mostly nothing, or what follows a text: a context, mostly one that holds, or another comment."""
+    if rng.random() < 0.6:
+        return ""
+    odd = rng.random() + calm
+    user = some(rng, "dr1", "dr1", "dr2", "l'été 2", "dr select")
+    if odd < 0.2:
+        return some(rng, f" /* enduser_id='{user}' */", "/*traceparent='00-1'*/ ;", " /*enduser_id='dr3'*/", " -- x")  # type: ignore[no-any-return]
+    key = SIGNING["k1"] if odd > 0.3 else b"another's ......"
+    issued_s, ttl_s = (1, 1 if odd < 0.4 else 60) if odd > 0.35 else (900, 60)
+    number = rng.randrange(40 if odd < 0.5 else 1 << 60)
+    return " " + sign(user, "", key, issued_s=issued_s, ttl_s=ttl_s, nonce=f"{number:016d}") + some(rng, "", "", ";")  # type: ignore[no-any-return]
+
+
 def simple(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
     text = some(rng, *TEXTS[: 11 if calm else None])
-    text = text.format(*(some(rng, 1, 2, 3, 12345, "0" * (9 if calm else 120)) for _ in range(3)))
+    text = text.format(*(some(rng, 1, 2, 3, 12345, "0" * (9 if calm else 120)) for _ in range(3))) + signed(rng, calm)
     columns = columns_of(rng)
     answer = b""
     if rng.random() < 0.8:
@@ -311,6 +332,7 @@ def prepared(rng: random.Random, calm: bool) -> tuple[bytes, bytes]:
     answer = b.BOUND
     if rng.random() < 0.3:  # prepared and executed at once
         text, types = some(rng, *(AT_ONCE[:8] if calm else AT_ONCE))
+        text += signed(rng, calm)
         request = parse(some(rng, name, name, name, *(() if calm else "z")), text, types) + request
         answer = b.PARSED + answer
     if described:
@@ -371,7 +393,7 @@ def test_one_behaviour(seed: int) -> None:
         Rules(trusted_sources=("*",), pooled=True),
         Rules(roles=("dr*",)),
     )
-    compare(session(rng), rules, some(rng, 1 << 20, 300))
+    compare(session(rng), rules, some(rng, 1 << 20, 300), keys=some(rng, {}, SIGNING))
 
 
 def many(request: Callable[[int], bytes], answer: Callable[[int], bytes], before: Steps | None = None) -> int:
@@ -388,6 +410,10 @@ def test_an_observers_methods_are_plain_calls_in_c(kind: Any) -> None:
     assert not kind.__flags__ & 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
+def context(number: int) -> str:
+    return sign(f"dr{number}", "", SIGNING["k1"], issued_s=1, nonce=f"{number:016d}")
+
+
 def test_the_common_cases_take_the_shortcut() -> None:
     text = "SELECT patient_id, nom FROM patients WHERE patient_id = {}"
     found = b.description(PATIENT, NAME)
@@ -397,10 +423,17 @@ def test_the_common_cases_take_the_shortcut() -> None:
     )  # the first is learned
     quoted = "SELECT patient_id, nom FROM patients WHERE nom = 'Lefèvre, {}' /* {} */"
     assert many(lambda n: b.query(quoted.format(n, n)), lambda n: found + b.row(b"%d" % n, b"x") + done) == 19
+    said = "SELECT patient_id, nom FROM patients WHERE nom = 'Lefèvre, {}' {}"
+    assert many(lambda n: b.query(said.format(n, context(n))), lambda n: found + b.row(b"%d" % n, b"x") + done) == 19
     for name in ("", "s"):
         parsed = parse(name, "SELECT patient_id, nom FROM patients WHERE nom <> 'é' AND patient_id = $1", (INT4,))
         assert many(
             lambda n: parsed + b.bind("", name, (b"%d" % n,)) + b.describe("P", "") + b.execute("") + b.SYNC,  # noqa: B023
+            lambda n: b.PARSED + b.BOUND + found + b.row(b"%d" % n, b"x") + done,
+        ) == 20  # fmt: skip
+        assert many(
+            lambda n: parse(name, f"SELECT nom FROM patients WHERE patient_id = $1 {context(n)}", (INT4,))  # noqa: B023
+            + b.bind("", name, (b"%d" % n,)) + b.describe("P", "") + b.execute("") + b.SYNC,  # noqa: B023
             lambda n: b.PARSED + b.BOUND + found + b.row(b"%d" % n, b"x") + done,
         ) == 20  # fmt: skip
     before: Steps = [

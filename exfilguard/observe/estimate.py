@@ -1,8 +1,8 @@
 """Rows in which no identifier is visible: how many patients they stand for. Rather too many than too few.
 
 Where it applies (see PatientColumns.estimates): a result that comes from a table of patients without its identifier column,
-or consists of expressions only over a table that holds patients (`json_agg(p)`, `md5(id)`, `string_agg(..)`), or a COPY of one
-whose columns are not certain (copy_tables.py): there a line is a patient, or, from an aggregate, as many as its length says.
+or consists of expressions only over a table that holds patients (`json_agg(p)`, `md5(id)`, `string_agg(..)`), of MySQL's a result
+with any expression (mysql/answers.py), or a COPY of one whose columns are not certain (copy_tables.py): there a line is a patient, or, from an aggregate, as many as its length says.
 
 - a cell that is a plain list of identifiers (`array_agg(id)`, also in PostgreSQL's binary form, `json_agg(id)`, `string_agg(id, ',')`), or JSON or XML with
   elements named like the configured columns (`json_agg(p)`, `row_to_json`, `table_to_xml`), is expanded: the same identifiers as

@@ -49,6 +49,21 @@ def test_a_row_that_does_not_hold_its_values(scan: ModuleType) -> None:
     assert scan.row_values(binary[:-1], 0, len(binary) - 1, 1, b"\4\xff") is None
 
 
+@BOTH
+def test_the_length_of_some_columns_of_a_row_of_which_the_beginning_is_there(scan: ModuleType) -> None:
+    row = b.row("1", None, "x" * 300, "y" * 70_000, "z")
+    whole = len(row)
+    assert scan.computed_bytes(row, 0, whole, whole, (0, 2, 4), b"") == 302
+    assert scan.computed_bytes(row, 0, whole, whole, (1, 3), b"") == 70_000
+    assert scan.computed_bytes(b"head" + row[:400], 4, 404, whole, (2, 3), b"") == 70_300, "its length was told"
+    assert scan.computed_bytes(row[:400], 0, 400, whole, (4,), b"") == 2, "unseen, behind another's"
+    assert scan.computed_bytes(row[:4], 0, 4, whole, (2,), b"") == whole - 3, "unseen"
+    binary = b.binary(b"\1\0\0\0", None, b"\4abcd", b"\xfc\x2c\1" + b"x" * 300)
+    assert scan.computed_bytes(binary, 0, len(binary), len(binary), (0, 1, 3), b"\4\4\xfe\xff") == 304
+    assert scan.computed_bytes(binary, 0, len(binary), len(binary), (2,), b"\4\4\xfe\xff") == 4
+    assert scan.computed_bytes(b"\1", 0, 1, 90, (0,), b"\4") == 90, "no row"
+
+
 CELL = st.one_of(st.none(), st.binary(max_size=12), st.just(b"y" * 260), st.just(b"z" * 70_000))
 
 

@@ -412,7 +412,9 @@ cdef class QuickMysqlObserver(MysqlObserver):
                     known.names = plain_names(reading.names)
                 if self.wants_rows:
                     known.way = GENERAL
-                    if self.wants_column >= 0:
+                    if self._packed:
+                        pass
+                    elif self.wants_column >= 0:
                         known.way = COLUMN
                         known.position = self.wants_column
                         known.column_kind = reading.kinds[self.wants_column]

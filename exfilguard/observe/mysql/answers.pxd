@@ -7,12 +7,18 @@ cdef class Answers(Commands):
     cdef public long long _left
     cdef public list _definitions
     cdef public bytes sizes
+    cdef public tuple _packed
     cdef public int _result_columns, _announced
 
     cdef bytes _canonical(self, bytes value)
     cdef _desync(self, str detail)
-    @cython.locals(binary=bint, found=list)
     cdef tuple _row_patients(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole)
+    cdef long long _beside(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except -1
+    @cython.locals(binary=bint, found=list)
+    cdef tuple _row_judged(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole)
+    cdef bint _of_patients(self, Statement statement) except *
+    cdef object _subqueries(self, Statement statement, object reading)
+    cdef str _whole_shape(self, Statement statement)
     cdef _describe(self, Statement statement, object reading)
     @cython.locals(head=Command)
     cdef _read_columns(self, list definitions)

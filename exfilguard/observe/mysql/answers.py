@@ -26,10 +26,11 @@ from typing import Any
 
 from ...errors import ProtocolError
 from ...wire.mysql import messages
-from ...wire.mysql._scan import column_values, row_values
+from ...wire.mysql._scan import column_values, computed_bytes, row_values
 from ...wire.mysql.messages import Column
 from ..estimate import PATIENT_BYTES
 from ..pending import COLUMN_BYTES
+from ..statement import MAX_TEXT_CHARS
 from .commands import (
     AUTH,
     BINARY,
@@ -47,7 +48,8 @@ from .commands import (
     Commands,
     Statement,
 )
-from .patients import Reading, canonical
+from .patients import Reading, canonical, nested, packs, subqueries
+from .statement import whole_shape
 
 try:
     from ._rows import column, estimated
@@ -57,6 +59,8 @@ except ImportError:  # no C compiler at installation
 MAX_COLUMNS = 4_096
 MAX_ROWS = 10**15
 """Of one answer; more are a lie, and would not fit into the sums."""
+OWN_BYTES = 4_096
+"""So much of a row whose patient is known may be computed, and be about this patient: a list of stays in JSON."""
 
 
 class Answers(Commands):
@@ -71,6 +75,8 @@ class Answers(Commands):
         """Status bits of the result that is read, told before its rows (wire/mysql/messages.py, announced)."""
         self.sizes = b""
         """Of a binary result's columns (wire/mysql/_scan.py); empty for a text result."""
+        self._packed: tuple[int, ...] = ()
+        """Columns that may hold many patients, beside others that come from tables."""
 
     # -- rows -------------------------------------------------------------------------------------------------------
 
@@ -85,7 +91,7 @@ class Answers(Commands):
 
     def scan(self, data: bytes, pos: int, most: int) -> tuple[int, int, int]:
         reading, key, further = self._reading, self.digester.compiled, 0
-        if reading is None:
+        if reading is None or self._packed:
             return pos, 0, 0
         found = self.gathering()
         if self.wants_column >= 0:
@@ -110,6 +116,23 @@ class Answers(Commands):
 
     def _row_patients(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
         """Digests of the row's patients, and how many more it stands for."""
+        found, further = self._row_judged(data, start, end, whole)
+        return found, further + (self._beside(data, start, end, whole) if self._packed else 0)
+
+    def _beside(self, data: bytes, start: int, end: int, whole: bool) -> int:
+        """How many patients more the computed columns of a row stand for, by their length."""
+        reading = self._reading
+        if reading is None:
+            return 0
+        total = end - start
+        if not whole and start >= 4:
+            total = data[start - 4] | data[start - 3] << 8 | data[start - 2] << 16
+        size = computed_bytes(data, start, end, total, self._packed, self.sizes)
+        own = OWN_BYTES if reading.positions or reading.of_patients else PATIENT_BYTES
+        return max(0, size - own) // PATIENT_BYTES
+
+    def _row_judged(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
+        """The same without what may be packed beside columns of tables."""
         digester = self.digester
         reading = self._reading
         if reading is None or self.patients_by == "estimate":
@@ -218,6 +241,7 @@ class Answers(Commands):
         self._phase = ROWS
         self.in_rows = True
         self._expressions = False
+        self._packed = ()
         self.wants_column = -1
         self.sizes = b""
         if reading is None:
@@ -225,22 +249,45 @@ class Answers(Commands):
             self.patients_by = ""
             self.wants_rows = False
             return
-        self._reading = reading = self._columns.current(reading)
+        reading = self._columns.current(reading)
+        head = self._head()
+        statement = head.statement
+        computed = head.kind in REPORTED and self._of_patients(statement)
+        if computed and statement is not None and reading.tables and nested(statement.bare):
+            hidden = self._subqueries(statement, reading)
+            if hidden:
+                reading = self._columns.without(reading, hidden)
+        self._reading = reading
         self.patients_by = reading.by
-        if not reading.positions:
-            head = self._head()
-            if reading.of_patients or (
-                reading.expressions
-                and head.statement is not None
-                and (self._columns.mentioned_in(head.statement.bare) or _UNREAD.search(head.statement.bare))
-            ):
-                self.patients_by = "estimate"
-                self._expressions = reading.expressions
+        computed = computed and bool(reading.computed)
+        if not reading.positions and (reading.of_patients or computed):
+            self.patients_by = "estimate"
+            self._expressions = computed and reading.expressions
         elif len(reading.positions) == 1:
             self.wants_column = reading.positions[0]
+        if computed and not self._expressions and (not reading.of_known or statement is None or packs(statement.bare)):
+            self._packed = reading.computed
         self.wants_rows = bool(self.patients_by)
         if binary and self.wants_rows:
             self.sizes = reading.sizes
+
+    def _of_patients(self, statement: Statement | None) -> bool:
+        """True for a statement that may tell of patients, whatever its columns say: it names a table of theirs, or nobody has read it."""
+        if statement is None or statement.cut or not statement.sql:
+            return True
+        bare = statement.bare
+        return self._columns.mentioned_in(bare) or _UNREAD.search(bare) is not None
+
+    def _subqueries(self, statement: Statement, reading: Reading) -> frozenset[str]:
+        """The tables of these columns that are none."""
+        bare = statement.bare
+        certain = bare.isascii() and b"\\" not in bare and not statement.cut
+        return subqueries(self._whole_shape(statement), reading.tables, certain=certain)
+
+    def _whole_shape(self, statement: Statement) -> str:
+        """The normalised text, to its end."""
+        shape: str = self._shape(statement)[1]
+        return shape if len(shape) < MAX_TEXT_CHARS else whole_shape(statement.sql, self._backslashes)
 
     def _on_rows(self, payload: bytes) -> None:
         if payload[0] == messages.ERR:
@@ -319,6 +366,7 @@ class Answers(Commands):
     def _forget_rows(self) -> None:
         self.delivered = 0
         self.in_rows = self.wants_rows = self._expressions = False
+        self._packed = ()
         self.wants_column = -1
         self.sizes = b""
         self._reading = None

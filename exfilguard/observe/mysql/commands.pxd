@@ -9,6 +9,7 @@ from ..pending cimport Text
 cdef class Statement(Text):
     cdef public object reading
     cdef public int parameters
+    cdef public bint cut
     cdef public tuple types, direct
     cdef public dict long_data
 

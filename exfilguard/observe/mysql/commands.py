@@ -63,10 +63,12 @@ REPORTED = BINARY | messages.REPLICATION | {messages.COM_QUERY, messages.COM_STM
 class Statement(Text):
     """A prepared statement, or the text of a COM_QUERY."""
 
-    __slots__ = ("direct", "long_data", "parameters", "reading", "types")
+    __slots__ = ("cut", "direct", "long_data", "parameters", "reading", "types")
 
     def __init__(self, sql: bytes) -> None:
         self._begin(sql)
+        self.cut = False
+        """The text is longer than what is kept of it."""
         self.reading: Reading | None = None
         """How its rows are read; None until its columns were seen."""
         self.direct: tuple[int, ...] | None = None
@@ -338,6 +340,7 @@ class Commands(Observer):
     def _read(self, sql: bytes, whole: bool, simple: bool = False) -> Statement:
         """A text the client sent, and what it says of who is charged. `simple`: it is a COM_QUERY's."""
         statement = Statement(sql)
+        statement.cut = not whole
         if not (simple and whole and self._recognise(statement, self._backslashes)):
             self._understand(statement, whole)
         return statement

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ...events.query import PatientsBy
 from ...wire.mysql import messages
@@ -19,6 +20,7 @@ from ...wire.mysql.messages import (
     Column,
 )
 from .. import patients
+from ..classify import PACKING
 from ..estimate import keyed_pattern
 
 MAX_COPIES = 10_000
@@ -35,6 +37,32 @@ _COPY = re.compile(
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 _AROUND = re.compile(r"/\*! | \*/")
+_SUBQUERY = re.compile(
+    r"\) (?:as )?(?P<behind>`?[\w$?]+)|(?P<before>`?[\w$?]+)`? (?:\( [^()]* \) )?as (?:materialized |not materialized )?\("
+)
+"""Of a shape: the name that a subquery has behind it, or before it in WITH."""
+_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
+_QUERIES = re.compile(rb"\b(?:select|table|values|with)\b", re.IGNORECASE)
+_PACKS = re.compile(rb":=|\b(?:" + "|".join(sorted(PACKING)).encode() + rb")\b", re.IGNORECASE)
+
+
+def nested(sql: bytes) -> bool:
+    """True for a text that may have a query within another."""
+    return len(_QUERIES.findall(sql)) > 1
+
+
+def packs(sql: bytes) -> bool:
+    """True for a text that may put many records into one row."""
+    return nested(sql) or _PACKS.search(sql) is not None
+
+
+def subqueries(shape: str, tables: Iterable[str], *, certain: bool) -> frozenset[str]:
+    """Those of these names, in lower case, that a statement may give to subqueries. `shape`: its normalised text; `certain`: False when
+    the server may read it otherwise."""
+    found = {match["behind"] or match["before"] for match in _SUBQUERY.finditer(_AROUND.sub("", shape))}
+    certain = certain and "?" not in found  # a string, or a name in double quotes
+    named = {name.lstrip("`").lower() for name in found}
+    return frozenset([t for t in tables if not certain or t in named or _PLAIN.fullmatch(t) is None])
 
 
 def canonical(value: bytes, column: Column, binary: bool) -> bytes:
@@ -58,19 +86,29 @@ class Reading:
 
     __slots__ = (
         "by",
+        "computed",
         "expressions",
         "fields",
         "kinds",
         "last",
         "names",
+        "of_known",
         "of_patients",
         "positions",
         "sizes",
+        "tables",
         "version",
     )
 
     def __init__(
-        self, fields: list[Column], positions: tuple[int, ...], by: PatientsBy, *, of_patients: bool, version: int
+        self,
+        fields: list[Column],
+        positions: tuple[int, ...],
+        by: PatientsBy,
+        *,
+        of_patients: bool,
+        of_known: bool,
+        version: int,
     ) -> None:
         self.fields = fields
         self.positions = positions
@@ -80,8 +118,13 @@ class Reading:
         self.last = max(positions, default=0)
         self.of_patients = of_patients
         """A column comes from a table with a row for each patient."""
-        self.expressions = bool(fields) and not any(field.table for field in fields)
+        self.of_known = of_known
+        """A column comes from a table of the configuration."""
+        self.tables = frozenset([field.table.lower() for field in fields if field.table])
+        self.expressions = bool(fields) and not self.tables
         """No column comes from a table."""
+        self.computed = tuple([i for i, field in enumerate(fields) if not field.table and i not in positions])
+        """Columns that come from none, and are no identifiers."""
         self.names = tuple([field.name for field in fields])
         self.sizes = bytes(map(_size, fields))
         """Of the binary form: see wire/mysql/_scan.py."""
@@ -115,7 +158,8 @@ class OriginColumns:
     """The configured identifier columns, `table.column` or `schema.table.column`; names without regard to case."""
 
     __slots__ = (
-        "_copies", "_identity", "_mentions", "_names", "_qualified", "_readings", "_tables", "_version", "keyed",
+        "_copies", "_identity", "_mentions", "_names", "_qualified", "_readings", "_tables", "_version",
+        "_without", "keyed",
     )  # fmt: skip
 
     def __init__(self, columns: Iterable[str]) -> None:
@@ -135,6 +179,7 @@ class OriginColumns:
         self._mentions = self._mention(self._tables)
         self._readings: dict[tuple[tuple[bytes, ...], bool], Reading] = {}
         """By the column definitions, as they came, and whether those are extended."""
+        self._without: dict[tuple[Reading, frozenset[str]], Reading] = {}
         self._version = 0
 
     @staticmethod
@@ -167,7 +212,26 @@ class OriginColumns:
 
     def _made(self, fields: list[Column]) -> Reading:
         positions, by = self.find(fields)
-        return Reading(fields, positions, by, of_patients=self._of_patients(fields), version=self._version)
+        return Reading(
+            fields,
+            positions,
+            by,
+            of_patients=self._of_patients(fields),
+            of_known=any(field.table.lower() in self._tables for field in fields if field.table),
+            version=self._version,
+        )
+
+    def without(self, reading: Reading, tables: frozenset[str]) -> Reading:
+        """The same for columns of these tables that are none: names of subqueries, whose columns say nothing of where they come from."""
+        key = (reading, tables)
+        found = self._without.get(key)
+        if found is None or found.version != self._version:
+            fields = [replace(f, table="") if f.table.lower() in tables else f for f in reading.fields]
+            found = self._made(fields)
+            if len(self._without) >= MAX_READINGS:
+                self._without.clear()
+            self._without[key] = found
+        return found
 
     def find(self, columns: Sequence[Column]) -> tuple[tuple[int, ...], PatientsBy]:
         """Positions of the identifier columns of a result, and how they were found: `origin`, `name` or empty.

@@ -76,6 +76,11 @@ def normalise(sql: str, backslashes: bool = True) -> tuple[str, str]:
     return result
 
 
+def whole_shape(sql: bytes, backslashes: bool) -> str:
+    """The normalised text, however long it is."""
+    return _shape(sql.decode("utf-8", "replace"), _PLAIN if backslashes else _NO_BACKSLASHES)
+
+
 def _shape(sql: str, token: re.Pattern[str]) -> str:
     out: list[str] = []
     for match in token.finditer(sql):

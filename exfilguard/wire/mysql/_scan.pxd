@@ -21,3 +21,6 @@ cpdef list row_values(bytes data, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t las
 @cython.locals(end=Py_ssize_t, count=Py_ssize_t, total=Py_ssize_t, columns=Py_ssize_t, length=Py_ssize_t, start=Py_ssize_t,
                row_end=Py_ssize_t, at=Py_ssize_t, i=Py_ssize_t, size=int, found=cython.longlong)
 cpdef tuple column_values(bytes data, Py_ssize_t pos, long long most, Py_ssize_t column, bytes sizes, list out)
+
+@cython.locals(at=Py_ssize_t, found=cython.longlong, length=cython.longlong, i=Py_ssize_t, size=int, prefix=Py_ssize_t)
+cpdef long long computed_bytes(bytes data, Py_ssize_t start, Py_ssize_t end, Py_ssize_t total, tuple columns, bytes sizes) except -1

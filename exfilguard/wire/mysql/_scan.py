@@ -158,3 +158,26 @@ def column_values(
         total += length
         count += 1
     return pos, count, total
+
+
+def computed_bytes(data: bytes, start: int, end: int, total: int, columns: tuple[int, ...], sizes: bytes) -> int:
+    """Length of these columns' values in the row of `total` bytes whose beginning is data[start:end]; whatever lies behind that
+    beginning, and in no other column's value, is theirs. `columns`: in order."""
+    at, found = values_at(data, start, end, len(sizes)), 0
+    if at < 0:
+        return total
+    for i in range(columns[len(columns) - 1] + 1):
+        if sizes and data[start + 1 + (i + 2) // 8] & (1 << ((i + 2) % 8)):
+            continue
+        size = sizes[i] if sizes else 255
+        prefix = prefix_bytes(data, at, end, size)
+        if at >= end or at + prefix > end:
+            return found + max(0, start + total - at)
+        length = size if size < 254 else data[at]
+        if prefix > 1:
+            length = int.from_bytes(data[at + 1 : at + min(prefix, 6)], "little")
+        elif size == 255 and length == 0xFB:
+            length = 0
+        at += prefix + length
+        found += length if i in columns else 0
+    return found

@@ -179,13 +179,13 @@ class BackendReader:
         carry += data[pos : pos + taken]
         pos += taken
         if len(carry) >= kept:
-            body = bytes(carry[4:])
+            begun = bytes(carry)
             self._continued = length == MAX_PAYLOAD_BYTES
             self._drop(4 + length - kept)
             if self._is_row:
-                sink.row(body, 0, len(body), len(body) == length and not self._continued)
+                sink.row(begun, 4, kept, kept == 4 + length and not self._continued)
             else:
-                sink.packet(body)
+                sink.packet(begun[4:])
         return pos
 
     def _drop(self, skip: int) -> None:

@@ -451,7 +451,9 @@ cdef class QuickObserver(SessionObserver):
                 known.way = GENERAL  # no columns, or a description that says so and lies
             elif self.wants_rows:
                 known.way = GENERAL
-                if self.wants_column >= 0:
+                if self._packed:
+                    pass
+                elif self.wants_column >= 0:
                     known.way = COLUMN
                     known.position = self.wants_column
                     known.type_oid = <uint32_t>self._fields[self.wants_column].type_oid

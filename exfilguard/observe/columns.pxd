@@ -9,7 +9,7 @@ from .requests cimport Requests
 
 cdef class Columns(Requests):
     cdef public Reading _reading
-    cdef public tuple _positions, _formats
+    cdef public tuple _positions, _formats, _packed
     cdef public list _fields
     cdef public Py_ssize_t _last_position
     cdef public long long _beside
@@ -41,6 +41,7 @@ cdef class Columns(Requests):
     cdef _recount(self, long long rows)
     @cython.locals(kind=int)
     cpdef tuple scan(self, bytes data, Py_ssize_t pos, long long most)
+    cdef long long _beside_columns(self, bytes data, Py_ssize_t start, Py_ssize_t end) except -1
     cdef tuple _row_patients(self, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole)
     cdef bytes _canonical(self, bytes value)
     cdef bint _copied(self, CopyRows copying, bytes data, Py_ssize_t start, Py_ssize_t end, bint whole) except -1

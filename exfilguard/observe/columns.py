@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..wire.postgres._scan import column_values, row_values
+from ..wire.postgres._scan import column_values, computed_bytes, row_values
 from ..wire.postgres.asides import LEAST_BYTES, discloses, said
 from ..wire.postgres.messages import Field
 from .completed import copied, made, names, no_tuple, plain_names
 from .copy_rows import CopyRows
-from .estimate import PATIENT_BYTES, patients_in
+from .estimate import OWN_BYTES, PATIENT_BYTES, packs, patients_in
 from .patients import Reading, canonical
 from .pending import Pending, Portal, Statement
 from .requests import Requests
@@ -58,6 +58,8 @@ class Columns(Requests):
         self._made: dict[bytes, bool] = {}
         """Names by which this session may read patients: cursors, prepared statements and functions; True for a view's, or
         that of a table into which they were packed."""
+        self._packed: tuple[int, ...] = ()
+        """Columns that may hold many patients, beside others that come from tables."""
         self._beside = 0
         """Bytes said beside the rows that have made no patient yet."""
         self._copying: CopyRows | None = None
@@ -81,11 +83,15 @@ class Columns(Requests):
             self._formats = formats if len(formats) == len(fields) else (0,) * len(fields)
         self._positions, self.patients_by, self._last_position = reading.positions, reading.by, reading.last
         self._expressions = False
+        self._packed = ()
+        computed = bool(reading.computed) and statement is not None and self._of_patients(statement)
         if not reading.positions and statement is not None:
             of_view = bool(self._made) and any(self._made.get(name, False) for name in names(statement.sql))
-            if reading.identity or of_view or (reading.expressions and self._of_patients(statement)):
+            if reading.identity or of_view or computed:
                 self.patients_by = "estimate"
                 self._expressions = reading.expressions or of_view
+        if computed and not self._expressions and (not reading.known or statement is None or packs(statement.bare)):
+            self._packed = reading.computed
         self.wants_rows = bool(self.patients_by)
         self.wants_column = self._positions[0] if len(self._positions) == 1 else -1
 
@@ -140,6 +146,7 @@ class Columns(Requests):
         self._positions = ()
         self.patients_by = ""
         self._expressions = False
+        self._packed = ()
         self._reading = None
         self._copying = None
         self._fields = []
@@ -169,7 +176,17 @@ class Columns(Requests):
                 return True
             self.patients_by = "estimate"  # what was never described may be anybody
         found, further = self._row_patients(data, start, end, whole)
+        if self._packed and not self._copy:
+            further += self._beside_columns(data, start, end)
         return self.admit(found, further)
+
+    def _beside_columns(self, data: bytes, start: int, end: int) -> int:
+        """How many patients more the computed columns of a row stand for, by their length, which its header tells."""
+        total = int.from_bytes(data[start - 4 : start], "big") - 4 if start >= 5 else end - start
+        reading = self._reading
+        size = computed_bytes(data, start, end, total, self._packed)
+        own = reading is not None and (reading.positions or reading.identity)
+        return max(0, size - (OWN_BYTES if own else PATIENT_BYTES)) // PATIENT_BYTES
 
     def fits(self, size: int) -> bool:
         allowed = self._allowed_patients
@@ -188,7 +205,7 @@ class Columns(Requests):
         kind = data[pos]
         if self._copying is not None and kind == _COPY_DATA:
             return self._scan_copied(self._copying, data, pos, most)
-        if kind != _DATA_ROW or self._copy:
+        if kind != _DATA_ROW or self._copy or self._packed:
             return pos, 0, 0
         key, further = self.digester.compiled, 0
         found = self.gathering()

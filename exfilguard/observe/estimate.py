@@ -1,14 +1,17 @@
 """Rows in which no identifier is visible: how many patients they stand for. Rather too many than too few.
 
 Where it applies (see PatientColumns.estimates): a result that comes from a table of patients without its identifier column,
-or consists of expressions only over a table that holds patients (`json_agg(p)`, `md5(id)`, `string_agg(..)`), of MySQL's a result
-with any expression (mysql/answers.py), or a COPY of one whose columns are not certain (copy_tables.py): there a line is a patient, or, from an aggregate, as many as its length says.
+or consists of expressions only over a table that holds patients (`json_agg(p)`, `md5(id)`, `string_agg(..)`), or of any expression
+beside other columns over one, or a COPY of one whose columns are not certain (copy_tables.py): there a line is a patient, or, from an
+aggregate, as many as its length says.
 
 - a cell that is a plain list of identifiers (`array_agg(id)`, also in PostgreSQL's binary form, `json_agg(id)`, `string_agg(id, ',')`), or JSON or XML with
   elements named like the configured columns (`json_agg(p)`, `row_to_json`, `table_to_xml`), is expanded: the same identifiers as
   elsewhere;
 - any other row is at least one patient, known by the digest of its bytes, so that the same row seen again is the same patient;
-- a row that packs objects, or is long, is as many as it has objects, or `PATIENT_BYTES` goes into it.
+- a row that packs objects, or is long, is as many as it has objects, or `PATIENT_BYTES` goes into it;
+- what is computed beside columns of tables, in a statement that may pack many into one row, is further ones by its length, behind
+  OWN_BYTES where the row's own patient is known.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Sequence
+
+from .classify import PACKING
 
 try:
     from ._hot import may_be_list
@@ -25,6 +30,8 @@ except ImportError:  # no C compiler at installation
         return True
 
 
+OWN_BYTES = 4_096
+"""So much of a row whose patient is known may be computed, and be about this patient: a list of stays in JSON."""
 PATIENT_BYTES = 128
 """A long row of expressions is one patient per so many bytes: an identity with a date of birth and an address is longer."""
 MIN_LIST = 3
@@ -99,6 +106,20 @@ def keyed_pattern(names: Iterable[str]) -> re.Pattern[bytes] | None:
         rf"""\"(?:{known})\"\s*:\s*(?:"([^"\\]{{1,100}})"|(-?\d{{1,40}}))|<(?:{known})>([^<]{{1,100}})</""".encode(),
         re.IGNORECASE,
     )
+
+
+_QUERIES = re.compile(rb"\b(?:select|table|values|with)\b", re.IGNORECASE)
+_PACKS = re.compile(rb":=|\b(?:" + "|".join(sorted(PACKING)).encode() + rb")\b", re.IGNORECASE)
+
+
+def nested(sql: bytes) -> bool:
+    """True for a text that may have a query within another."""
+    return len(_QUERIES.findall(sql)) > 1
+
+
+def packs(sql: bytes) -> bool:
+    """True for a text that may put many records into one row."""
+    return nested(sql) or _PACKS.search(sql) is not None
 
 
 def patients_in(

@@ -82,9 +82,13 @@ def canonical(value: bytes, type_oid: int, binary: bool) -> bytes:
 class Reading:
     """How the rows of one description are read."""
 
-    __slots__ = ("by", "expressions", "fields", "formats", "identity", "last", "names", "plain", "positions")
+    __slots__ = (
+        "by", "computed", "expressions", "fields", "formats", "identity", "known", "last", "names", "plain", "positions",
+    )  # fmt: skip
 
-    def __init__(self, fields: list[Field], positions: tuple[int, ...], by: PatientsBy, identity: bool) -> None:
+    def __init__(
+        self, fields: list[Field], positions: tuple[int, ...], by: PatientsBy, identity: bool, known: bool = False
+    ) -> None:
         self.fields = fields
         self.positions = positions
         """Of the identifier columns."""
@@ -92,8 +96,13 @@ class Reading:
         self.last = max(positions, default=0)
         self.identity = identity
         """A column comes from a table in which each patient has one row."""
-        self.expressions = not any(field.table_oid and field.table_oid not in SERVERS_VIEWS for field in fields)
+        self.known = known
+        """A column comes from a table with a configured column."""
+        computed = [i for i, field in enumerate(fields) if not field.table_oid or field.table_oid in SERVERS_VIEWS]
+        self.expressions = len(computed) == len(fields)
         """No column comes from a table: the server's views tell of others' values, too (pg_stats)."""
+        self.computed = tuple([i for i in computed if i not in positions])
+        """Columns that come from none, and are no identifiers."""
         self.formats = tuple([field.format for field in fields])
         self.names = tuple([field.name for field in fields])
         self.plain: tuple[str, ...] | None = None
@@ -109,7 +118,7 @@ class PatientColumns:
     """
 
     __slots__ = (
-        "_identity_tables", "_mentions", "_names", "_origins", "_others", "_readings", "copies", "generation", "keyed",
+        "_identity_tables", "_known_tables", "_mentions", "_names", "_origins", "_others", "_readings", "copies", "generation", "keyed",
     )  # fmt: skip
 
     def __init__(self, columns: Iterable[str]) -> None:
@@ -120,6 +129,7 @@ class PatientColumns:
         """Finds identifiers in packed cells."""
         self._mentions = re.compile(rf"\b(?:{'|'.join(tables)})\b".encode(), re.IGNORECASE) if tables else None
         self._identity_tables: set[int] = set()
+        self._known_tables: set[int] = set()
         self._origins: set[tuple[int, int]] = set()
         self._others: set[tuple[int, int]] = set()
         self.generation = 0
@@ -136,6 +146,7 @@ class PatientColumns:
         OIDs of the tables in which each patient has one row."""
         self._origins = origins
         self._others = others
+        self._known_tables = {table for table, _ in origins}
         self._identity_tables = identity_tables or set()
         self._readings.clear()
         self.generation += 1
@@ -145,7 +156,8 @@ class PatientColumns:
         found = self._readings.get(id(fields))
         if found is None:
             positions, by = self.find(fields)
-            found = Reading(fields, positions, by, self._has_identity(fields))
+            known = not self._known_tables.isdisjoint([field.table_oid for field in fields])
+            found = Reading(fields, positions, by, self._has_identity(fields), known)
             if len(fields) <= MAX_READING_COLUMNS:
                 if len(self._readings) >= MAX_READINGS:
                     self._readings.clear()

@@ -108,6 +108,9 @@ def ask(stack: Stack, zoo: Hospital, *queries: LiteralString) -> int:
         ("SELECT array_agg(id) FROM patient WHERE id <= 7", 7),
         ("SELECT string_agg(id::text, ', ') FROM patient WHERE id <= 7", 7),
         ("SELECT json_agg(p) FROM patient AS p WHERE id <= 7", 7),
+        ("SELECT md5(p.id::text), u.nom FROM patient p, (SELECT nom FROM utilisateur LIMIT 1) u WHERE p.id <= 7", 7),
+        ("SELECT md5(p.nir), s.iep FROM patient p JOIN sejour s ON s.id = 1 WHERE p.id <= 7", 7),
+        ("SELECT id, (SELECT json_agg(s) FROM sejour s WHERE s.patient_id = p.id) FROM patient p WHERE id <= 7", 7),
         ("SELECT motif FROM sejour LIMIT 7", 0),
         ("SELECT count(*) FROM utilisateur", 0),
         ("SELECT s.id, p.id FROM sejour AS s JOIN patient AS p ON p.id = s.patient_id WHERE p.id <= 7", 7),
@@ -119,6 +122,16 @@ def test_what_the_relay_takes_for_a_patient(relay: Stack, zoo: Hospital, query: 
     # An estimate may say more, never less.
     counted = relay.total("patients_total")
     assert patients <= counted <= (3 * patients if "json_agg" in query else patients)
+
+
+@pytest.mark.parametrize("beside", ["id", "nir", "1 AS id", "(SELECT login FROM utilisateur LIMIT 1)"])
+def test_patients_packed_beside_other_columns(relay: Stack, zoo: Hospital, beside: LiteralString) -> None:
+    pack = (
+        ", (SELECT string_agg(nom_naissance || ':' || nir, '/') FROM patient WHERE id < 1000) FROM patient WHERE id = 1"
+    )
+    ask(relay, zoo, "SELECT " + beside + pack, "SELECT " + beside + pack)
+    wait_for(lambda: relay.total("rows_total") == 2)
+    assert relay.total("patients_total") >= 100
 
 
 def test_a_copy_of_the_table_counts_when_it_is_made_and_by_name_when_it_is_read(relay: Stack, zoo: Hospital) -> None:

@@ -28,7 +28,7 @@ from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql._scan import column_values, computed_bytes, row_values
 from ...wire.mysql.messages import Column
-from ..estimate import PATIENT_BYTES
+from ..estimate import OWN_BYTES, PATIENT_BYTES, nested, packs
 from ..pending import COLUMN_BYTES
 from ..statement import MAX_TEXT_CHARS
 from .commands import (
@@ -48,7 +48,7 @@ from .commands import (
     Commands,
     Statement,
 )
-from .patients import Reading, canonical, nested, packs, subqueries
+from .patients import Reading, canonical, subqueries
 from .statement import whole_shape
 
 try:
@@ -59,8 +59,6 @@ except ImportError:  # no C compiler at installation
 MAX_COLUMNS = 4_096
 MAX_ROWS = 10**15
 """Of one answer; more are a lie, and would not fit into the sums."""
-OWN_BYTES = 4_096
-"""So much of a row whose patient is known may be computed, and be about this patient: a list of stays in JSON."""
 
 
 class Answers(Commands):

@@ -20,7 +20,6 @@ from ...wire.mysql.messages import (
     Column,
 )
 from .. import patients
-from ..classify import PACKING
 from ..estimate import keyed_pattern
 
 MAX_COPIES = 10_000
@@ -42,18 +41,6 @@ _SUBQUERY = re.compile(
 )
 """Of a shape: the name that a subquery has behind it, or before it in WITH."""
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
-_QUERIES = re.compile(rb"\b(?:select|table|values|with)\b", re.IGNORECASE)
-_PACKS = re.compile(rb":=|\b(?:" + "|".join(sorted(PACKING)).encode() + rb")\b", re.IGNORECASE)
-
-
-def nested(sql: bytes) -> bool:
-    """True for a text that may have a query within another."""
-    return len(_QUERIES.findall(sql)) > 1
-
-
-def packs(sql: bytes) -> bool:
-    """True for a text that may put many records into one row."""
-    return nested(sql) or _PACKS.search(sql) is not None
 
 
 def subqueries(shape: str, tables: Iterable[str], *, certain: bool) -> frozenset[str]:

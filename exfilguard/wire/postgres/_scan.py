@@ -114,3 +114,18 @@ def column_values(  # type: ignore[no-untyped-def]
         total += length - 4
         count += 1
     return pos, count, total
+
+
+def computed_bytes(data: bytes, start: int, end: int, total: int, columns: tuple[int, ...]) -> int:
+    """Length of these columns' values in the DataRow body of `total` bytes whose beginning is data[start:end]; whatever lies behind
+    that beginning, and in no other column's value, is theirs. `columns`: in order."""
+    at, found = start + 2, 0
+    for i in range(columns[len(columns) - 1] + 1):
+        if at + 4 > end:
+            return found + max(0, start + total - at)
+        length = int.from_bytes(data[at : at + 4], "big")
+        if length == 0xFFFFFFFF:
+            length = 0
+        at += 4 + length
+        found += length if i in columns else 0
+    return found

@@ -202,11 +202,12 @@ class BackendReader:
         carry += data[pos : pos + taken]
         pos += taken
         if len(carry) >= kept:
-            kind, body, counted = carry[0], bytes(carry[5:]), self._counted
+            kind, begun, counted = carry[0], bytes(carry), self._counted
             self._drop(1 + length - kept)
             if kind in (_DATA_ROW, _COPY_DATA):
-                self.sink.row(body, 0, len(body), kept == 1 + length)
+                self.sink.row(begun, 5, len(begun), kept == 1 + length)
             else:
+                body = begun[5:]
                 self.message_at = -1
                 if self.sink.wants_asides and kind in _ASIDES and not counted:
                     self.sink.aside(kind, body, 0, len(body), length - 4, True)

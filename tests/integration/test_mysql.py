@@ -600,6 +600,25 @@ def test_a_client_that_never_reads_and_a_large_result_use_no_more_memory(relay: 
         idle._force_close()
 
 
+def test_patients_that_were_put_elsewhere_are_known_there(relay: Relay) -> None:
+    guarded = relay()
+    with guarded.connect() as connection, connection.cursor() as cursor:
+        for statement in (
+            "CREATE TEMPORARY TABLE ailleurs (k BIGINT, v TEXT)",
+            "INSERT INTO ailleurs (k) SELECT seq FROM seq_1_to_50",
+            "UPDATE ailleurs a JOIN patient p ON p.id = a.k SET a.v = CONCAT(p.nom, p.id)",
+        ):
+            cursor.execute(statement)
+        assert cursor.execute("SELECT v FROM ailleurs") == 50
+        cursor.execute("CREATE TEMPORARY TABLE encore (v TEXT)")
+        assert cursor.execute("INSERT INTO encore SELECT CONCAT(nom, id) FROM patient LIMIT 60 RETURNING v") == 60
+    wait_for(lambda: guarded.events()[-1]["kind"] == "logout")
+    told = [e for e in guarded.events() if e["kind"] == "query"]
+    assert [(e.get("hidden_rows", 0), len(e.get("patients", ()))) for e in told[-4:]] == [
+        (50, 0), (0, 50), (0, 0), (0, 60),
+    ]  # fmt: skip
+
+
 def test_a_side_connection_reads_what_one_long_statement_hides(
     relay: Relay, tmp_path: Path, mariadb: EmbeddedMariadb
 ) -> None:

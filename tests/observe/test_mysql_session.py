@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import zlib
 
 import pytest
@@ -259,6 +260,38 @@ def test_rows_moved_without_being_shown() -> None:
     events = everyhow(steps)
     assert [(e.hidden_rows, e.patients_estimated) for e in events] == [(300, 300), (12, 12), (0, 0), (0, 0)]
     assert events[3].patients == digests("1"), "a copy's column counts by its name"
+
+
+@pytest.mark.parametrize(("sql", "filled"), [
+    ("UPDATE liste l JOIN patient p ON p.id = l.k SET l.v = p.nom", "liste"),
+    ("update patient p, liste set liste.v = p.nom", "liste"),
+    ("UPDATE/**/clinic.liste SET v = (SELECT nom FROM patient p WHERE p.id = k)", "liste"),
+    ("UPDATE patient p JOIN ville v USING (cp) SET p.ville = v.nom", ""),
+    ("UPDATE ville v JOIN patient p USING (cp) SET p.ville = v.nom, p.vu = 1 WHERE v.id = 1", ""),
+    ("UPDATE liste SET vu = 1 WHERE k IN (SELECT id FROM patient)", ""),
+    ("UPDATE patient SET nom = 'x', prenom = 'y' WHERE id = 5", ""),
+    ("SELECT 1; CREATE TEMPORARY TABLE a SELECT 1; INSERT INTO liste SELECT id, nom FROM patient", "liste"),
+    ("CREATE TRIGGER t AFTER UPDATE ON patient FOR EACH ROW INSERT INTO liste VALUES (NEW.id)", "liste"),
+    ("CREATE PROCEDURE clinic.liste() SELECT GROUP_CONCAT(id) FROM patient", "liste"),
+    ("CREATE OR REPLACE FUNCTION liste() RETURNS TEXT RETURN (SELECT nom FROM patient)", "liste"),
+])  # fmt: skip
+def test_where_patients_were_put_is_known(sql: str, filled: str) -> None:
+    seen = observer()
+    (event,) = play([(">", b.query(sql)), ("<", b.numbered(b.ok(7)))], target=seen)
+    assert (event.hidden_rows, event.patients_estimated) == ((7, 7) if filled else (0, 0))
+    result = b.result([b.column("k", "liste", kind=253)], [b.row("a"), b.row("b")])
+    (event,) = play([(">", b.query("SELECT * FROM liste")), ("<", result)], target=seen)
+    assert len(event.patients) == (2 if filled else 0)
+
+
+def test_ten_thousand_copies_cost_the_others_nothing() -> None:
+    columns = OriginColumns(["patient.id"])
+    began = time.process_time()
+    for number in range(9_999):
+        columns.note_copy(b"create table t select id from patient", f"create table t{number} select id from patient")
+        assert columns.mentioned_in(b"select * from t%d" % number)
+    assert not columns.mentioned_in(b"select a, b from visite")
+    assert time.process_time() - began < 5
 
 
 def test_packed_identifiers_and_expressions_are_estimated() -> None:

@@ -27,8 +27,8 @@ from libc.string cimport memcmp, memcpy
 from ...errors import ProtocolError
 from ..completed import plain_names
 from ..templates import MAX_PREPARED
-from .answers import moves
 from .commands import IDLE
+from .moved import moves
 
 from ...wire.mysql._parameters cimport MOST, Cell, take_values
 from .._asking cimport ANY_NUMBER, COLUMN, ESTIMATE, GENERAL, MOST_DESCRIBED, MOST_HELD, SKIP, Asking

@@ -25,7 +25,9 @@ cdef class Answers(Commands):
     cdef _columns_complete(self)
     @cython.locals(head=Command)
     cdef _begin_rows(self)
+    @cython.locals(statement=Statement)
     cdef long long _hidden(self, long long affected) except -1
+    cdef tuple _note_moved(self, Statement statement)
     cdef int _eof_status(self, bytes payload) except -1
     cdef int _ok_status(self, bytes payload) except -1
     cdef _end_result(self, int status, long long hidden=*)

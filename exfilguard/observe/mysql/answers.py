@@ -21,7 +21,6 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from ...errors import ProtocolError
@@ -48,6 +47,7 @@ from .commands import (
     Commands,
     Statement,
 )
+from .moved import UNREAD, copies, moves, updated
 from .patients import Reading, canonical, subqueries
 from .statement import whole_shape
 
@@ -251,8 +251,13 @@ class Answers(Commands):
         head = self._head()
         statement = head.statement
         computed = head.kind in REPORTED and self._of_patients(statement)
-        if computed and statement is not None and reading.tables and nested(statement.bare):
-            hidden = self._subqueries(statement, reading)
+        if computed and statement is not None and reading.tables:
+            hidden: frozenset[str] = frozenset()
+            if b"returning" in statement.bare.lower() and copies(statement.bare):
+                hidden = reading.tables  # of the table that was filled
+                self._note_moved(statement)
+            elif nested(statement.bare):
+                hidden = self._subqueries(statement, reading)
             if hidden:
                 reading = self._columns.without(reading, hidden)
         self._reading = reading
@@ -274,7 +279,7 @@ class Answers(Commands):
         if statement is None or statement.cut or not statement.sql:
             return True
         bare = statement.bare
-        return self._columns.mentioned_in(bare) or _UNREAD.search(bare) is not None
+        return self._columns.mentioned_in(bare) or UNREAD.search(bare) is not None
 
     def _subqueries(self, statement: Statement, reading: Reading) -> frozenset[str]:
         """The tables of these columns that are none."""
@@ -309,17 +314,29 @@ class Answers(Commands):
 
     def _hidden(self, affected: int) -> int:
         """Rows that a statement without a result moved: INSERT .. SELECT, CREATE .. SELECT, SELECT .. INTO OUTFILE."""
-        head = self._head()
-        sql = head.statement.bare if head.statement is not None else b""
-        if not moves(sql):
+        statement = self._head().statement
+        if statement is None or not moves(statement.bare):
             return 0
-        mentioned = self._columns.mentioned_in(sql)
-        if mentioned and head.statement is not None:
-            self._columns.note_copy(sql, self._shape(head.statement)[1])
+        known = statement.moved
+        if known is None or known[0] != self._columns._version:
+            known = statement.moved = self._note_moved(statement)
+        _, moved, mentioned = known
+        if not moved:
+            return 0
         if affected and mentioned:
             self.patients_by = "estimate"
             self.estimate(affected)
         return affected
+
+    def _note_moved(self, statement: Statement) -> tuple[int, bool, bool]:
+        """(version of what is known of the tables, True when the rows that it says are moved ones, and when they are patients')."""
+        sql, columns = statement.bare, self._columns
+        mentioned, moved = columns.mentioned_in(sql), copies(sql)
+        if mentioned:
+            shape = self._whole_shape(statement)
+            moved = moved or bool([table for table in updated(shape) if not columns.configured(table)])
+            columns.note_copy(sql, shape)
+        return columns._version, moved, mentioned
 
     def _end_result(self, status: int, hidden: int = 0) -> None:
         self._backslashes = not status & messages.SERVER_STATUS_NO_BACKSLASH_ESCAPES
@@ -466,22 +483,6 @@ class Answers(Commands):
 
 
 _TEXT = Column("", "", "", "", 0xFD, 33, 0)
-
-_MOVES = re.compile(
-    rb"\b(?:insert|replace)\b(?!\s*\()|\b(?:outfile|dumpfile|create|alter|rename)\b|\binto\b[^\w`]*@", re.IGNORECASE
-)
-_SELECT = re.compile(rb"\b(?:select|table)\b", re.IGNORECASE)
-_UNREAD = re.compile(rb"\bexecute\b", re.IGNORECASE)
-"""Of a text that runs another, which nobody has read."""
-
-
-def moves(sql: bytes) -> bool:
-    """True for a statement that may move rows without a result: by its words, since no comment hides them."""
-    low = sql.lower()
-    if (b"select" in low or b"table" in low) and _SELECT.search(low) is not None and _MOVES.search(low) is not None:
-        return True
-    return b"execute" in low and _UNREAD.search(low) is not None
-
 
 _PHASES = {
     FIRST: Answers._on_first,

@@ -10,7 +10,7 @@ cdef class Statement(Text):
     cdef public object reading
     cdef public int parameters
     cdef public bint cut
-    cdef public tuple types, direct
+    cdef public tuple types, direct, moved
     cdef public dict long_data
 
 

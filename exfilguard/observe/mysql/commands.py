@@ -63,12 +63,14 @@ REPORTED = BINARY | messages.REPLICATION | {messages.COM_QUERY, messages.COM_STM
 class Statement(Text):
     """A prepared statement, or the text of a COM_QUERY."""
 
-    __slots__ = ("cut", "direct", "long_data", "parameters", "reading", "types")
+    __slots__ = ("cut", "direct", "long_data", "moved", "parameters", "reading", "types")
 
     def __init__(self, sql: bytes) -> None:
         self._begin(sql)
         self.cut = False
         """The text is longer than what is kept of it."""
+        self.moved: tuple[int, bool, bool] | None = None
+        """What it moves without showing it (answers.py), once it was asked."""
         self.reading: Reading | None = None
         """How its rows are read; None until its columns were seen."""
         self.direct: tuple[int, ...] | None = None

@@ -10,6 +10,6 @@ cdef class Reading:
 
 
 cdef class OriginColumns:
-    cdef public object _copies, _identity, _mentions, _names, _qualified, _tables, keyed
+    cdef public object _copied, _copies, _identity, _mentions, _names, _qualified, _tables, keyed
     cdef public dict _readings, _without
     cdef public long _version

@@ -21,6 +21,7 @@ from ...wire.mysql.messages import (
 )
 from .. import patients
 from ..estimate import keyed_pattern
+from .moved import made
 
 MAX_COPIES = 10_000
 MAX_READINGS = 1_024
@@ -28,14 +29,9 @@ MAX_READING_BYTES = 32 << 10
 """Longer column definitions are read again each time."""
 UUID_BYTES = 16
 
-_COPY = re.compile(
-    rb"""(?: \bcreate\b [^'"]*? \b(?:table|view)\b (?:\s+if\s+not\s+exists)?
-           | \b(?:insert|replace)\b (?:\s+(?:low_priority|delayed|high_priority|ignore))* (?:\s+into)?
-           | \brename\s+table\b .*? \bto | \brename(?:\s+(?:to|as))? )
-         \s+ (?!(?:column|index|key|table)\s) (?:[`"]?\w+[`"]? \s*\.\s*)? [`"]?(?P<name>[\w$\x80-\xff]+)""",
-    re.IGNORECASE | re.VERBOSE | re.DOTALL,
-)
 _AROUND = re.compile(r"/\*! | \*/")
+_WORDS = re.compile(rb"[\w$]+")
+_LONGER_WORDS = re.compile(rb"[\w$\x80-\xff]+")
 _SUBQUERY = re.compile(
     r"\) (?:as )?(?P<behind>`?[\w$?]+)|(?P<before>`?[\w$?]+)`? (?:\( [^()]* \) )?as (?:materialized |not materialized )?\("
 )
@@ -145,7 +141,7 @@ class OriginColumns:
     """The configured identifier columns, `table.column` or `schema.table.column`; names without regard to case."""
 
     __slots__ = (
-        "_copies", "_identity", "_mentions", "_names", "_qualified", "_readings", "_tables", "_version",
+        "_copied", "_copies", "_identity", "_mentions", "_names", "_qualified", "_readings", "_tables", "_version",
         "_without", "keyed",
     )  # fmt: skip
 
@@ -163,6 +159,7 @@ class OriginColumns:
         self._identity: dict[str, bool] = {}
         """Tables of the configuration: True when each patient has one row there, as far as is known."""
         self._copies: set[str] = set()
+        self._copied: set[bytes] = set()
         self._mentions = self._mention(self._tables)
         self._readings: dict[tuple[tuple[bytes, ...], bool], Reading] = {}
         """By the column definitions, as they came, and whether those are extended."""
@@ -255,16 +252,28 @@ class OriginColumns:
 
     def mentioned_in(self, sql: bytes) -> bool:
         """True when a statement names a table that holds patients."""
-        return self._mentions is not None and self._mentions.search(sql) is not None
+        if self._mentions is not None and self._mentions.search(sql) is not None:
+            return True
+        return bool(self._copies) and self.copy_in(sql)
+
+    def copy_in(self, sql: bytes) -> bool:
+        """True when it names what was made of patients' tables."""
+        low = sql.lower()
+        if not self._copied.isdisjoint(_WORDS.findall(low)):
+            return True
+        return not low.isascii() and not self._copied.isdisjoint(_LONGER_WORDS.findall(low))
+
+    def configured(self, table: str) -> bool:
+        """True for a table, in lower case, that the configuration names."""
+        return table in self._tables
 
     def note_copy(self, sql: bytes, shape: str) -> None:
-        """A statement that may have made a table or view out of patients' tables was carried out. `shape`: its normalised text, where
-        no comment hides what it does."""
-        if not self.mentioned_in(sql) or len(self._copies) >= MAX_COPIES:
+        """A statement that may have put patients' rows somewhere, or made what tells of them, was carried out. `shape`: its normalised
+        text, where no comment hides what it does."""
+        if not self.mentioned_in(sql):
             return
-        found = _COPY.search(_AROUND.sub("", shape).encode()) or _COPY.search(sql)
-        name = found["name"].decode("utf-8", "replace").lower() if found else ""
-        if name and name not in self._copies and name not in self._tables:
-            self._copies.add(name)
-            self._mentions = self._mention(self._tables | self._copies)
-            self._version += 1
+        for name in made(sql, shape):
+            if name and name not in self._copies and name not in self._tables and len(self._copies) < MAX_COPIES:
+                self._copies.add(name)
+                self._copied.add(name.encode())
+                self._version += 1

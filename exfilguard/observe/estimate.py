@@ -117,9 +117,14 @@ def nested(sql: bytes) -> bool:
     return len(_QUERIES.findall(sql)) > 1
 
 
+def aggregates(sql: bytes) -> bool:
+    """True for a text that puts many records into one value."""
+    return _PACKS.search(sql) is not None
+
+
 def packs(sql: bytes) -> bool:
     """True for a text that may put many records into one row."""
-    return nested(sql) or _PACKS.search(sql) is not None
+    return nested(sql) or aggregates(sql)
 
 
 def patients_in(

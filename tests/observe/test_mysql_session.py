@@ -284,11 +284,32 @@ def test_where_patients_were_put_is_known(sql: str, filled: str) -> None:
     assert len(event.patients) == (2 if filled else 0)
 
 
+@pytest.mark.parametrize("keeps", [
+    "SET @x = (SELECT GROUP_CONCAT(nom) FROM patient)", "SELECT GROUP_CONCAT(nom) INTO @x FROM patient",
+    "SET @s = 'SELECT ..'", "GET DIAGNOSTICS CONDITION 1 @x = MESSAGE_TEXT",
+])  # fmt: skip
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_variable_keeps_of_patients_is_theirs_when_it_is_asked_for(keeps: str, fails: bool) -> None:
+    seen, patients = observer(), not keeps.startswith("SET @s")
+    ended = b.err() if fails else b.ok()
+    play([(">", b.query(keeps)), ("<", b.numbered(ended))], target=seen)
+    packed = b.result([b.column("@x", kind=253)], [b.row("Dupont " * 100)])
+    (event,) = play([(">", b.query("SELECT @x")), ("<", packed)], target=seen)
+    assert len(event.patients) + event.patients_estimated == (5 if patients else 0)
+    play([(">", b.query("INSERT INTO t VALUES (1, @x)")), ("<", b.numbered(b.ok(1)))], target=seen)
+    held = b.result([b.column("v", "t", kind=253)], [b.row("Dupont " * 100)])
+    (event,) = play([(">", b.query("SELECT v FROM t")), ("<", held)], target=seen)
+    assert len(event.patients) + event.patients_estimated == (5 if patients else 0)
+    play([(">", b.command(0x1F)), ("<", b.numbered(b.ok()))], target=seen)
+    (event,) = play([(">", b.query("SELECT @x")), ("<", packed)], target=seen)
+    assert (event.patients, event.patients_estimated) == ((), 0), "COM_RESET_CONNECTION has forgotten it"
+
+
 def test_ten_thousand_copies_cost_the_others_nothing() -> None:
     columns = OriginColumns(["patient.id"])
     began = time.process_time()
     for number in range(9_999):
-        columns.note_copy(b"create table t select id from patient", f"create table t{number} select id from patient")
+        columns.note_copies([f"t{number}"], packed=False)
         assert columns.mentioned_in(b"select * from t%d" % number)
     assert not columns.mentioned_in(b"select a, b from visite")
     assert time.process_time() - began < 5

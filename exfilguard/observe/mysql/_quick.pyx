@@ -233,6 +233,8 @@ cdef class QuickMysqlObserver(MysqlObserver):
         if shape is None:
             shape = Execution()
             shape.take(statement.plan)
+            if b"@" in statement.sql:
+                shape.usable = False  # a variable may hold patients, in this session
             if PyBytes_GET_SIZE(statement.sql) <= MOST_PREPARED:
                 if len(known) >= MAX_PREPARED:
                     known.clear()

@@ -8,6 +8,7 @@ cdef class Answers(Commands):
     cdef public list _definitions
     cdef public bytes sizes
     cdef public tuple _packed
+    cdef public bint _kept
     cdef public int _result_columns, _announced
 
     cdef bytes _canonical(self, bytes value)
@@ -27,7 +28,9 @@ cdef class Answers(Commands):
     cdef _begin_rows(self)
     @cython.locals(statement=Statement)
     cdef long long _hidden(self, long long affected) except -1
-    cdef tuple _note_moved(self, Statement statement)
+    cdef tuple _note_moved(self, Statement statement, bint kept=*)
+    cdef bint _of_others(self, bytes sql) except *
+    cdef _note_variables(self, Statement statement)
     cdef int _eof_status(self, bytes payload) except -1
     cdef int _ok_status(self, bytes payload) except -1
     cdef _end_result(self, int status, long long hidden=*)

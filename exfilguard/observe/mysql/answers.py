@@ -21,13 +21,14 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql._scan import column_values, computed_bytes, row_values
 from ...wire.mysql.messages import Column
-from ..estimate import OWN_BYTES, PATIENT_BYTES, nested, packs
+from ..estimate import OWN_BYTES, PATIENT_BYTES, aggregates, nested, packs
 from ..pending import COLUMN_BYTES
 from ..statement import MAX_TEXT_CHARS
 from .commands import (
@@ -47,7 +48,7 @@ from .commands import (
     Commands,
     Statement,
 )
-from .moved import UNREAD, copies, moves, updated
+from .moved import UNREAD, copies, made, moves
 from .patients import Reading, canonical, subqueries
 from .statement import whole_shape
 
@@ -73,6 +74,8 @@ class Answers(Commands):
         """Status bits of the result that is read, told before its rows (wire/mysql/messages.py, announced)."""
         self.sizes = b""
         """Of a binary result's columns (wire/mysql/_scan.py); empty for a text result."""
+        self._kept = False
+        """The session's variables may hold what patients' tables do."""
         self._packed: tuple[int, ...] = ()
         """Columns that may hold many patients, beside others that come from tables."""
 
@@ -256,6 +259,8 @@ class Answers(Commands):
             if b"returning" in statement.bare.lower() and copies(statement.bare):
                 hidden = reading.tables  # of the table that was filled
                 self._note_moved(statement)
+            elif b"user_variables" in statement.bare.lower():
+                hidden = reading.tables
             elif nested(statement.bare):
                 hidden = self._subqueries(statement, reading)
             if hidden:
@@ -265,7 +270,7 @@ class Answers(Commands):
         computed = computed and bool(reading.computed)
         if not reading.positions and (reading.of_patients or computed):
             self.patients_by = "estimate"
-            self._expressions = computed and reading.expressions
+            self._expressions = reading.of_packed or (computed and reading.expressions)
         elif len(reading.positions) == 1:
             self.wants_column = reading.positions[0]
         if computed and not self._expressions and (not reading.of_known or statement is None or packs(statement.bare)):
@@ -279,7 +284,21 @@ class Answers(Commands):
         if statement is None or statement.cut or not statement.sql:
             return True
         bare = statement.bare
-        return self._columns.mentioned_in(bare) or UNREAD.search(bare) is not None
+        return self._columns.mentioned_in(bare) or UNREAD.search(bare) is not None or self._of_others(bare)
+
+    def _of_others(self, sql: bytes) -> bool:
+        """True for a text that asks for what the session has kept of patients, or the server has said of them: variables, warnings."""
+        if self._kept and _VARIABLE.search(sql) is not None:
+            return True
+        low = sql.lower()
+        return b"user_variables" in low or (b"show" in low and (b"warnings" in low or b"errors" in low))
+
+    def _note_variables(self, statement: Statement | None) -> None:
+        """A statement is over: whether it may have put something of patients into a variable."""
+        if statement is None or self._kept:
+            return
+        if statement.cut or (b"@" in statement.bare and _VARIABLE.search(statement.bare) is not None):
+            self._kept = self._of_patients(statement) or b"diagnostics" in statement.bare.lower()
 
     def _subqueries(self, statement: Statement, reading: Reading) -> frozenset[str]:
         """The tables of these columns that are none."""
@@ -315,11 +334,14 @@ class Answers(Commands):
     def _hidden(self, affected: int) -> int:
         """Rows that a statement without a result moved: INSERT .. SELECT, CREATE .. SELECT, SELECT .. INTO OUTFILE."""
         statement = self._head().statement
-        if statement is None or not moves(statement.bare):
+        if statement is None:
+            return 0
+        kept = self._kept and _VARIABLE.search(statement.bare) is not None
+        if not kept and not moves(statement.bare):
             return 0
         known = statement.moved
-        if known is None or known[0] != self._columns._version:
-            known = statement.moved = self._note_moved(statement)
+        if kept or known is None or known[0] != self._columns._version:
+            known = statement.moved = self._note_moved(statement, kept)
         _, moved, mentioned = known
         if not moved:
             return 0
@@ -328,14 +350,16 @@ class Answers(Commands):
             self.estimate(affected)
         return affected
 
-    def _note_moved(self, statement: Statement) -> tuple[int, bool, bool]:
-        """(version of what is known of the tables, True when the rows that it says are moved ones, and when they are patients')."""
+    def _note_moved(self, statement: Statement, kept: bool = False) -> tuple[int, bool, bool]:
+        """(version of what is known of the tables, True when the rows that it says are moved ones, and when they are patients').
+        `kept`: it names a variable that may hold patients."""
         sql, columns = statement.bare, self._columns
-        mentioned, moved = columns.mentioned_in(sql), copies(sql)
+        mentioned, moved = kept or columns.mentioned_in(sql), copies(sql)
         if mentioned:
             shape = self._whole_shape(statement)
-            moved = moved or bool([table for table in updated(shape) if not columns.configured(table)])
-            columns.note_copy(sql, shape)
+            names = made(sql, shape, kept)
+            moved = moved or bool([table for table in names if not columns.configured(table)])
+            columns.note_copies(names, packed=kept or aggregates(sql))
         return columns._version, moved, mentioned
 
     def _end_result(self, status: int, hidden: int = 0) -> None:
@@ -354,6 +378,8 @@ class Answers(Commands):
     def _completed(self, status: int) -> None:
         """One statement of the head ended well: what it set counts from here on."""
         head, identity = self._head(), self._identity
+        if not self._kept:
+            self._note_variables(head.statement)
         self.in_transaction = bool(status & messages.SERVER_STATUS_IN_TRANS)
         changed = head.script is not None
         if head.script is not None and head.kind != messages.COM_STMT_PREPARE:
@@ -371,6 +397,7 @@ class Answers(Commands):
             return
         if self._head().kind in REPORTED:
             self.report("query", 0, messages.sqlstate(payload))
+        self._note_variables(self._head().statement)
         self._forget_rows()
         self._announced = 0  # whatever was to follow, an error is the last
         self._frontend.infile = False
@@ -457,6 +484,7 @@ class Answers(Commands):
         """What a session loses by COM_CHANGE_USER and COM_RESET_CONNECTION."""
         self._statements.clear()
         self._last_prepared = None
+        self._kept = False
 
     def _on_single(self, payload: bytes) -> None:
         if messages.is_progress(payload):
@@ -483,6 +511,8 @@ class Answers(Commands):
 
 
 _TEXT = Column("", "", "", "", 0xFD, 33, 0)
+
+_VARIABLE = re.compile(rb"(?<![@\w$])@(?!@)")
 
 _PHASES = {
     FIRST: Answers._on_first,

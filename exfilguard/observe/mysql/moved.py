@@ -50,9 +50,9 @@ def _several(low: bytes) -> bool:
     return b"select" in low or b"join" in low or b"," in low.partition(b"update")[2].partition(b"set")[0]
 
 
-def made(sql: bytes, shape: str) -> set[str]:
-    """Names in lower case. `shape`: the normalised text, where no comment hides what it does."""
-    out = updated(shape)
+def made(sql: bytes, shape: str, any_update: bool = False) -> set[str]:
+    """Names in lower case. `shape`: the normalised text, where no comment hides what it does; `any_update`: see updated."""
+    out = updated(shape, any_update)
     for text in (_AROUND.sub("", shape).encode(), sql):
         for count, found in enumerate(_COPY.finditer(text)):
             if count >= MAX_NAMES:
@@ -61,8 +61,9 @@ def made(sql: bytes, shape: str) -> set[str]:
     return out
 
 
-def updated(shape: str) -> set[str]:
-    """The tables into which the UPDATEs of a text put what other tables, or queries, hold; `?` for one whose name the shape does not show."""
+def updated(shape: str, any_update: bool = False) -> set[str]:
+    """The tables into which the UPDATEs of a text put what other tables, or queries, hold; `?` for one whose name the shape does not show.
+    `any_update`: what the values are is known to be others'."""
     out: set[str] = set()
     for statement in _AROUND.sub("", shape).split(";"):
         words = statement.split(" ")
@@ -71,7 +72,7 @@ def updated(shape: str) -> set[str]:
         start, middle = words.index("update"), words.index("set")
         references, assigned = words[start:middle], words[middle + 1 :]
         query = "select" in assigned and "where" not in assigned[: assigned.index("select")]
-        if query or any(word in ("join", "straight_join", ",") for word in references):
+        if any_update or query or any(word in ("join", "straight_join", ",") for word in references):
             out.update(_targets(assigned, dict(_tables(references))))
     return out
 

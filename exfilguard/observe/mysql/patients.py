@@ -21,7 +21,6 @@ from ...wire.mysql.messages import (
 )
 from .. import patients
 from ..estimate import keyed_pattern
-from .moved import made
 
 MAX_COPIES = 10_000
 MAX_READINGS = 1_024
@@ -76,6 +75,7 @@ class Reading:
         "last",
         "names",
         "of_known",
+        "of_packed",
         "of_patients",
         "positions",
         "sizes",
@@ -91,6 +91,7 @@ class Reading:
         *,
         of_patients: bool,
         of_known: bool,
+        of_packed: bool,
         version: int,
     ) -> None:
         self.fields = fields
@@ -101,6 +102,8 @@ class Reading:
         self.last = max(positions, default=0)
         self.of_patients = of_patients
         """A column comes from a table with a row for each patient."""
+        self.of_packed = of_packed
+        """A column comes from a table that may hold many patients in one value."""
         self.of_known = of_known
         """A column comes from a table of the configuration."""
         self.tables = frozenset([field.table.lower() for field in fields if field.table])
@@ -141,7 +144,7 @@ class OriginColumns:
     """The configured identifier columns, `table.column` or `schema.table.column`; names without regard to case."""
 
     __slots__ = (
-        "_copied", "_copies", "_identity", "_mentions", "_names", "_qualified", "_readings", "_tables", "_version",
+        "_copied", "_copies", "_identity", "_mentions", "_names", "_packed", "_qualified", "_readings", "_tables", "_version",
         "_without", "keyed",
     )  # fmt: skip
 
@@ -160,6 +163,7 @@ class OriginColumns:
         """Tables of the configuration: True when each patient has one row there, as far as is known."""
         self._copies: set[str] = set()
         self._copied: set[bytes] = set()
+        self._packed: set[str] = set()
         self._mentions = self._mention(self._tables)
         self._readings: dict[tuple[tuple[bytes, ...], bool], Reading] = {}
         """By the column definitions, as they came, and whether those are extended."""
@@ -201,6 +205,7 @@ class OriginColumns:
             positions,
             by,
             of_patients=self._of_patients(fields),
+            of_packed=any(field.table.lower() in self._packed for field in fields),
             of_known=any(field.table.lower() in self._tables for field in fields if field.table),
             version=self._version,
         )
@@ -267,13 +272,14 @@ class OriginColumns:
         """True for a table, in lower case, that the configuration names."""
         return table in self._tables
 
-    def note_copy(self, sql: bytes, shape: str) -> None:
-        """A statement that may have put patients' rows somewhere, or made what tells of them, was carried out. `shape`: its normalised
-        text, where no comment hides what it does."""
-        if not self.mentioned_in(sql):
-            return
-        for name in made(sql, shape):
-            if name and name not in self._copies and name not in self._tables and len(self._copies) < MAX_COPIES:
+    def note_copies(self, names: Iterable[str], *, packed: bool) -> None:
+        """A statement was carried out that has put patients' rows there, or made what tells of them. `packed`: many into one."""
+        for name in names:
+            if not name or name in self._tables or len(self._copies) >= MAX_COPIES:
+                continue
+            if name not in self._copies or (packed and name not in self._packed):
                 self._copies.add(name)
                 self._copied.add(name.encode())
+                if packed:
+                    self._packed.add(name)
                 self._version += 1

@@ -97,6 +97,8 @@ _BODY_WORDS = ("do", "create", "alter", "prepare", "execute")
 _GOES_ON = re.compile(f"'{BETWEEN_LINES}'".encode())
 _BODY_FIRST = re.compile(rb"[\s(]*(?:/\*|--|#|" + "|".join(_BODY_WORDS).encode() + rb")", re.IGNORECASE)
 _RUNS = frozenset(("execute", "prepare"))
+_SHOWN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+"""A quoted name that stands in a shape; of any other `"?"` does."""
 
 _WORDS_BEYOND: tuple[tuple[Collection[str], Flag], ...] = (
     (
@@ -268,13 +270,12 @@ class Classifier:
         for at, word in enumerate(words):
             if not word:
                 continue
-            token = statement[at]
-            if token.kind == "quoted" and not (word.isidentifier() and token.end - token.start == len(token.text) + 2):
-                lasting = False  # the shape shows `"?"`
+            if statement[at].kind == "quoted" and _hidden(statement[at]):
+                lasting = False
             if at + 1 < len(statement) and statement[at + 1].text == "(" and statement[at + 1].kind == "op":
                 self._call(word, found)
                 runs = runs or word in _RUNNING
-        self._verb(statement, words, found)
+        lasting &= self._verb(statement, words, found)
         for at in range(1, len(words)) if depth else ():
             # In a body's block a statement begins behind a word, too.
             if words[at] == "copy" and words[at - 1] in _BLOCK_WORDS:
@@ -286,7 +287,7 @@ class Classifier:
         ):
             # A name between double quotes that calls something is a string of a language that is not SQL.
             bodies = [t.text for t in statement if t.kind == "string" or (t.kind == "quoted" and "(" in t.text)]
-            lasting = lasting and not bodies
+            lasting = lasting and not any(_hidden(t) for t in statement)
             for body in bodies:
                 if depth < MAX_DEPTH:
                     self._read(body, found, depth + 1)
@@ -306,16 +307,19 @@ class Classifier:
         if name in self._watch or (self._watch_starts and name.startswith(self._watch_starts)):
             found.add("watched_call")
 
-    def _verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
+    def _verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> bool:
+        """True when every statement of the same shape means the same."""
         first, rest = words[0], set(words[1:])
         if first == "create" and not _NAMED_ONLY.isdisjoint(words[1:4]):
             for word in words:
                 self._call(word, found)
-        if first == "create" and {"internal", "c"} & {after for word, after in pairwise(words) if word == "language"}:
+        if first == "create" and {"internal", "c"} & {
+            after.text.lower() for word, after in zip(words, statement[1:], strict=False) if word == "language"
+        }:
             found.add("server_export")  # any function of the server's own, or of a library, under another name
         if first == "copy":
-            self._copy(statement, words, found)
-        elif first in _REPLICATION_WORDS:
+            return self._copy(statement, words, found)
+        if first in _REPLICATION_WORDS:
             found.add("replication")
         elif first in ("create", "alter", "import"):
             second = next(iter(words[3:4] if words[1:3] == ["or", "replace"] else words[1:2]), "")
@@ -327,10 +331,9 @@ class Classifier:
                 found.add("foreign")
             elif second in ("publication", "subscription"):
                 found.add("replication")
-        if self._engine == "mysql":
-            self._mysql_verb(statement, words, found)
+        return self._mysql_verb(statement, words, found) if self._engine == "mysql" else True
 
-    def _copy(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
+    def _copy(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> bool:
         """COPY .. TO STDOUT is `copy`; to or from a file of the server, or a program, is `server_export`."""
         depth = 0
         for at, token in enumerate(statement):
@@ -342,9 +345,11 @@ class Classifier:
                 after = statement[at + 1]
                 if after.kind == "string" or words[at + 1] == "program":
                     found.add("server_export")
-                return
+                return not _hidden(after)
+        return True
 
-    def _mysql_verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> None:
+    def _mysql_verb(self, statement: Sequence[Token], words: Sequence[str], found: set[Flag]) -> bool:
+        lasting = True
         for at, (word, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
             if word == "into" and following in ("outfile", "dumpfile"):
                 found.add("server_export")
@@ -359,8 +364,10 @@ class Classifier:
             found.add("server_export")
         if words[0] == "set":
             for token, value in pairwise(token for token in statement if token.text not in ("=", ":=")):
-                if token.text.lower().endswith("storage_engine") and value.text.lower() in _FOREIGN_ENGINES:
-                    found.add("foreign")
+                if token.text.lower().endswith("storage_engine"):
+                    lasting = lasting and not _hidden(value)
+                    if value.text.lower() in _FOREIGN_ENGINES:
+                        found.add("foreign")
         if words[0] in ("create", "alter"):
             for at, word in enumerate(words):
                 if word == "engine" and _FOREIGN_ENGINES & {
@@ -372,6 +379,14 @@ class Classifier:
             words[0:2] in (["show", "binlog"], ["show", "relaylog"], ["clone", "local"], ["clone", "instance"])
         ):
             found.add("replication")
+        return lasting
+
+
+def _hidden(token: Token) -> bool:
+    """True when a shape does not show it (statement.py): what stands there in another text of the same shape is not known."""
+    if token.kind == "quoted":
+        return token.end - token.start != len(token.text) + 2 or _SHOWN.fullmatch(token.text) is None
+    return token.kind in ("string", "number", "parameter") or not token.text.isascii()
 
 
 def _begins(names: Iterable[str], low: str, more: str = "(?![0-9a-z])") -> bool:

@@ -68,6 +68,23 @@ def test_what_the_server_reads_otherwise_hides_nothing(relay: Relay, hospital: H
             through.execute("SELECT 'a', lo_export(1, '/tmp/exfilguard-stolen')")
 
 
+def test_a_harmless_statement_of_the_same_shape_vouches_for_nobody(relay: Relay, hospital: Hospital) -> None:
+    """A number where the next text has a body, a name that is no ASCII where it has one in code points."""
+    guarded = relay(mode="enforce", budget_rows=1_000_000)
+    with connect(guarded.dsn()) as through, connect(hospital.dsn("dpi_export")) as direct:
+        for before, sql in {
+            'SELECT "é"(1, 2)': "SELECT U&\"lo\\005fexport\"(1, '/tmp/exfilguard-stolen')",
+            "DO 5": "DO $$BEGIN PERFORM lo_export(1, '/tmp/exfilguard-stolen'); END$$",
+        }.items():
+            for session in (through, direct):
+                with pytest.raises(psycopg.Error):
+                    session.execute(before)  # type: ignore[call-overload]
+            with pytest.raises(psycopg.Error, match="not allowed through this guard"):
+                through.execute(sql)  # type: ignore[call-overload]
+            with pytest.raises(psycopg.Error, match="lo_export"):
+                direct.execute(sql)  # type: ignore[call-overload]
+
+
 def test_a_statement_is_judged_by_all_of_it_however_long(relay: Relay, hospital: Hospital) -> None:
     """A comment in front was enough to get by; while a long statement of an application's own passes."""
     guarded = relay(mode="enforce", budget_rows=1_000_000)

@@ -34,6 +34,7 @@ POSTGRES = {
     "IMPORT FOREIGN SCHEMA x FROM SERVER s INTO y": "foreign",
     "CREATE EXTENSION IF NOT EXISTS dblink": "foreign",
     "CREATE EXTENSION pg_trgm": "",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE 'internal' AS 'be_lo_export'": "server_export",
     "CREATE USER foreign_user": "",
     "CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p": "replication",
     "SELECT pg_create_logical_replication_slot('x', 'pgoutput')": "replication",
@@ -136,6 +137,12 @@ def test_half_a_character_is_taken_for_what_it_looks_like_and_for_what_it_may_be
     [
         ("SELECT '\\'', lo_export(1, 2) --'", "SELECT 'a', lo_export(1, 2)"),
         ('SELECT U&"now"()', 'SELECT U&"lo\\005fexport"()'),
+        ('SELECT "é"()', 'SELECT U&"lo\\005fexport"()'),
+        (f'SELECT "{"x" * 64}"()', 'SELECT U&"lo\\005fexport"()'),
+        ("DO 5", "DO 'BEGIN PERFORM lo_export(1, $$x$$); END'"),
+        ("DO é", "DO $$BEGIN PERFORM lo_export(1, 'x'); END$$"),
+        ("CREATE FUNCTION f() RETURNS int AS $1", "CREATE FUNCTION f() RETURNS int AS 'SELECT lo_export(1, $$x$$)'"),
+        ("ALTER ROLE x SET a = 5", "ALTER ROLE x SET a = 'SELECT lo_export(1, 2)'"),
     ],
 )
 def test_a_shape_that_two_texts_share_by_mistake_hides_none(before: str, sql: str) -> None:
@@ -184,6 +191,24 @@ def test_what_only_a_literal_tells_is_not_remembered() -> None:
     ):
         fingerprint, _ = normalise(sql)
         assert classifier.flags(fingerprint, sql.encode(), lambda text: False) == expected
+
+
+@pytest.mark.parametrize(
+    ("engine", "before", "sql", "expected"),
+    [
+        ("postgresql", "COPY t TO 5", "COPY t TO '/tmp/x'", "copy server_export"),
+        ("postgresql", "COPY t TO é", "COPY t TO $$/tmp/x$$", "copy server_export"),
+        ("mysql", "SET storage_engine = 'innodb'", "SET storage_engine = 'federated'", "foreign"),
+        ("mysql", "CREATE PROCEDURE p() 5", "CREATE PROCEDURE p() 'SELECT 1 INTO OUTFILE \"a\"'", "server_export"),
+        ("mysql", "PREPARE s FROM 5", "PREPARE s FROM 'SELECT load_file(1)'", "server_export"),
+    ],
+)
+def test_what_a_literals_kind_tells_is_not_remembered(engine: Engine, before: str, sql: str, expected: str) -> None:
+    classifier = Classifier(engine)
+    for text in (before, sql):
+        fingerprint, _ = (mysql_normalise if engine == "mysql" else normalise)(text)
+        found = classifier.flags(fingerprint, text.encode(), lambda text: False)
+    assert set(found) == set(expected.split())
 
 
 def test_a_name_in_code_points_vouches_for_no_other() -> None:

@@ -469,8 +469,12 @@ class Observer(Tally):
         statement = self._statement(request) if fingerprint else None
         if statement is None:
             return ()
-        sql = self._own(statement) if statement.template is None else statement.template.example
-        return self._classifier.flags(fingerprint, sql, self._columns.mentioned_in)
+        classifier, mentioned = self._classifier, self._columns.mentioned_in
+        if statement.template is not None:
+            flags: tuple[Flag, ...] = classifier.flags(fingerprint, statement.template.example, mentioned)
+            if classifier.lasting(fingerprint):
+                return flags
+        return classifier.flags(fingerprint, self._own(statement), mentioned)  # a string of it may be run
 
     def _own(self, statement: Text) -> bytes:
         """Its text without a signature, which makes every text another one."""

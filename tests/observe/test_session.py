@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from exfilguard.events.codec import encode_event
 from exfilguard.events.query import QueryEvent
+from exfilguard.observe.asked import AskedColumns
+from exfilguard.observe.classify import Classifier
 from exfilguard.observe.columns import MAX_MADE
 from exfilguard.observe.estimate import PATIENT_BYTES
 from exfilguard.observe.observer import MAX_PREPARED_BYTES
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.tally import Setting
+from exfilguard.observe.templates import Templates
 from exfilguard.wire.postgres import backend
 from tests.fuzz import copies
 from tests.wire import build as b
@@ -134,6 +137,21 @@ def test_what_is_said_beside_the_rows_takes_a_rows_place_in_the_allowance() -> N
         for end in (1, 4, 7, len(notice) - 1):
             assert seen.server_data(notice[:end], 1000, **allowed).hold_at == 0  # type: ignore[arg-type]
         assert seen.server_data(notice, 1000, **allowed).rows == 1  # type: ignore[arg-type]
+
+
+def test_a_string_that_may_be_run_tells_of_its_statement_where_its_shape_has_a_template() -> None:
+    classifier, asked = Classifier("postgresql"), AskedColumns(["dpi.patients.patient_id"])
+    templates = Templates(asked, doubted=classifier.doubted)
+    for body, flags in (("NULL", ()), ("PERFORM lo_export(1, $$x$$)", ("server_export",))):
+        columns = PatientColumns(["dpi.patients.patient_id"])
+        seen = SessionObserver(
+            Setting("ehr", Digester(KEY), 1000, 50), "s1", "10.0.0.9", columns, None, classifier=classifier, asked=asked,
+            templates=templates,
+        )  # fmt: skip
+        seen.startup({"user": "u"})
+        sql = f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS 'BEGIN {body}; END'"
+        events = play([(">", b.query(sql)), ("<", b.complete("CREATE FUNCTION") + b.READY)], target=seen)
+        assert [e.flags for e in events if e.kind == "query"] == [flags]
 
 
 ROWS = b.row(b"1", b"A") + b.row(b"2", b"B") + b.row(b"2", None)

@@ -24,6 +24,13 @@ CREATE TABLE zoo.consultation_2026 (le date, patient_ref bigint, num bigint);
 ALTER TABLE zoo.consultation ATTACH PARTITION zoo.consultation_2026 FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
 INSERT INTO zoo.consultation SELECT n, n, date '2025-06-01' + n FROM generate_series(1, 300) AS n;
 CREATE VIEW zoo.v_patient AS SELECT id, prenoms FROM patient;
+CREATE VIEW zoo.v_renamed AS SELECT id AS x, nir AS y FROM patient;
+CREATE VIEW zoo.v_again (u, v) AS SELECT x, y FROM zoo.v_renamed JOIN sejour AS s ON s.patient_id = x;
+CREATE VIEW zoo.v_either AS SELECT id AS x FROM patient WHERE id <= 7 UNION SELECT num FROM zoo.consultation WHERE num <= 7;
+CREATE VIEW zoo.v_made AS SELECT md5(id::text) AS x, upper(nir) AS "y {z}" FROM patient;
+CREATE VIEW zoo.v_within AS SELECT s.id AS a FROM sejour AS s WHERE EXISTS (SELECT p.id AS a FROM patient AS p WHERE p.id = s.patient_id);
+CREATE MATERIALIZED VIEW zoo.m_renamed AS SELECT 1 AS "a\\ b", id AS x FROM patient;
+ALTER VIEW zoo.v_patient RENAME COLUMN id TO renamed;
 GRANT USAGE ON SCHEMA zoo TO dpi_export;
 GRANT SELECT ON ALL TABLES IN SCHEMA zoo TO dpi_export;
 GRANT TEMPORARY ON DATABASE dpi TO dpi_export;
@@ -61,9 +68,16 @@ def test_configured_columns_their_partitions_and_their_namesakes(zoo: Hospital) 
             column("zoo.consultation", "patient_ref"),
             column("zoo.consultation_2025", "patient_ref"),
             column("zoo.consultation_2026", "patient_ref"),
+            column("zoo.v_patient", "renamed"),
+            column("zoo.v_renamed", "x"),
+            column("zoo.v_again", "u"),
+            column("zoo.v_either", "x"),
+            column("zoo.m_renamed", "x"),
         }
         assert {column("sejour", "id"), column("utilisateur", "id")} <= set(found.others)
-        assert column("zoo.v_patient", "id") not in found.others
+        views = {column(f"zoo.{name}", "x")[0] for name in ("v_renamed", "v_made")}
+        assert views <= set(found.identity_tables)
+        assert column("zoo.v_within", "a")[0] not in found.identity_tables
 
 
 @pytest.fixture
@@ -101,7 +115,14 @@ def ask(stack: Stack, zoo: Hospital, *queries: LiteralString) -> int:
         ("SELECT id FROM sejour LIMIT 7", 0),
         ("SELECT patient_ref AS hidden FROM zoo.consultation", 300),
         ("SELECT patient_ref AS hidden FROM zoo.consultation_2026", 87),
-        ("SELECT id FROM zoo.v_patient WHERE id <= 7", 7),
+        ("SELECT renamed FROM zoo.v_patient WHERE renamed <= 7", 7),
+        ("SELECT x AS hidden FROM zoo.v_renamed WHERE x <= 7", 7),
+        ("SELECT y FROM zoo.v_renamed WHERE x <= 7", 7),
+        ("SELECT DISTINCT u FROM zoo.v_again WHERE u <= 7", 7),
+        ("SELECT x FROM zoo.v_either", 7),
+        ("SELECT x FROM zoo.m_renamed WHERE x <= 7", 7),
+        ("SELECT x FROM zoo.v_made LIMIT 7", 7),
+        ("SELECT a FROM zoo.v_within LIMIT 7", 0),
         ("SELECT max(id) AS id FROM patient GROUP BY id % 5", 5),
         ("SELECT nir FROM patient WHERE id <= 7", 7),
         ("SELECT md5(id::text) FROM patient WHERE id <= 7", 7),

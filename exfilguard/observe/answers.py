@@ -270,7 +270,7 @@ class Answers(Columns):
     def _on_copy_in(self, body: bytes) -> None:
         self._copy = "in"
         self._copied_in = True
-        if len(self._pending) > 1 and self._pending[0].kind == "E":
+        if len(self._pending) > 1 and self._pending[0].kind in "EQ":
             # Syncs that were sent before the copy's end are ignored by the server.
             while len(self._pending) > 1 and self._pending[1].kind == "S":
                 del self._pending[1]

@@ -207,6 +207,11 @@ COPY_IN = [
     ("<", b.complete("COPY 2") + b.READY),
     *SELECT,
 ]
+COPY_IN_SIMPLE = [
+    (">", b.query("COPY t FROM STDIN") + b.SYNC + b.copy_data(b"1\n") + b.COPY_DONE),
+    ("<", b.COPY_IN + b.complete("COPY 1") + b.READY),
+    *SELECT,
+]
 SUSPENDED = [
     (
         ">",
@@ -230,6 +235,7 @@ TRANSCRIPTS = {
     "copy out, binary": (COPY_BINARY, [(2, 0, 2, "")]),
     "copy out, binary, of nothing": (COPY_BINARY_EMPTY, [(0, 0, 0, "")]),
     "copy in, sync in its middle": (COPY_IN, [(0, 0, 0, ""), (3, 0, 2, "")]),
+    "copy in, sync in front of it": (COPY_IN_SIMPLE, [(0, 0, 0, ""), (3, 0, 2, "")]),
     "portal suspended": (SUSPENDED, [(2, 0, 2, ""), (1, 0, 1, "")]),
     "empty query": ([(">", b.query("")), ("<", b.EMPTY + b.READY)], [(0, 0, 0, "")]),
     "create table as": ([(">", b.query("CREATE TABLE c AS SELECT * FROM patients")), ("<", b.complete("SELECT 500") + b.READY)], [(0, 500, 0, "")]),

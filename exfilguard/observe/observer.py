@@ -436,11 +436,16 @@ class Observer(Tally):
         still counted, only without its text and columns."""
         self._prepared_bytes += size
         if self._prepared_bytes > MAX_PREPARED_BYTES:
-            self._prepared_bytes = sum([forget(table, MAX_PREPARED_BYTES // 4) for table in self._prepared()])
+            most = MAX_PREPARED_BYTES // 4
+            self._prepared_bytes = sum([forget(table, most) for table in self._prepared()]) + self._replaced(most)
 
     def _prepared(self) -> tuple[dict[Any, Any], ...]:
         """What the client has prepared, by its names: one table or two."""
         raise NotImplementedError
+
+    def _replaced(self, most: int) -> int:
+        """Bytes of what had a name before it was prepared anew, kept for the server may refuse the new one: no more than `most`."""
+        return 0
 
     # -- the statement whose result is flowing ----------------------------------------------------------------------
 

@@ -166,11 +166,23 @@ class Requests(Observer):
             del table[next(iter(table))]
         pending.undo = (table, name, table.get(name))
         table[name] = what
-        if name:
-            self.keep(what.weight())
+        self.keep(what.weight())
 
     def _prepared(self) -> tuple[dict[Any, Any], ...]:
         return self._portals, self._statements
+
+    def _replaced(self, most: int) -> int:
+        kept = 0
+        for pending in self._pending:  # the oldest is what a name would have again after an error
+            if pending.undo is None or pending.undo[2] is None:
+                continue
+            table, name, before = pending.undo
+            size = before.weight()
+            if kept + size > most:
+                pending.undo = (table, name, None)
+            else:
+                kept += size
+        return kept
 
     def _read(self, sql: bytes, whole: bool, simple: bool) -> Statement:
         """A text the client sent. `simple`: in a Query."""

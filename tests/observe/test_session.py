@@ -823,6 +823,20 @@ def test_what_a_session_prepares_is_bounded_in_bytes(
     assert not made.desynced
 
 
+def test_what_unanswered_statements_replaced_is_bounded() -> None:
+    """A server answers 1,600 of them at once."""
+    made = observer()
+    made.server_data(b.LOGIN, 1)
+    made.client_data(b.parse("s", "SELECT 1") + b.parse("", "SELECT 2"), 2)
+    for n in range(1_600):
+        made.client_data(b.parse("", f"SELECT {n} /* {'x' * 60_000}"), 2)
+        made.client_data(b.parse("s", f"SELECT {n} /* {'x' * 60_000}"), 2)
+    kept = {id(p.undo[2]): p.undo[2].weight() for p in made._pending if p.undo is not None and p.undo[2] is not None}
+    assert sum(kept.values()) <= MAX_PREPARED_BYTES
+    made.server_data(b.PARSED + b.PARSED + b.error(), 3)
+    assert [made._statements[name].sql for name in (b"s", b"")] == [b"SELECT 1", b"SELECT 2"]
+
+
 @pytest.mark.parametrize("kind", [b"D", b"d"])
 @pytest.mark.parametrize("length", [0, 3, 0xFFFFFFFF])
 def test_a_row_of_an_impossible_length_is_not_waited_for(kind: bytes, length: int) -> None:

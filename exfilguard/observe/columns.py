@@ -16,7 +16,7 @@ from ..wire.postgres.messages import Field
 from .completed import copied, made, names, no_tuple, plain_names
 from .copy_rows import CopyRows
 from .estimate import OWN_BYTES, PATIENT_BYTES, packs, patients_in
-from .patients import Reading, canonical
+from .patients import Reading, canonical, looks_binary
 from .pending import Pending, Portal, Statement
 from .requests import Requests
 
@@ -34,6 +34,8 @@ MAX_MADE = 1_000
 """Names of a session; with so many, each text may hold one."""
 _DATA_ROW, _COPY_DATA = b"Dd"
 _KEEPALIVE = b"k"
+_NOT_KNOWN = 2
+"""A format that nobody has told."""
 _LARGE_OBJECTS = frozenset(
     (715, 764, 767, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172, 3457, 3458, 3459, 3460)
 )
@@ -128,7 +130,11 @@ class Columns(Requests):
         if portal is not None:
             fields = portal.fields or portal.statement.fields
         if fields:
-            self._begin_columns(fields, portal.formats or () if portal is not None else (), head.statement)
+            formats = portal.formats if portal is not None else ()
+            self._begin_columns(fields, formats or (), head.statement)
+            if formats is None:  # of a Bind that was too long to be kept: each value tells
+                self._formats = (_NOT_KNOWN,) * len(fields)
+                self.wants_column = -1
         else:
             self._forget_columns()
             self.wants_rows = True  # if there are any: nobody had them described
@@ -245,8 +251,9 @@ class Columns(Requests):
         for position in self._positions:
             value = values[position]
             if value is not None:
-                binary = self._formats[position] == 1
-                found.append(self.digester.digest(canonical(value, self._fields[position].type_oid, binary)))
+                format_, type_oid = self._formats[position], self._fields[position].type_oid
+                binary = format_ == 1 or (format_ == _NOT_KNOWN and looks_binary(value, type_oid))
+                found.append(self.digester.digest(canonical(value, type_oid, binary)))
         return found, 0
 
     def _canonical(self, value: bytes) -> bytes:

@@ -79,6 +79,12 @@ def canonical(value: bytes, type_oid: int, binary: bool) -> bytes:
     return value.strip()
 
 
+def looks_binary(value: bytes, type_oid: int) -> bool:
+    """True for an identifier in binary form, where its format is not known: it has its type's length, and is no number in digits."""
+    size = 16 if type_oid == _UUID else _INTEGERS.get(type_oid)
+    return len(value) == size and not value.removeprefix(b"-").isdigit()
+
+
 class Reading:
     """How the rows of one description are read."""
 

@@ -837,6 +837,25 @@ def test_what_unanswered_statements_replaced_is_bounded() -> None:
     assert [made._statements[name].sql for name in (b"s", b"")] == [b"SELECT 1", b"SELECT 2"]
 
 
+@pytest.mark.parametrize(
+    ("type_oid", "binary", "text"), [(INT4, b"\0\0\0\x0b", b"11"), (2950, b"\x0b" * 16, b"0b" * 16)]
+)
+def test_an_identifier_is_known_behind_a_bind_too_long_to_be_kept(type_oid: int, binary: bytes, text: bytes) -> None:
+    """Where its results' formats are is not read any more."""
+    long = b"x" * 70_000
+    found = set()
+    for formats, value in (((1,), binary), ((), text), ((0,), text)):
+        seen = observer(origins={(5000, 1)})
+        steps = [
+            (">", b.parse("s", "SELECT patient_id FROM patients WHERE $1 <> ''") + b.describe("S", "s") + b.SYNC),
+            ("<", b.PARSED + b.message("t", b"\0\0") + b.description(("patient_id", 5000, 1, type_oid)) + b.READY),
+            (">", b.bind("", "s", (long,), formats) + b.execute("") + b.SYNC),
+            ("<", b.BOUND + b.row(value) + b.complete("SELECT 1") + b.READY),
+        ]
+        found |= {digest for event in play(steps, target=seen) for digest in event.patients}
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("kind", [b"D", b"d"])
 @pytest.mark.parametrize("length", [0, 3, 0xFFFFFFFF])
 def test_a_row_of_an_impossible_length_is_not_waited_for(kind: bytes, length: int) -> None:

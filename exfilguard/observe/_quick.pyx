@@ -359,7 +359,7 @@ cdef class QuickObserver(SessionObserver):
             if not counted.count:
                 tag = at + 5
                 if not ((stop - 2)[0] == 48 and (stop - 3)[0] == 32) and (
-                    _starts(tag, stop, b"PREPARE", 7) or _starts(tag, stop, b"DECLARE", 7) or _starts(tag, stop, b"CREATE", 6)
+                    _starts(tag, stop, b"PREPARE", 7) or _starts(tag, stop, b"DO", 2) or _starts(tag, stop, b"CALL", 4) or _starts(tag, stop, b"DECLARE", 7) or _starts(tag, stop, b"CREATE", 6)
                     or _starts(tag, stop, b"CLOSE", 5) or _starts(tag, stop, b"SELECT", 6) or _starts(tag, stop, b"COPY", 4)
                     or (known.selects and _starts(tag, stop, b"INSERT", 6))
                 ):

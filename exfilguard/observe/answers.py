@@ -19,12 +19,14 @@ from typing import Any
 from ..wire.postgres import messages
 from ..wire.postgres.startup import error_response
 from .columns import Columns
-from .completed import ENDS, MAKES, hidden_rows, names
+from .completed import ENDS, MAKES, SHADOWS, hidden_rows, names
 from .pending import COLUMN_BYTES, Pending
 from .requests import lookup
 from .screening import SQLSTATE
 
 _OF_PORTALS = ("DECLARE CURSOR", "CLOSE CURSOR")
+_OF_NAMES = ("PREPARE", "DO", "CALL")
+"""Tags of what makes statements by SQL, or may: in a block, nobody sees it."""
 _READY_FOR_QUERY, _COMMAND_COMPLETE, _ROW_DESCRIPTION, _BIND_COMPLETE = b"ZCT2"
 
 
@@ -197,16 +199,21 @@ class Answers(Columns):
         elif tag in ENDS and head.statement is not None:
             self._note_ended(head.statement.sql)
         if tag in _OF_PORTALS and head.statement is not None:
+        elif tag in SHADOWS and head.statement is not None:
+            self._note_shadow(head.statement.sql)
             # The protocol's portals have these names, too: what was known of one by such a name is another's.
             for name in names(head.statement.sql):
                 self._portals.pop(name, None)
-        if tag == "PREPARE":
-            # A statement made by SQL has its name in common with those of the protocol: whose description it was is not known.
+        if tag in _OF_NAMES:
+            # A statement or cursor made by SQL has its name in common with those of the protocol: whose description it was is not known.
             for statement in self._statements.values():
                 statement.fields = None
         head.done += 1
 
     def _on_function_result(self, body: bytes) -> None:
+            for name, portal in self._portals.items():
+                if name:  # no cursor is without one
+                    portal.fields = portal.statement.fields = None
         if self._head("F") is not None:
             self.report("query")  # its value was counted as a row
             self.delivered = 0

@@ -116,6 +116,11 @@ class Columns(Requests):
         """A statement moved rows of patients without showing them. Where it packed them, the copy's rows are not one patient each."""
         flags = self._classifier.flags(self._shape(statement)[0], statement.sql, self._columns.mentioned_in)
         if "aggregate" in flags and len(self._made) < MAX_MADE:
+    def _note_shadow(self, sql: bytes) -> None:
+        """A table may have the name of a table of patients now: whose a statement's description was is not known when it is gone."""
+        if self._columns.mentioned_in(sql) and len(self._made) < MAX_MADE:
+            self._made.update({name: False for name in names(sql) if self._columns.mentioned_in(name)})
+
             self._made.update(dict.fromkeys(copied(statement.sql), True))
 
     def _note_ended(self, sql: bytes) -> None:
@@ -133,6 +138,13 @@ class Columns(Requests):
             formats = portal.formats if portal is not None else ()
             self._begin_columns(fields, formats or (), head.statement)
             if formats is None:  # of a Bind that was too long to be kept: each value tells
+            if (
+                fields
+                and portal.fields is None
+                and self._made
+                and not self._made.keys().isdisjoint(names(portal.statement.sql))
+            ):
+                fields = None  # what has this name may be another than was described
                 self._formats = (_NOT_KNOWN,) * len(fields)
                 self.wants_column = -1
         else:

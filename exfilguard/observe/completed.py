@@ -38,6 +38,8 @@ def no_tuple(data: bytes, start: int, end: int) -> bool:
 MAKES = frozenset(("PREPARE", "DECLARE CURSOR", "CREATE VIEW", "CREATE FUNCTION", "CREATE PROCEDURE"))
 ENDS = frozenset(("CLOSE CURSOR", "DEALLOCATE"))
 """Tags of what makes something by whose name patients are read, and of what ends it."""
+SHADOWS = frozenset(("CREATE TABLE", "ALTER TABLE"))
+"""Tags of what may give another table the name of a table of patients, for as long as it is there."""
 _NAME = rb'(?:"(?:[^"]|"")+"|[\w$\x80-\xff]+)'
 _MADE = re.compile(
     rb"\b(?:prepare|declare|(?P<view>view)|function|procedure)\s+(?:" + _NAME + rb"\s*\.\s*)?(?P<name>" + _NAME + rb")",

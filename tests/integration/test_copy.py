@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -13,6 +15,7 @@ import psycopg
 import pytest
 
 from exfilguard.sidecar.catalog import resolve_columns
+from tests.wire import build as b
 
 from .conftest import PATIENTS, Hospital
 from .guarded import Guarded, Relay
@@ -99,6 +102,45 @@ def test_patients_that_are_read_under_another_name_are_estimated(knowing: Knowin
             assert len(through.execute(reads, prepare=prepare).fetchall()) == 200  # type: ignore[call-overload]
         events = wait_for(lambda: (found := guarded.events()[before:])[-1]["kind"] == "logout" and found)  # noqa: B023
         assert len({digest for event in events for digest in event.get("patients", ())}) == 200, reads
+
+
+def sent(raw: socket.socket, messages: bytes) -> bytes:
+    """What the server answers."""
+    raw.sendall(messages)
+    seen = b""
+    while not seen.endswith(b.READY):
+        seen += raw.recv(1 << 16)
+    return seen
+
+
+PUT_IN_PLACE = {
+    "a block prepares another statement of its name": (
+        "SELECT x, y FROM decoy",
+        b.parse("", "DO $$ BEGIN EXECUTE 'DEALLOCATE s'; EXECUTE 'PREPARE s AS SELECT id AS x, nir AS y FROM patient LIMIT 50'; END $$")
+        + b.bind("", "") + b.execute("") + b.SYNC,
+    ),
+    "a table of the session's own had the table's name": (
+        "SELECT id AS x, nir AS y FROM patient LIMIT 50",
+        b.query("DROP TABLE pg_temp.patient"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", PUT_IN_PLACE)
+def test_what_is_executed_may_not_be_what_was_described(knowing: Knowing, how: str) -> None:
+    sql, between = PUT_IN_PLACE[how]
+    guarded = knowing()
+    with connect(guarded.dsn()) as through, socket.socket(fileno=os.dup(through.fileno())) as raw:
+        through.execute("CREATE TEMP TABLE decoy (x bigint, y text)")
+        through.execute("CREATE TEMP TABLE patient (id bigint, nir text)")
+        raw.settimeout(20)
+        sent(raw, b.parse("s", sql) + b.describe("S", "s") + b.SYNC)
+        if "decoy" in sql:
+            sent(raw, b.query("DROP TABLE pg_temp.patient"))
+        sent(raw, between)
+        assert b"SELECT 50\0" in sent(raw, b.bind("", "s") + b.execute("") + b.SYNC)
+    events = wait_for(lambda: (found := guarded.events())[-1]["kind"] == "logout" and found)
+    assert len({digest for event in events for digest in event.get("patients", ())}) == 50
 
 
 @pytest.mark.parametrize(

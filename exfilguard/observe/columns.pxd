@@ -23,6 +23,7 @@ cdef class Columns(Requests):
     cdef _begin_columns(self, list fields, tuple formats, Statement statement)
     cdef bint _mentioned(self, bytes sql) except *
     cdef bint _of_patients(self, Statement statement) except *
+    cdef bint _of_view(self, bytes sql) except *
     cdef _note_made(self, bytes sql)
     cdef _note_copy(self, Statement statement)
     cdef _note_shadow(self, bytes sql)

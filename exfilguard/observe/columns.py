@@ -88,7 +88,7 @@ class Columns(Requests):
         self._packed = ()
         computed = bool(reading.computed) and statement is not None and self._of_patients(statement)
         if not reading.positions and statement is not None:
-            of_view = bool(self._made) and any(self._made.get(name, False) for name in names(statement.sql))
+            of_view = self._of_view(statement.sql)
             if reading.identity or of_view or computed:
                 self.patients_by = "estimate"
                 self._expressions = reading.expressions or of_view
@@ -102,6 +102,10 @@ class Columns(Requests):
         if self._columns.mentioned_in(sql):
             return True
         return bool(self._made) and (len(self._made) >= MAX_MADE or any(name in self._made for name in names(sql)))
+
+    def _of_view(self, sql: bytes) -> bool:
+        """True when it names a view of this session's, or a table into which it packed patients."""
+        return bool(self._made) and any(self._made.get(name, False) for name in names(sql))
 
     def _of_patients(self, statement: Statement) -> bool:
         """`_mentioned` of all that it says, strings too where this session has made names of its own."""
@@ -370,10 +374,10 @@ class Columns(Requests):
                 self.patients_by = "origin"
                 self.wants_rows = True
                 return
-        if columns.mentioned_in(sql):
+        if self._mentioned(sql):
             self.patients_by = "estimate"
             flags = self._classifier.flags(self._shape(statement)[0], sql, columns.mentioned_in)
             # A line may hold many patients then: its length says how many.
-            self._expressions = "aggregate" in flags or "watched_call" in flags
+            self._expressions = "aggregate" in flags or "watched_call" in flags or self._of_view(sql)
             # With a budget of patients each line is looked at, so that the same patient again costs nothing.
             self.wants_rows = self.wants_rows or self._allowed_patients is not None

@@ -104,6 +104,18 @@ def test_patients_that_are_read_under_another_name_are_estimated(knowing: Knowin
         assert len({digest for event in events for digest in event.get("patients", ())}) == 200, reads
 
 
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_a_copy_of_what_the_session_made_is_of_patients(knowing: Knowing, mode: str) -> None:
+    guarded = knowing(mode=mode, budget_patients=1_000_000, budget_rows=1_000_000)
+    with connect(guarded.dsn()) as through:
+        through.execute("CREATE TEMP VIEW v AS SELECT id AS x, nir AS y FROM patient WHERE id <= 200")
+        with through.cursor().copy("COPY (SELECT y, x FROM v) TO STDOUT") as rows:
+            assert len(list(rows.rows())) == 200
+    events = wait_for(lambda: (found := guarded.events())[-1]["kind"] == "logout" and found)
+    told = [e for e in events if e.get("patients_by") == "estimate"]
+    assert sum(len(e.get("patients", ())) + e.get("patients_estimated", 0) for e in told) == 200
+
+
 def sent(raw: socket.socket, messages: bytes) -> bytes:
     """What the server answers."""
     raw.sendall(messages)

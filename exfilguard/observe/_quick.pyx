@@ -25,7 +25,7 @@ from libc.string cimport memchr, memcmp
 
 from ..errors import ProtocolError
 from ..wire.postgres.messages import parameter_types, row_description
-from .completed import SELECTS, plain_names
+from .completed import SELECTS, kept, plain_names
 from .effects import may_matter
 from .pending import COLUMN_BYTES
 from .session import MAX_STATEMENTS
@@ -447,7 +447,9 @@ cdef class QuickObserver(SessionObserver):
             known.expressions = self._expressions
             known.columns = len(self._fields)
             known.way = SKIP
-            if described is not None and not fields:
+            if known.expressions and kept(statement.sql):
+                known.way = GENERAL  # what a function has put by will be read
+            elif described is not None and not fields:
                 known.way = GENERAL  # no columns, or a description that says so and lies
             elif self.wants_rows:
                 known.way = GENERAL

@@ -164,6 +164,9 @@ class Answers(Columns):
                 self.patients_by = "estimate"
                 self.estimate(hidden)
                 self._note_copy(head.statement)
+        keeps = self._expressions or hidden or tag in _OF_NAMES or tag in MAKES
+        if keeps and head is not None and head.statement is not None:
+            self._note_kept(head.statement.sql)
         self._end_statement(head, hidden, "", tag)
 
     def _on_statement_over(self, body: bytes) -> None:
@@ -196,11 +199,11 @@ class Answers(Columns):
             self._recharge()
         if tag in MAKES and head.statement is not None:
             self._note_made(head.statement.sql)
+        elif tag in SHADOWS and head.statement is not None:
+            self._note_shadow(head.statement.sql)
         elif tag in ENDS and head.statement is not None:
             self._note_ended(head.statement.sql)
         if tag in _OF_PORTALS and head.statement is not None:
-        elif tag in SHADOWS and head.statement is not None:
-            self._note_shadow(head.statement.sql)
             # The protocol's portals have these names, too: what was known of one by such a name is another's.
             for name in names(head.statement.sql):
                 self._portals.pop(name, None)
@@ -208,12 +211,12 @@ class Answers(Columns):
             # A statement or cursor made by SQL has its name in common with those of the protocol: whose description it was is not known.
             for statement in self._statements.values():
                 statement.fields = None
-        head.done += 1
-
-    def _on_function_result(self, body: bytes) -> None:
             for name, portal in self._portals.items():
                 if name:  # no cursor is without one
                     portal.fields = portal.statement.fields = None
+        head.done += 1
+
+    def _on_function_result(self, body: bytes) -> None:
         if self._head("F") is not None:
             self.report("query")  # its value was counted as a row
             self.delivered = 0

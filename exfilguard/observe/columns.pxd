@@ -25,8 +25,9 @@ cdef class Columns(Requests):
     cdef bint _of_patients(self, Statement statement) except *
     cdef bint _of_view(self, bytes sql) except *
     cdef _note_made(self, bytes sql)
-    cdef _note_copy(self, Statement statement)
+    cdef _note_kept(self, bytes sql)
     cdef _note_shadow(self, bytes sql)
+    cdef _note_copy(self, Statement statement)
     cdef _note_ended(self, bytes sql)
     @cython.locals(portal=Portal)
     cdef _show_portal(self, Pending head)

@@ -13,7 +13,7 @@ from typing import Any
 from ..wire.postgres._scan import column_values, computed_bytes, row_values
 from ..wire.postgres.asides import LEAST_BYTES, discloses, said
 from ..wire.postgres.messages import Field
-from .completed import copied, made, names, no_tuple, plain_names
+from .completed import copied, kept, made, names, no_tuple, plain_names
 from .copy_rows import CopyRows
 from .estimate import OWN_BYTES, PATIENT_BYTES, packs, patients_in
 from .patients import Reading, canonical, looks_binary
@@ -116,15 +116,21 @@ class Columns(Requests):
         if self._mentioned(sql) and len(self._made) < MAX_MADE:
             self._made.update(made(sql))
 
-    def _note_copy(self, statement: Statement) -> None:
-        """A statement moved rows of patients without showing them. Where it packed them, the copy's rows are not one patient each."""
-        flags = self._classifier.flags(self._shape(statement)[0], statement.sql, self._columns.mentioned_in)
-        if "aggregate" in flags and len(self._made) < MAX_MADE:
+    def _note_kept(self, sql: bytes) -> None:
+        """Values of patients may have been put by, of which the result tells nothing: what reads them tells their number by its length."""
+        found = kept(sql)
+        if found and self._mentioned(sql) and len(self._made) < MAX_MADE:
+            self._made.update(dict.fromkeys(found, True))
+
     def _note_shadow(self, sql: bytes) -> None:
         """A table may have the name of a table of patients now: whose a statement's description was is not known when it is gone."""
         if self._columns.mentioned_in(sql) and len(self._made) < MAX_MADE:
             self._made.update({name: False for name in names(sql) if self._columns.mentioned_in(name)})
 
+    def _note_copy(self, statement: Statement) -> None:
+        """A statement moved rows of patients without showing them. Where it packed them, the copy's rows are not one patient each."""
+        flags = self._classifier.flags(self._shape(statement)[0], statement.sql, self._columns.mentioned_in)
+        if "aggregate" in flags and len(self._made) < MAX_MADE:
             self._made.update(dict.fromkeys(copied(statement.sql), True))
 
     def _note_ended(self, sql: bytes) -> None:
@@ -138,10 +144,6 @@ class Columns(Requests):
         fields = None
         if portal is not None:
             fields = portal.fields or portal.statement.fields
-        if fields:
-            formats = portal.formats if portal is not None else ()
-            self._begin_columns(fields, formats or (), head.statement)
-            if formats is None:  # of a Bind that was too long to be kept: each value tells
             if (
                 fields
                 and portal.fields is None
@@ -149,6 +151,10 @@ class Columns(Requests):
                 and not self._made.keys().isdisjoint(names(portal.statement.sql))
             ):
                 fields = None  # what has this name may be another than was described
+        if fields:
+            formats = portal.formats if portal is not None else ()
+            self._begin_columns(fields, formats or (), head.statement)
+            if formats is None:  # of a Bind that was too long to be kept: each value tells
                 self._formats = (_NOT_KNOWN,) * len(fields)
                 self.wants_column = -1
         else:
@@ -158,7 +164,7 @@ class Columns(Requests):
     def _show_function(self, head: Pending) -> None:
         """Nothing tells what it returns but its size, as with a result of expressions."""
         self._forget_columns()
-        if head.function not in _LARGE_OBJECTS:
+        if head.function not in _LARGE_OBJECTS or b"loread" in self._made:
             self.patients_by = "estimate"
             self._called = self._expressions = self.wants_rows = True
 

@@ -51,6 +51,16 @@ _COPIED = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _NAMES = re.compile(_NAME)
+_KEPT = {
+    re.compile(rb"\bset_config\b", re.IGNORECASE): (b"current_setting", b"show", b"pg_settings"),
+    re.compile(rb"\b(?:lo_from_bytea|lo_put|lowrite)\b", re.IGNORECASE): (b"lo_get", b"loread", b"pg_largeobject"),
+}
+"""Functions that keep what they are given, and what it is read with."""
+
+
+def kept(sql: bytes) -> list[bytes]:
+    """By which names that is read which a text has put by: in a setting, in a large object."""
+    return [name for keeps, by in _KEPT.items() if keeps.search(sql) for name in by]
 
 
 def names(sql: bytes) -> list[bytes]:

@@ -823,6 +823,35 @@ def test_what_a_session_prepares_is_bounded_in_bytes(
     assert not made.desynced
 
 
+@pytest.mark.parametrize(
+    ("keeps", "tag", "reads"),
+    [
+        ("SELECT length(set_config('a.b', string_agg(p::text, ' '), false)) FROM patients AS p", "SELECT 1", "SHOW a.b"),
+        ("DO $$ BEGIN PERFORM set_config('a.b', string_agg(p::text, ' '), false) FROM patients AS p; END $$", "DO", "SELECT current_setting('a.b')"),
+        ("CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE sql AS $$SELECT set_config('a.b', string_agg(p::text, ' '), false) FROM patients AS p$$", "CREATE FUNCTION", "SHOW a.b"),
+        ("SELECT lo_from_bytea(0, string_agg(p::text, ' ')::bytea) FROM patients AS p", "SELECT 1", "SELECT lo_get(7)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_what_was_put_by_is_of_patients_where_it_is_read(keeps: str, tag: str, reads: str, shortcut: bool) -> None:
+    from exfilguard.observe.quick import Reader  # only where it may be loaded
+
+    made = Reader if shortcut else SessionObserver
+    setting, asked = Setting("ehr", Digester(KEY), 1000, 50), AskedColumns(["dpi.patients.patient_id"])
+    seen = made(
+        setting, "s1", "10.0.0.9", PatientColumns(["dpi.patients.patient_id"]), asked=asked, templates=Templates(asked)
+    )
+    seen.startup({"user": "u"})
+    short = b.description(("x", 0, 0, INT4)) + b.row(b"7") if tag == "SELECT 1" else b""
+    steps = [
+        (">", b.query(reads)),
+        ("<", b.description(("x", 0, 0, TEXT)) + b.row(b"x" * 5 * PATIENT_BYTES) + b.complete("SELECT 1") + b.READY),
+    ]
+    events = play([*steps, (">", b.query(keeps)), ("<", short + b.complete(tag) + b.READY), *steps], target=seen)
+    first, *_, last = [len(e.patients) + e.patients_estimated for e in events if e.kind == "query"]
+    assert (first, last) == (0, 5)
+
+
 def test_what_unanswered_statements_replaced_is_bounded() -> None:
     """A server answers 1,600 of them at once."""
     made = observer()

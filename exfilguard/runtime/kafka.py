@@ -17,6 +17,7 @@ import orjson
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewPartitions, NewTopic
 from kafka.codec import lz4_encode
+from kafka.consumer import fetcher
 from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 from kafka.record import default_records
 
@@ -28,11 +29,14 @@ from ..events.codec import decode_action, decode_frame, decode_verdict
 from ..events.signature import signature_of
 from ..events.topics import Topics
 from ..events.verdict import Verdict
+from .batches import Records
 from .frame_keys import KeyFiles
 from .kafka_trouble import why
 from .standstill import Standstill
 
 log = logging.getLogger(__name__)
+
+fetcher.MemoryRecords = Records
 
 TIMEOUT_S = 10.0
 GRANT = "give it what its role needs with `exfilguard kafka-setup` (deploy/kafka)"

@@ -26,6 +26,8 @@ from faust.types import TP
 
 from ..config.schema import Config
 from ..errors import BrokerError
+from ..runtime.batches import FETCH_BYTES as FETCH_UNPACKED_BYTES
+from ..runtime.batches import Opened
 from ..runtime.kafka import END_WAIT_MS, WATCH_RETRY_S, TopicWatch
 from ..runtime.process import hand_over_quickly, keep_memory
 from ..runtime.tasks import spawn
@@ -49,13 +51,15 @@ class CheckedRecords:
     def __init__(self, data: bytes) -> None:
         self._records = MemoryRecords(data)
         self._data = memoryview(data)
-        self._at = 0
-        self.has_next = self._records.has_next
+        self._at = self._weight = 0
         self.size_in_bytes = self._records.size_in_bytes
+
+    def has_next(self) -> bool:
+        return self._weight <= FETCH_UNPACKED_BYTES and bool(self._records.has_next())
 
     def next_batch(self) -> Any:
         """Raises CorruptRecordException."""
-        batch: Any = self._records.next_batch()
+        batch: Any = self._records.next_batch() if self.has_next() else None
         if batch is None:
             return None
         data, at = self._data, self._at
@@ -67,7 +71,13 @@ class CheckedRecords:
             whole = crc32c(data[at + self._BEHIND_CRC : end]) == batch.crc
         if not whole:
             raise CorruptRecordException(f"the batch at byte {at} of a fetch response does not have its checksum")
-        return batch
+        opened = Opened(batch, data[at:end], self._again)
+        self._weight += opened.weight
+        return opened
+
+    @staticmethod
+    def _again(data: bytes) -> Any:
+        return MemoryRecords(data).next_batch()
 
 
 fetcher.MemoryRecords = CheckedRecords

@@ -383,6 +383,22 @@ def test_a_locked_account_cannot_log_in_and_nobody_can_become_it(relay: Relay) -
         cursor.execute("SELECT 1")
 
 
+def test_a_locked_account_with_a_long_name_cannot_log_in_under_a_longer_one(
+    relay: Relay, mariadb: EmbeddedMariadb
+) -> None:
+    """The server cuts a name behind 128 characters."""
+    name = "r" * 128
+    with mariadb.connect() as admin, admin.cursor() as cursor:
+        cursor.execute(f"CREATE USER IF NOT EXISTS '{name}'@'%' IDENTIFIED BY '{PASSWORD}'")
+        cursor.execute(f"GRANT SELECT ON dpi.* TO '{name}'@'%'")
+    guarded = relay()
+    guarded.connect(name + "x").close()
+    say(guarded, "lock", name)
+    for user in (name, name + "x"):
+        with pytest.raises(pymysql.MySQLError, match="reference 9"):
+            guarded.connect(user)
+
+
 def test_replication_is_refused(relay: Relay) -> None:
     guarded = relay()
     for command in (0x12, 0x15, 0x1E):

@@ -517,6 +517,7 @@ def test_the_account_without_a_name_has_one_in_events() -> None:
         ("query", "(anonymous)", "(anonymous)", 1),
     ]
     assert startup.login(b.login(user="")).user == startup.ANONYMOUS
+    assert startup.login(b.login(user="r" * 200)).user == "r" * startup.MAX_ACCOUNT_CHARS
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le"])

@@ -24,6 +24,12 @@ def test_startup_message_byte_by_byte() -> None:
     assert found == startup.StartupMessage({"user": "amélie", "database": "dpi", "application_name": "psql"})
 
 
+def test_a_user_is_who_the_server_cuts_the_name_to() -> None:
+    found, _ = startup.parse(b.startup(user="r" * 63 + "another", application_name="a" * 70))
+    assert isinstance(found, startup.StartupMessage)
+    assert found.params == {"user": "r" * 63, "application_name": "a" * 70}
+
+
 def test_requests() -> None:
     assert startup.parse(startup.ssl_request()) == (startup.SSLRequest(), 8)
     assert startup.parse(struct.pack("!II", 8, startup.GSSENC_REQUEST_CODE)) == (startup.GSSENCRequest(), 8)

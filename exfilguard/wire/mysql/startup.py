@@ -34,6 +34,8 @@ from .messages import (
 
 MAX_LOGIN_PACKET_BYTES = 1 << 16
 """No packet of a login is longer: attributes are limited to 64 kB by the clients."""
+MAX_ACCOUNT_CHARS = 128
+"""MariaDB cuts a longer name here, and lets in whose it is then; MySQL has none of more than 32."""
 SSL_REQUEST_BYTES = 32
 ANONYMOUS = "(anonymous)"
 """Whoever logs in as nobody, `''` of the grant tables: an event needs a name, or it would not be counted."""
@@ -205,14 +207,14 @@ def change_user(body: bytes, capabilities: int) -> Login:
 
 
 def _account(user: bytes, charset: int) -> str:
-    """The account's name as the server reads it: in the client's character set, without quotes around it."""
+    """The account's name as the server reads it: in the client's character set, without quotes around it, cut."""
     if len(user) > 1 and user[:1] == user[-1:] == b"'":
         user = user[1:-1]
     try:
         name = user.decode("utf-8")
     except UnicodeDecodeError:
         name = user.decode(_CODECS.get(charset, "cp1252"), "replace")
-    return name or ANONYMOUS
+    return name[:MAX_ACCOUNT_CHARS] or ANONYMOUS
 
 
 def _attributes(payload: bytes, pos: int) -> dict[str, str]:

@@ -12,6 +12,8 @@ from ...errors import ProtocolError
 
 MAX_STARTUP_BYTES = 10_000
 """PostgreSQL's own bound (MAX_STARTUP_PACKET_LENGTH)."""
+MAX_USER_BYTES = 63
+"""PostgreSQL cuts a longer name here (NAMEDATALEN), and lets in whose it is then."""
 
 SSL_REQUEST_CODE = 80877103
 GSSENC_REQUEST_CODE = 80877104
@@ -85,8 +87,11 @@ def _params(body: bytes) -> dict[str, str]:
         parts.pop()
     if len(parts) % 2:
         raise ProtocolError("start-up parameters do not come in pairs")
-    texts = [part.decode("utf-8", "replace") for part in parts]
-    params = dict(zip(texts[::2], texts[1::2], strict=True))
+    names = [part.decode("utf-8", "replace") for part in parts[::2]]
+    values = zip(names, parts[1::2], strict=True)
+    params = {
+        name: (value[:MAX_USER_BYTES] if name == "user" else value).decode("utf-8", "replace") for name, value in values
+    }
     if not params.get("user"):
         raise ProtocolError("start-up message names no user")
     return params

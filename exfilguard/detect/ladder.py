@@ -37,6 +37,10 @@ class Case:
     limit: int = 0
 
 
+MAX_REASON_CHARS = 3_000
+"""A finding's detail is its sidecar's, of any length: a verdict must be a record that a broker takes."""
+
+
 class Ladder:
     """One tenant's. `issuer` names the detector in its verdicts."""
 
@@ -67,7 +71,7 @@ class Ladder:
             level=level,
             revision=max(now_ms, previous.revision + 1 if previous is not None else 0),
             issued_ms=now_ms,
-            reason=case.reason,
+            reason=case.reason[:MAX_REASON_CHARS],
             issuer=self.issuer,
             scope=scope,
             unit=case.unit,

@@ -27,6 +27,8 @@ ACTION_VERSION = 1
 _FIELDS: tuple[tuple[str, Any], ...] = tuple((f.name, f.default) for f in fields(QueryEvent))
 _DEFAULTS: dict[str, Any] = {name: default for name, default in _FIELDS if default is not MISSING}
 _MAX_COUNT = 1 << 53
+MAX_NAME_CHARS = 1_000
+"""Of what something is counted under: it comes again in verdicts, sums and checkpoints, which must be records that a broker takes."""
 
 
 def encode_event(event: QueryEvent) -> bytes:
@@ -88,6 +90,13 @@ def _text(obj: dict[str, Any], name: str, what: str, *, empty: bool = False) -> 
     return value
 
 
+def _name(obj: dict[str, Any], name: str, what: str, *, empty: bool = False) -> str:
+    value = _text(obj, name, what, empty=empty)
+    if len(value) > MAX_NAME_CHARS:
+        raise CodecError(f"{what}: {name} has more than {MAX_NAME_CHARS} characters")
+    return value
+
+
 def _count(obj: dict[str, Any], name: str, what: str) -> int:
     value = obj.get(name, 0)
     if type(value) is not int or not 0 <= value < _MAX_COUNT:
@@ -98,6 +107,7 @@ def _count(obj: dict[str, Any], name: str, what: str) -> int:
 _KINDS = frozenset(KINDS)
 _COUNTS = ("rows", "hidden_rows", "bytes", "patients_estimated", "statement", "duration_us")
 _REQUIRED_TEXT = ("listener", "session", "principal")
+_NAMES = ("principal", "source", "fingerprint")
 _FURTHER_TEXT = tuple(
     f.name for f in fields(QueryEvent) if f.name not in (*_REQUIRED_TEXT, *_COUNTS, "time_ms", "kind")
     and not isinstance(_DEFAULTS.get(f.name), tuple)
@@ -123,6 +133,8 @@ def check_event(event: object) -> dict[str, Any]:
     for name in _FURTHER_TEXT:
         if name in event:
             _text(event, name, "event", empty=True)
+    for name in _NAMES:
+        _name(event, name, "event", empty=True)
     for name in ("patients", "asked"):
         digests = event.get(name, ())
         if not isinstance(digests, list | tuple) or not all(isinstance(p, str) and _DIGEST(p) for p in digests):
@@ -143,9 +155,9 @@ def decode_frame(data: bytes) -> Frame:
     for event in events:
         check_event(event)
     return Frame(
-        tenant=_text(obj, "tenant", "frame"),
-        sidecar=_text(obj, "sidecar", "frame"),
-        epoch=_text(obj, "epoch", "frame"),
+        tenant=_name(obj, "tenant", "frame"),
+        sidecar=_name(obj, "sidecar", "frame"),
+        epoch=_name(obj, "epoch", "frame"),
         seq=_count(obj, "seq", "frame"),
         events=events,
     )

@@ -19,7 +19,7 @@ window of its account into the future. A sidecar's clock that is set back by mor
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,8 @@ SOURCE_KEPT_MS = 32 * 86_400_000
 """A sidecar's epoch that was silent for longer than every window is forgotten."""
 MAX_SOURCES = 20_000
 MAX_MISSING = 1_000
+SOURCES_BYTES = 700_000
+"""Of a checkpoint's marker: brokers refuse records beyond 1 MB by default."""
 AHEAD_MS = 300_000
 BACK_MS = 60_000
 MAX_ACCOUNTS = 2_000_000
@@ -386,9 +388,7 @@ class Engine:
         for key in [k for k, s in self.sources.items() if now_ms - s.seen_ms > SOURCE_KEPT_MS]:
             del self.sources[key]
         if len(self.sources) > MAX_SOURCES:
-            oldest = sorted(self.sources, key=lambda k: self.sources[k].seen_ms)
-            for key in oldest[: len(self.sources) - MAX_SOURCES]:
-                del self.sources[key]
+            self._forget_sources(len(self.sources) - MAX_SOURCES)
 
     def evict(self, now_ms: int) -> bool:
         """Accounts that no window reaches any more, a part of them in each call. True when all were looked at."""
@@ -410,15 +410,29 @@ class Engine:
     def begin_checkpoint(self) -> Checkpoint | None:
         """Everything that changed since the last one; None when nothing did. Its records are made one by one, while frames go on
         being fed in between: see checkpoint.py."""
-        sources = (
-            [
-                [tenant, sidecar, epoch, s.next, [list(m) for m in s.missing], s.seen_ms, s.newest_ms, s.shift_ms]
-                for (tenant, sidecar, epoch), s in self.sources.items()
-            ]
-            if self.checkpoints.due
-            else []
-        )
+        if not self.checkpoints.due:
+            return None
+        while len(orjson.dumps(sources := self._noted())) > SOURCES_BYTES:
+            self._forget_sources(len(self.sources) // 8 + 1)
         return self.checkpoints.begin(self.next_offset, sources)
+
+    def _noted(self) -> list[Any]:
+        return [
+            [tenant, sidecar, epoch, s.next, [list(m) for m in s.missing], s.seen_ms, s.newest_ms, s.shift_ms]
+            for (tenant, sidecar, epoch), s in self.sources.items()
+        ]
+
+    def _forget_sources(self, count: int) -> None:
+        """So many, of those sidecars' that have most of them to remember, the oldest of each first: epochs cost who writes frames
+        nothing, and must not drive out other sidecars' ones."""
+        held: Counter[tuple[str, str]] = Counter()
+        rank = {}
+        for key in sorted(self.sources, key=lambda k: -self.sources[k].seen_ms):
+            owner = (key[0], key[1].rpartition("-")[0])
+            held[owner] += 1 + len(self.sources[key].missing)
+            rank[key] = held[owner]
+        for key in sorted(rank, key=lambda k: -rank[k])[:count]:
+            del self.sources[key]
 
     def next_records(self, checkpoint: Checkpoint) -> list[tuple[bytes, bytes]]:
         """The next records of a checkpoint, to be written before its marker; empty when there are no more."""

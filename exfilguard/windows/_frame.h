@@ -17,6 +17,7 @@ Nothing is counted before the whole frame was read. */
 #endif
 
 #define COUNT_END ((int64_t)1 << 53)
+#define NAME_BYTES 1000 /* events/codec.py has as many characters: a longer name is for the decoder to judge */
 #define HASH_SEED 0x45F1D9E2B35C7A19ull /* of sources and applications: kept in snapshots, so it must not change */
 
 enum { K_QUERY, K_PROGRESS, K_FINDING, K_OTHER };
@@ -108,6 +109,9 @@ static inline int text(Frame *f, Text *out) {
     f->p = end + 1;
     return 0;
 }
+
+/* What something is counted under. */
+static inline int name_of(Frame *f, Text *out) { return text(f, out) || out->length > NAME_BYTES ? -1 : 0; }
 
 static inline int literal(Frame *f, const char *what, size_t length) {
     if ((size_t)(f->end - f->p) < length || memcmp(f->p, what, length)) return -1;
@@ -238,15 +242,15 @@ static int event(Frame *f, Event *e) {
         }
         case FIELD(8, 'l'): IS("listener", 2); if (text(f, &value) || !value.length) return -1; break;
         case FIELD(7, 's'): IS("session", 3); if (text(f, &value) || !value.length) return -1; break;
-        case FIELD(9, 'p'): IS("principal", 4); if (text(f, &e->principal) || !e->principal.length) return -1; break;
+        case FIELD(9, 'p'): IS("principal", 4); if (name_of(f, &e->principal) || !e->principal.length) return -1; break;
         case FIELD(8, 'e'): IS("evidence", 5); if (text(f, &value)) return -1; break;
         case FIELD(6, 'e'): IS("engine", 6); if (text(f, &value)) return -1; break;
         case FIELD(5, 'l'): IS("login", 7); if (text(f, &value)) return -1; break;
         case FIELD(8, 'd'): IS("database", 8); if (text(f, &value)) return -1; break;
-        case FIELD(6, 's'): IS("source", 9); if (text(f, &e->source)) return -1; break;
+        case FIELD(6, 's'): IS("source", 9); if (name_of(f, &e->source)) return -1; break;
         case FIELD(11, 'a'): IS("application", 10); if (text(f, &e->application)) return -1; break;
         case FIELD(9, 's'): IS("statement", 11); if (number(f, &count)) return -1; break;
-        case FIELD(11, 'f'): IS("fingerprint", 12); if (text(f, &e->fingerprint)) return -1; break;
+        case FIELD(11, 'f'): IS("fingerprint", 12); if (name_of(f, &e->fingerprint)) return -1; break;
         case FIELD(5, 'q'): IS("query", 13); if (text(f, &value)) return -1; break;
         case FIELD(7, 'c'): IS("columns", 14); if (texts(f, &ignored)) return -1; break;
         case FIELD(4, 'r'): IS("rows", 15); if (number(f, &e->rows)) return -1; break;
@@ -300,8 +304,8 @@ static int read_frame(Frame *f, const char *data, size_t length) {
     f->end = data + length;
     f->count = f->digest_count = 0;
     f->high = 0;
-    if (LITERAL(f, "{\"v\":1,\"tenant\":") || text(f, &f->tenant) || LITERAL(f, ",\"sidecar\":") || text(f, &f->sidecar) ||
-        LITERAL(f, ",\"epoch\":") || text(f, &f->epoch) || LITERAL(f, ",\"seq\":") || number(f, &f->seq) || LITERAL(f, ",\"events\":["))
+    if (LITERAL(f, "{\"v\":1,\"tenant\":") || name_of(f, &f->tenant) || LITERAL(f, ",\"sidecar\":") || name_of(f, &f->sidecar) ||
+        LITERAL(f, ",\"epoch\":") || name_of(f, &f->epoch) || LITERAL(f, ",\"seq\":") || number(f, &f->seq) || LITERAL(f, ",\"events\":["))
         return -1;
     if (!f->tenant.length || !f->sidecar.length || !f->epoch.length) return -1;
     if (f->p < f->end && *f->p == ']') f->p++;

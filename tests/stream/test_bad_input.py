@@ -9,6 +9,7 @@ import pytest
 
 from exfilguard.detect.judge import Judge
 from exfilguard.detect.policy import load_policy
+from exfilguard.events.codec import MAX_NAME_CHARS, encode_verdict
 from exfilguard.events.verdict import Verdict
 from exfilguard.stream.engine import AHEAD_MS, BACK_MS, Engine
 
@@ -175,3 +176,36 @@ def test_single_events_that_matter_reach_the_judge(extra: dict[str, Any], why: s
     assert told[0][2] == usual | extra
     engine.feed(2, frame(2, usual | extra), NOW)
     assert len(told) == (1 if why.startswith("new_") else 2)
+
+
+def test_a_name_too_long_to_be_told_again_is_for_the_dead_letters() -> None:
+    """A verdict says it three times, a sum and a checkpoint each have it: beyond a megabyte no broker takes them, ever."""
+    engine, good = new(), orjson.loads(frame(0, event("p", 1)))
+    long, fits = "x" * (MAX_NAME_CHARS + 1), "\N{WHITE SMILING FACE}" * MAX_NAME_CHARS
+    bad = [good | {name: long} for name in ("tenant", "sidecar", "epoch")]
+    bad += [good | {"events": [event("p", 1) | {name: long}]} for name in ("principal", "source", "fingerprint")]
+    for offset, value in enumerate(bad):
+        assert "characters" in engine.feed(offset, orjson.dumps(value), NOW).reason
+    assert not engine.feed(len(bad), frame(0, event(fits, 3), event("p", 3)), NOW).reason
+    assert rows(engine, f"t/{fits}")[-1] == rows(engine)[-1] == 3
+
+
+def test_a_verdict_is_a_record_that_a_broker_takes_whatever_a_frame_says() -> None:
+    engine = new()
+    finding = event("\x01" * MAX_NAME_CHARS, 0, kind="finding") | {"detail": "\x01" * 500_000}
+    (verdict,) = engine.feed(0, frame(0, finding), NOW).verdicts
+    assert len(encode_verdict(verdict)) < 50_000
+
+
+def test_invented_epochs_and_gaps_keep_no_checkpoint_from_being_written_and_drive_out_no_other_sidecar() -> None:
+    engine = new()
+    engine.feed(0, frame(0, event("p", 1), sidecar="honest-0"), NOW)
+    for n in range(1, 9_001):
+        engine.feed(n, frame(0, sidecar=f"stolen-{n % 9}", epoch=f"{n:032x}"), NOW + n)
+    for n in range(30):
+        for seq in range(0, 2_000, 2):
+            engine.feed(engine.next_offset, frame(seq, sidecar="stolen-0", epoch=f"gaps {n}"), NOW + 10_000)
+    checkpoint = engine.begin_checkpoint()
+    assert checkpoint is not None
+    assert len(checkpoint.marker[1]) < 800_000
+    assert engine.feed(engine.next_offset, frame(0, event("p", 1), sidecar="honest-0"), NOW).duplicate

@@ -83,7 +83,7 @@ def check_evidence(
         problem("archive.signing_key", "is no private key in PEM: make one with `openssl genpkey -algorithm ed25519`")
     if siem.address:
         host, colon, port = siem.address.rpartition(":")
-        if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
+        if not (colon and host and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
             problem("siem.address", "write it as host:port, with a port between 1 and 65535")
     try:
         from zoneinfo import ZoneInfo

@@ -59,11 +59,16 @@ def parse_size_bytes(value: object) -> int:
     return int(match[1]) * _SIZE_BYTES[match[2]]
 
 
+def _is_number(text: str) -> bool:
+    """For int(): not what only looks like a digit, nor more of them than any setting has."""
+    return text.isascii() and text.isdigit() and len(text) < 20
+
+
 def parse_address(text: str) -> tuple[str, int]:
     """`host:port` or `[v6]:port`. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     host = host.strip("[]")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host or not _is_number(port) or not 0 < int(port) < 65536:
         raise ValueError("write it as host:port, with a port between 1 and 65535")
     return host, int(port)
 
@@ -122,6 +127,9 @@ class _Reader:
         if not isinstance(value, str):
             self.problem(path, "is the path of a file: write it as text")
             return None
+        if "\0" in value:
+            self.problem(path, "has a NUL character: no file has such a name")
+            return None
         try:
             return (self.base / value).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -163,6 +171,9 @@ class _Reader:
                 return False, None
             return True, value
         if hint is str and isinstance(value, str):
+            if "\0" in value:
+                self.problem(path, "has a NUL character: write it without")
+                return False, None
             return True, value
         expected = {bool: "true or false", int: "a whole number", str: "text in quotes"}.get(hint, "another type")
         self.problem(path, f"must be {expected}")
@@ -215,19 +226,19 @@ def _apply_environment(document: dict[str, Any], environ: Mapping[str, str], pro
                 else:
                     target = target.setdefault(part, [{}] if following_is_index else {})
             target[parts[-1]] = _environment_value(environ[variable])
-        except (IndexError, TypeError, AttributeError):
+        except (IndexError, TypeError, AttributeError, ValueError):
             problems.append(f"environment: {variable}: names no setting; see docs/CONFIGURATION.md")
 
 
 def _environment_value(text: str) -> object:
     if text in ("true", "false"):
         return text == "true"
-    if text.isdigit():
+    if _is_number(text):
         return int(text)
     if text.startswith("[") and text.endswith("]"):
         try:
             return tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             return text
     return text
 
@@ -247,7 +258,10 @@ def parse_config(text: str, source: str, base: Path, environ: Mapping[str, str])
     """`load_config` on text already read; relative secret files are looked up below `base`."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # its own errors, numbers of thousands of digits, lists in lists in lists
         raise ConfigError([f"{source}: not valid TOML: {error}"]) from None
     reader = _Reader(_line_numbers(text), source, base)
     _apply_environment(document, environ, reader.problems)

@@ -59,6 +59,25 @@ def test_ten_mistakes_are_ten_lines_with_place_and_remedy() -> None:
         assert [line for line in found if line.startswith(where) and remedy in line], (where, found)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('data_dir = "a\\u0000b"', "exfilguard.toml:1: data_dir: has a NUL"),
+        ('[kafka]\npassword_file = "a\\u0000b"', "exfilguard.toml:2: kafka.password_file: has a NUL"),
+        ("a = " + "[" * 50_000, "not valid TOML"),
+        ("a = " + "9" * 5_000, "not valid TOML"),
+        ('[kafka]\nbootstrap = "h:\N{SUPERSCRIPT TWO}"', "write it as host:port"),
+    ],
+)
+def test_what_no_configuration_has_is_told_like_any_mistake(text: str, told: str) -> None:
+    assert any(told in line for line in problems(text))
+
+
+def test_an_environment_that_only_looks_like_numbers_is_told_too() -> None:
+    for name, value in (("KAFKA__PARTITIONS", "\N{SUPERSCRIPT TWO}"), ("LISTENER__\N{SUPERSCRIPT TWO}__NAME", "x")):
+        assert problems("", environ={f"EXFILGUARD_{name}": value})
+
+
 def test_the_command_reports_them_all_and_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "exfilguard.toml"
     path.write_text(TEN_MISTAKES, encoding="utf-8")

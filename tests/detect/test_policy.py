@@ -51,8 +51,9 @@ class = "zzz"
 
 
 def test_not_toml_and_empty() -> None:
-    with pytest.raises(ConfigError, match="not valid TOML"):
-        load_policy("= =", "p")
+    for text in ("= =", "a = " + "[" * 50_000, "a = " + "9" * 5_000):
+        with pytest.raises(ConfigError, match="not valid TOML"):
+            load_policy(text, "p")
     with pytest.raises(ConfigError, match="no class is defined"):
         load_policy("", "p")
 

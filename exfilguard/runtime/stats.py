@@ -7,6 +7,8 @@ The exporter connects to every such socket; one that does not answer is a proces
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import socket
 import threading
@@ -20,8 +22,12 @@ import orjson
 
 from .clock import now_ms
 
+log = logging.getLogger(__name__)
+
 Labels = dict[str, str]
 RETRY_S = 0.1
+DISK_TROUBLE = frozenset((errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO))
+"""A file system that is full, broken, or was mounted read-only after an error: no reason not to start what care needs."""
 
 
 @dataclass(slots=True)
@@ -74,17 +80,23 @@ class Histogram:
 
 
 class StatsServer:
-    """Answers each connection with the current snapshot, from a daemon thread that sleeps in accept()."""
+    """Answers each connection with the current snapshot, from a daemon thread that sleeps in accept(). Nobody is answered, and the
+    exporter says that this process is down, where its disk takes no socket."""
 
     def __init__(self, path: Path, snapshot: Callable[[], Snapshot]) -> None:
         self.path = path
         self._snapshot = snapshot
         self._began_ms = now_ms()
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with short_path(path) as address:
-            self._socket.bind(address)
+        try:
+            path.unlink(missing_ok=True)
+            with short_path(path) as address:
+                self._socket.bind(address)
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise
+            log.error("%s cannot be made (%s): this process runs without figures", path, error.strerror)
+            return
         self._socket.listen(16)
         self._thread = threading.Thread(target=self._serve, name="stats", daemon=True)
         self._thread.start()
@@ -107,7 +119,7 @@ class StatsServer:
 
     def close(self) -> None:
         self._socket.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self.path.unlink()
 
 

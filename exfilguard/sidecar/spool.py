@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import SpoolFull
+from ..runtime.stats import DISK_TROUBLE
 from . import _records
 from .bell import ringer
 
@@ -133,7 +134,13 @@ class SpoolWriter:
         held = segments(directory)
         self._number = held[-1] if held else 0
         if held:
-            self._seal(held[-1])
+            try:
+                self._seal(held[-1])
+            except OSError as error:
+                # Nothing can be written now: what comes is a gap, as on a full disk. A reader goes on behind a segment without its
+                # seal as soon as there is another one.
+                if error.errno not in DISK_TROUBLE:
+                    raise
 
     def append(self, hashed: int, time_ms: int, payload: bytes) -> None:
         """Raises SpoolFull when there is no room, ValueError when one event is larger than a segment."""

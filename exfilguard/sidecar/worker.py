@@ -47,7 +47,7 @@ from ..observe.tally import Setting
 from ..observe.templates import Templates
 from ..runtime.clock import now_ms
 from ..runtime.holding import hold
-from ..runtime.stats import Snapshot, StatsServer, run_dir, short_path
+from ..runtime.stats import DISK_TROUBLE, Snapshot, StatsServer, run_dir, short_path
 from ..wire import proxy
 from .budget import LocalBudget
 from .descriptors import RESERVED_DESCRIPTORS, descriptor_limit, descriptor_problem
@@ -485,10 +485,7 @@ class Worker:
             loop.add_signal_handler(signum, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         self.load_saved()
-        control_path = run_dir(self.data_dir) / f"relay-{self.number}.sock"
-        control_path.unlink(missing_ok=True)
-        with short_path(control_path) as address:
-            control = await asyncio.start_unix_server(self._control, address, limit=MAX_CONTROL_LINE)
+        control = await self._heard()
         for guard in self.guards.values():
             await self._listen(guard)
         stats = StatsServer(run_dir(self.data_dir) / f"relay-{self.number}.stats", self.snapshot)
@@ -502,8 +499,25 @@ class Worker:
             if leave.is_set() and await self._left():
                 break
         await drain(self)
-        control.close()
+        if control is not None:
+            control.close()
         stats.close()
+
+    async def _heard(self) -> asyncio.Server | None:
+        """Where the shipper tells verdicts. Without it, because the disk takes no socket, those that are saved stand: better than no
+        way to the database. Raises OSError."""
+        path = run_dir(self.data_dir) / f"relay-{self.number}.sock"
+        try:
+            path.unlink(missing_ok=True)
+            with short_path(path) as address:
+                return await asyncio.start_unix_server(self._control, address, limit=MAX_CONTROL_LINE)
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise
+            log.error(
+                "%s cannot be made (%s): no new verdict is heard of until the disk is mended", path, error.strerror
+            )
+            return None
 
     async def _listen(self, guard: Guard) -> None:
         """Raises OSError."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,9 +16,10 @@ from exfilguard.events.verdict import Verdict
 from exfilguard.observe.patients import Digester, PatientColumns
 from exfilguard.observe.session import SessionObserver
 from exfilguard.observe.tally import Setting
+from exfilguard.runtime.stats import Snapshot, StatsServer, run_dir
 from exfilguard.sidecar.gate import Gate
 from exfilguard.sidecar.relay import Session
-from exfilguard.sidecar.worker import Guard
+from exfilguard.sidecar.worker import Guard, Worker
 
 SECRET = "Dupont"
 
@@ -140,3 +145,25 @@ def test_an_error_at_a_verdict_ends_that_session_and_no_other_is_left_out() -> N
     assert session.closed
     assert client.written[-1] == b"ERROR"
     assert applied == [verdict]
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_takes_no_socket_keeps_no_relay_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    relay = cast("Worker", SimpleNamespace(data_dir=tmp_path, number=0, _control=None))
+    run_dir(tmp_path).mkdir(parents=True, exist_ok=True)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    if number == errno.EACCES:  # a mistake, to be mended before it begins
+        with pytest.raises(PermissionError):
+            asyncio.run(Worker._heard(relay))
+        with pytest.raises(PermissionError):
+            StatsServer(tmp_path / "relay-0.stats", lambda: Snapshot("relay", "0"))
+        return
+    assert asyncio.run(Worker._heard(relay)) is None
+    StatsServer(tmp_path / "relay-0.stats", lambda: Snapshot("relay", "0")).close()
+    assert len(caplog.records) == 2

@@ -134,6 +134,33 @@ def test_a_full_disk_is_said_and_comes_back(tmp_path: Path, monkeypatch: pytest.
     assert read_all(tmp_path) == written
 
 
+def test_a_writer_begins_where_nothing_can_be_written_and_goes_on_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a relay that ends while its file system can only be read does not start again, and nobody reaches the database."""
+    died = SpoolWriter(tmp_path, SEGMENT, 1 << 20)
+    died.append(1, 0, b"before")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(spool, "RETRY_S", 0.0)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fstat", refuse)
+        broken.setattr(os, "posix_fallocate", refuse)
+        writer = SpoolWriter(tmp_path, SEGMENT, 1 << 20)
+        with pytest.raises(SpoolFull):
+            writer.append(1, 0, b"lost")
+    writer.append(1, 0, b"after")
+    reader = SpoolReader(tmp_path)
+    found = [record.payload for _ in range(2 * spool.LOOKS) for record in reader.read(10, 1 << 20)]
+    assert (found, reader.damaged) == ([b"before", b"after"], 0)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fstat", lambda _: os.stat(tmp_path / "no such file"))
+        with pytest.raises(OSError, match="No such file"):
+            SpoolWriter(tmp_path, SEGMENT, 1 << 20)
+
+
 def test_a_full_disk_is_given_the_acknowledged_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = SpoolWriter(tmp_path, SEGMENT, 1 << 20)
     fill(writer, range(200))

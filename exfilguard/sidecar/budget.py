@@ -97,6 +97,10 @@ class LocalBudget:
         account = self._account(principal, now_ms)
         return max(0, self.patients_limit - len(account.patients) - account.estimated)
 
+    def forgive(self, principal: str) -> None:
+        """Its window begins anew: a person has looked at it."""
+        self._accounts.pop(principal, None)
+
     def known_patients(self, principal: str, now_ms: int) -> OrderedDict[str, int]:
         """Digests already charged in the window: seeing them again costs nothing."""
         return self._account(principal, now_ms).patients

@@ -296,6 +296,8 @@ class Guard:
         return self.worker.throttle_of(verdict)
 
     def apply(self, verdict: Verdict) -> None:
+        if self.budget is not None and verdict.level == "none" and verdict.issuer.startswith("operator:"):
+            self.budget.forgive(verdict.principal)  # else whom a person has freed is cut again at the next row
         self._each(
             list(self.sessions.get(verdict.principal, ())), lambda session: session.apply(verdict), forwarded=False
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -13,6 +14,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from exfilguard.events.codec import encode_verdict
+from exfilguard.events.verdict import Verdict
+from exfilguard.runtime.stats import run_dir, short_path
 from tests.drivers.drivers import compiled, needs
 
 from .guarded import Relay
@@ -33,6 +37,32 @@ def test_close_ends_the_session(relay: Relay) -> None:
     with pytest.raises(psycopg.OperationalError, match="local budget"), connect(guarded.dsn()) as through:
         through.execute(MANY).fetchall()
     assert through.closed
+
+
+def test_whom_a_person_frees_is_not_cut_again_at_the_next_row(relay: Relay, tmp_path: Path) -> None:
+    guarded = relay(mode="enforce", budget_rows=500, budget_window_ms=3_600_000, on_cut="close")
+    few = MANY + " LIMIT 400"
+
+    def told(revision: int, issuer: str) -> None:
+        verdict = Verdict("clinic", "dpi_export", "none", revision, 1, "r", issuer)
+        with socket.socket(socket.AF_UNIX) as control:
+            with short_path(run_dir(tmp_path / "data") / "relay-0.sock") as address:
+                control.connect(address)
+            control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+            time.sleep(0.2)
+
+    def read() -> None:
+        with connect(guarded.dsn()) as through:
+            assert len(through.execute(few).fetchall()) == 400
+
+    read()
+    told(8, "detector:0")  # its own limits are others
+    with pytest.raises(psycopg.OperationalError, match="local budget"):
+        read()
+    told(9, "operator:anna")
+    read()
+    with pytest.raises(psycopg.OperationalError, match="local budget"):
+        read()
 
 
 def statements(c: psycopg.Connection[Any]) -> dict[str, Any]:

@@ -64,7 +64,9 @@ METRICS: dict[str, Metric] = {
     "spool_damaged_records_total": Metric("counter", (), "Spooled events left out because their checksum was wrong."),
     "frames_gap_total": Metric("counter", (), "Frames missing in a sidecar's sequence."),
     "frames_duplicate_total": Metric("counter", (), "Frames that came again and were dropped."),
-    "deadletters_total": Metric("counter", (), "Records that could not be read, kept on the deadletter topic."),
+    "deadletters_total": Metric(
+        "counter", (), "Records that could not be read; the deadletter topic has them, 100 a second of each detector."
+    ),
     "frames_refused_total": Metric(
         "counter",
         ("reason",),

@@ -59,6 +59,10 @@ UNACKNOWLEDGED = 1_000
 HOUR_MS = 3_600_000
 DEAD_LETTER_BYTES = 900_000
 """So much of a record is kept: brokers take a megabyte by default, and what was compressed may have been more."""
+DEAD_LETTERS_PER_S = 100
+"""So many are kept, and told of one by one: each is waited for, a thousand times as long as it takes to see that a record cannot be
+read, and whoever writes 100,000 of them in a megabyte must not make all other frames wait. What is not kept is counted, and lies on the
+queries topic for as long as that holds it."""
 SNAPSHOT_BYTES_PER_S = 10_000_000
 """A large checkpoint puts the next one off, so that snapshots never take more than this."""
 
@@ -103,7 +107,9 @@ class Detector:
         """Engines of partitions that were taken away: used again when nobody else moved them on."""
         self.latency = Histogram(LATENCY_BOUNDS_S)
         self.verdicts: dict[str, int] = defaultdict(int)
-        self.deadletters = 0
+        self.deadletters = self._unkept = 0
+        self._letters = DEAD_LETTERS_PER_S
+        """That may still be kept in this second."""
         self.reread = 0
         self.snapshot_bytes = 0
         self._judges: dict[str, Judge] = {}
@@ -254,6 +260,10 @@ class Detector:
     async def _act(self, partition: int, offset: int, value: bytes, fed: Fed) -> None:
         if fed.reason:
             self.deadletters += 1
+            self._letters -= 1
+        if fed.reason and self._letters < 0:
+            self._unkept += 1
+        elif fed.reason:
             log.error("partition %d offset %d: %s: sent to %s", partition, offset, fed.reason, self.topics.deadletter)
             headers = [
                 ("reason", fed.reason.encode()),
@@ -434,6 +444,7 @@ class Detector:
         while True:
             await asyncio.sleep(1.0)
             now = now_ms()
+            self._refill_letters()
             active = []
             for held in list(self.held.values()):
                 held.engine.keep(now)
@@ -452,6 +463,11 @@ class Detector:
                 # A part of the accounts each second until all were looked at.
                 looked = [held.engine.evict(now) for held in self.held.values()]
                 evicted = time.monotonic() if all(looked) else evicted
+
+    def _refill_letters(self) -> None:
+        if self._unkept:
+            log.error("%d further records could not be read and were not kept", self._unkept)
+        self._letters, self._unkept = DEAD_LETTERS_PER_S, 0
 
     def _reload_policy(self) -> None:
         """A policy file that changed is used from the next event on; what the judges remember stays."""

@@ -169,3 +169,19 @@ def test_no_more_than_so_many_verdicts_wait(tmp_path: Path, monkeypatch: pytest.
         assert len(broker.accounts) == 4
 
     run(tmp_path, play)
+
+
+def test_a_flood_of_unreadable_records_keeps_no_frame_waiting(tmp_path: Path) -> None:
+    """100,000 of them are a megabyte, and a dead letter is milliseconds."""
+
+    async def play(detector: Detector, broker: Broker) -> None:
+        for second in range(2):
+            for n in range(1_000):
+                await detector.handle(0, 1_000 * second + n, b"?")
+            detector._refill_letters()
+        assert broker.topics == ["deadletter"] * 2 * module.DEAD_LETTERS_PER_S
+        assert detector.deadletters == 2_000
+        await detector.handle(0, 2_000, frame(0, "anna"))
+        assert detector.held[0].engine.events == 1
+
+    run(tmp_path, play)

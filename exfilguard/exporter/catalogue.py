@@ -133,7 +133,8 @@ def render() -> str:
     """docs/METRICS.md: `python -m exfilguard.exporter.catalogue > docs/METRICS.md`."""
     lines = [
         "# Metrics\n\nGenerated from `exfilguard/exporter/catalogue.py`; do not edit. Base units, no patient, no unbounded label:",
-        "`account` shows the largest accounts only (`exporter.top_accounts`).\n",
+        "`account` shows the largest accounts only (`exporter.top_accounts`). Counters of processes that were replaced or ended go on in the",
+        "sums for as long as the exporter runs, which do not go back, then.\n",
         "| metric | type | labels | meaning |\n| --- | --- | --- | --- |",
     ]
     for name, metric in METRICS.items():

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from operator import add
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
@@ -25,11 +26,60 @@ from .catalogue import METRICS, PREFIX
 log = logging.getLogger(__name__)
 
 
+class Ended:
+    """What processes had counted that have ended or are down. A sum over processes goes back without it when a relay is replaced, and
+    Prometheus takes that for a restart: it counts all that is left of the sum once more, and `increase(..) > 0` pages at night. What a
+    process counted after it was asked last is lost."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Snapshot] = {}
+        """By process, as it answered last."""
+        self._sum = Snapshot("ended", "0")
+        self._lock = threading.Lock()
+
+    def since(self, snapshots: Mapping[str, Snapshot | None]) -> list[Snapshot]:
+        """To be added to those that answer now. `snapshots`: None for one that is down."""
+        with self._lock:
+            for name, last in list(self._last.items()):
+                now = snapshots.get(name)
+                another = now is not None and now.details.get("began_ms") != last.details.get("began_ms")
+                if another or name not in snapshots:
+                    self._sum = _added(self._sum, self._last.pop(name))
+            self._last |= {name: counts(now) for name, now in snapshots.items() if now is not None}
+            return [self._sum, *(last for name, last in self._last.items() if snapshots[name] is None)]
+
+
+def counts(snapshot: Snapshot) -> Snapshot:
+    """Only what never goes back."""
+    kinds = {name: metric.kind for name, metric in METRICS.items()}
+    values = [value for value in snapshot.values if kinds.get(value[0]) == "counter"]
+    return replace(snapshot, values=values)
+
+
+def _added(one: Snapshot, other: Snapshot) -> Snapshot:
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    buckets: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[dict[float, int], float]] = {}
+    for snapshot in (one, other):
+        for name, labels, value in snapshot.values:
+            key = (name, tuple(sorted(labels.items())))
+            values[key] = values.get(key, 0) + value
+        for name, labels, found, total in snapshot.histograms:
+            key = (name, tuple(sorted(labels.items())))
+            merged, so_far = buckets.get(key, ({}, 0.0))
+            buckets[key] = ({bound: merged.get(bound, 0) + count for bound, count in found}, so_far + total)
+    return replace(
+        one,
+        values=[(name, dict(labels), value) for (name, labels), value in values.items()],
+        histograms=[(name, dict(labels), sorted(f.items()), total) for (name, labels), (f, total) in buckets.items()],
+    )
+
+
 class ProcessCollector(Collector):
     """Private registry's only collector. An unknown metric from a newer process is left out, never an error."""
 
     def __init__(self, data_dir: str | Path) -> None:
         self.data_dir = Path(data_dir)
+        self._ended = Ended()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="scrape")
 
     def snapshots(self) -> dict[str, Snapshot | None]:
@@ -44,7 +94,7 @@ class ProcessCollector(Collector):
         yield up
         alive = {name: snapshot for name, snapshot in snapshots.items() if snapshot is not None}
         own = Snapshot("exporter", "0", [*_began(alive), *_disk(self.data_dir)])
-        yield from families([*alive.values(), own])
+        yield from families([*alive.values(), *self._ended.since(snapshots), own])
 
 
 def _began(alive: Mapping[str, Snapshot]) -> Iterator[tuple[str, Labels, float]]:

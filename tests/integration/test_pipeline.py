@@ -186,15 +186,16 @@ def test_a_record_without_a_value_or_larger_than_a_broker_takes_uncompressed_sto
     exact(stack, load)
     topics = Topics(stack.config.kafka.prefix)
     producer = KafkaProducer(
-        bootstrap_servers=stack.config.kafka.bootstrap, compression_type="gzip", max_request_size=16 << 20
+        bootstrap_servers=stack.config.kafka.bootstrap, compression_type="gzip", max_request_size=64 << 20
     )
     for partition in range(PARTITIONS):
-        producer.send(topics.queries, value=b"x" * (5 << 20), partition=partition).get(10)
+        for size in (3 << 20, 50 << 20):  # the second is more than is unpacked
+            producer.send(topics.queries, value=b"x" * size, partition=partition).get(10)
         producer.send(topics.queries, value=None, key=b"x", partition=partition).get(10)
     producer.close()
     load.write(100)
     exact(stack, load)
-    wait_for(lambda: stack.total("deadletters_total") == 2 * PARTITIONS)
+    wait_for(lambda: stack.total("deadletters_total") == 3 * PARTITIONS)
     letters = list(whole_topic(stack.config, topics.deadletter, 1.0))
     assert max(len(value) for _, value in letters) == DEAD_LETTER_BYTES
 

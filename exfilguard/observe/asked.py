@@ -34,12 +34,13 @@ Value = bytes | int
 """A literal's canonical text, or the number of a parameter."""
 
 _COLUMN = re.compile(r"(?:(?P<table>[\w.$]+)\.)?(?P<column>[\w$]+)(?:\[(?P<where>[^\]]*)\])?")
-_VALUE = rb"(?:'(?:[^'\\]|''|\\.)*'|-?\d+|\$\d+|\?)(?:\s*::\s*[\w.\"\[\]]+)?"
+_VALUE = rb"(?:'(?:[^'\\]|''|\\.)*'|-?\d+|\$\d+|\?)(?:\s*+::\s*+[\w.\"\[\]]+)?"
 _MYSQL_VALUE = rb"(?:" + _VALUE + rb"|\"(?:[^\"\\]|\"\"|\\.)*\")"
 """There double quotes hold text, unless the session says otherwise."""
 _ONE_VALUE = re.compile(rb"'((?:[^'\\]|''|\\.)*)'|(-?\d+)|\$(\d+)|(\?)|\"((?:[^\"\\]|\"\"|\\.)*)\"")
 _MARKS = re.compile(
-    rb"'(?:[^'\\]|''|\\.)*'|\"(?:[^\"\\]|\"\"|\\.)*\"|`[^`]*`|/\*.*?\*/|#[^\n]*|--\s[^\n]*|(\?)", re.DOTALL
+    rb"'(?:[^'\\]|''|\\.)*+(?:'|\Z)|\"(?:[^\"\\]|\"\"|\\.)*+(?:\"|\Z)|`[^`]*+(?:`|\Z)|/\*.*?(?:\*/|\Z)|#[^\n]*|--\s[^\n]*|(\?)",
+    re.DOTALL,
 )
 _NUMBER = re.compile(rb"\b\d+\b")
 _FIRST_MARK = 1_000_000_007
@@ -279,8 +280,8 @@ def _comparison(names: Iterable[str], value: bytes) -> re.Pattern[bytes]:
     """`column = value`, `IN (values)`, `= ANY (values)`, in lower case."""
     known = b"|".join(sorted(re.escape(name.encode()) for name in names))
     return re.compile(
-        rb"\b(?P<column>" + known + rb")\b[\"`]?\s*(?:=\s*(?:any\s*\(\s*(?:array\s*\[)?\s*)?|in\s*\(\s*)\(?\s*"
-        rb"(?P<values>" + value + rb"(?:\s*,\s*" + value + rb")*)",
+        rb"\b(?P<column>" + known + rb")\b[\"`]?\s*+(?:=\s*+(?:any\s*+\(\s*+(?:array\s*+\[)?\s*+)?|in\s*+\(\s*+)\(?\s*+"
+        rb"(?P<values>" + value + rb"(?:\s*+,\s*+" + value + rb")*+)",
         re.DOTALL,
     )
 

@@ -120,7 +120,7 @@ _TOGETHER: tuple[tuple[frozenset[str], frozenset[str]], ...] = (
     (frozenset(("engine",)), _FOREIGN_ENGINES),
 )
 """Words that need another one to mean something."""
-_COPY_BEYOND = re.compile(r"(?:^|;|\*/|[\n\r]|\b(?:begin|then|else|loop))\s*copy\b")
+_COPY_BEYOND = re.compile(r"(?:(?:^|;|\*/|\b(?:begin|then|else|loop))\s*+|[\n\r][^\S\n\r]*+)copy\b")
 _TARGET_BEYOND = re.compile(r"\b(?:program|stdin|stdout)\b|'/|'[a-z]:|\b(?:e|u&)'|\$")
 """What a COPY needs: a line of a letter to a patient may begin with the word."""
 
@@ -135,7 +135,9 @@ class Classifier:
         self._watch_starts = tuple(name[:-1] for name in names if name.endswith("*"))
         starts = "|".join(re.escape(name) for name in sorted(self._watch)) or "(?!)"
         starts += "".join(f"|{re.escape(name)}\\w*" for name in self._watch_starts)
-        self._called = re.compile(rf"(?<![\w$])(?:{starts})(?:[^\w$(/]|/(?!\*)|/\*.*?\*/)*+\(", re.DOTALL)
+        self._called = re.compile(
+            rf"(?<![\w$])(?:{starts})(?:[^\w$(/]|/(?!\*)|/\*.{{0,200}}?\*/)*+(?:\(|/\*)", re.DOTALL
+        )
         self._known: dict[str, tuple[Flag, ...]] = {}
         own = {"copy", *({"uescape", *_RUNNING} if engine == "postgresql" else {"infile", *_RUNS})}
         alone = {name for names, _ in _WORDS_BEYOND for name in names}.union(self._watch, self._watch_starts, own)

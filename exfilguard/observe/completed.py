@@ -83,7 +83,8 @@ def _plain(name: bytes) -> bytes:
 
 
 SELECTS = re.compile(rb"\bselect\b|\btable\b", re.IGNORECASE)
-_COPY_FROM = re.compile(rb"\s*copy\b[^']*?\bfrom\b(?![^']*\bto\b)", re.IGNORECASE)
+_COPY = re.compile(rb"\s*copy\b([^']*)", re.IGNORECASE)
+_DIRECTION = re.compile(rb"\b(?:from|to)\b", re.IGNORECASE)
 
 
 def hidden_rows(tag: str, sql: bytes) -> int:
@@ -92,6 +93,13 @@ def hidden_rows(tag: str, sql: bytes) -> int:
     moved = (
         verb == "SELECT"
         or (verb == "INSERT" and SELECTS.search(sql) is not None)
-        or (verb == "COPY" and _COPY_FROM.match(sql) is None)
+        or (verb == "COPY" and not _copies_in(sql))
     )
     return messages.tag_rows(tag) if moved else 0
+
+
+def _copies_in(sql: bytes) -> bool:
+    """True for COPY .. FROM: of `from` and `to`, before any string, the last one is `from`."""
+    copy = _COPY.match(sql)
+    said: list[bytes] = _DIRECTION.findall(copy[1]) if copy is not None else []
+    return bool(said) and said[-1].lower() == b"from"

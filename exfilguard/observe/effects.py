@@ -65,7 +65,7 @@ def may_matter(sql: bytes) -> bool:
 _ONE_WITHOUT_ROWS = re.compile(
     rb"\s*(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release|set(?![^;]*\bstatement\b)|reset|discard|deallocate"
     rb"|close|use)\b"
-    rb"[^;(]*;?\s*",
+    rb"[^;(]*+;?\s*+",
     re.IGNORECASE,
 )
 """A parenthesis may hold what a variable of MySQL's is to keep until somebody else asks for it: a query, a file."""

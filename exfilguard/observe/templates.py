@@ -34,7 +34,7 @@ _FIRST_MARK = 7_000_000_001
 """A number that no text is likely to have; one that has it is read the plain way."""
 
 _OF_TRANSACTIONS = re.compile(
-    rb"(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release)\b[^;]*;?\s*", re.IGNORECASE
+    rb"(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release)\b[^;]*+;?\s*+", re.IGNORECASE
 )
 """What changes no identity where no setting names a user."""
 _OF_QUERIES = frozenset(("select", "table"))

@@ -193,6 +193,20 @@ def test_rows_and_patients_are_counted_however_they_leave(relay: Relay) -> None:
     assert PASSWORD.encode() not in text
 
 
+@pytest.mark.parametrize("mode", ["observe", "enforce"])
+def test_one_that_asks_for_what_is_hard_to_read_holds_up_nobody(relay: Relay, mode: str) -> None:
+    """A cell that is nearly a list of identifiers, a text that is nearly a comparison with one."""
+    guarded = relay(mode=mode, budget_rows=10_000)
+    with connect(guarded.dsn()) as thief, connect(guarded.dsn("dr.martin")) as colleague:
+        began = time.monotonic()
+        thief.execute("SELECT repeat('1  ', 40) || 'x' FROM patient LIMIT 100").fetchall()
+        thief.execute("SELECT 1 FROM patient WHERE id IN (" + " " * 50_000 + "1)").fetchall()
+        with pytest.raises(psycopg.errors.SyntaxError):
+            thief.execute("SELECT 1 FROM patient WHERE id IN (" + " " * 50_000)
+        colleague.execute("SELECT 1")
+        assert time.monotonic() - began < 5.0
+
+
 def test_progress_is_reported_while_a_result_streams(relay: Relay) -> None:
     guarded = relay(progress_rows=100)
     with connect(guarded.dsn()) as through:

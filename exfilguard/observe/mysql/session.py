@@ -233,5 +233,6 @@ class MysqlObserver(Answers):
 
 _READ_FIRST = messages.REPLICATION | {messages.COM_CHANGE_USER}
 _READS = re.compile(
-    rb"[\s(]*(?:/\*.*?\*/[\s(]*)*(?:select|show|describe|desc|explain|with|table|values)\b", re.IGNORECASE | re.DOTALL
+    rb"[\s(]*+(?:/\*.*?\*/[\s(]*+)*+(?:select|show|describe|desc|explain|with|table|values)\b",
+    re.IGNORECASE | re.DOTALL,
 )

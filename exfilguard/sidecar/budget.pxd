@@ -1,3 +1,6 @@
+cimport cython
+
+
 cdef class Account:
     cdef public long long rows, estimated, looked_at
     cdef public object slices, patients
@@ -9,9 +12,13 @@ cdef class LocalBudget:
     cdef dict _accounts
 
     cdef long long _slice(self, long long now_ms)
-    cdef Account _account(self, str principal, long long now_ms)
+    cdef Account _found(self, str principal, long long now_ms)
     cdef bint _expire(self, Account account, long long number) except *
+    @cython.locals(account=Account)
     cpdef rows_left(self, str principal, long long now_ms)
+    @cython.locals(account=Account)
     cpdef patients_left(self, str principal, long long now_ms)
+    @cython.locals(account=Account)
     cpdef known_patients(self, str principal, long long now_ms)
+    @cython.locals(account=Account, number=cython.longlong)
     cpdef charge(self, str principal, long long rows, tuple patients, long long estimated, long long now_ms)

@@ -14,6 +14,8 @@ MAX_ACCOUNTS = 100_000
 """Names of one window that have a budget each; what further ones do is counted together, as in the detector: a session that may say
 whose it is can say it anew with each statement."""
 OTHERS = "(others)"
+NOBODY: OrderedDict[str, int] = OrderedDict()
+"""Never changed."""
 
 
 class Account:
@@ -53,7 +55,8 @@ class LocalBudget:
         self._latest = number
         return number
 
-    def _account(self, principal: str, now_ms: int) -> Account:
+    def _found(self, principal: str, now_ms: int) -> Account | None:
+        """What is charged to this principal; None while that is nothing."""
         number = self._slice(now_ms)
         if number > self._swept + SLICES:
             self._swept = number
@@ -62,11 +65,9 @@ class LocalBudget:
             ]:
                 del self._accounts[name]
         account = self._accounts.get(principal)
-        if account is None:
-            if len(self._accounts) >= MAX_ACCOUNTS and principal != OTHERS:
-                return self._account(OTHERS, now_ms)
-            account = self._accounts[principal] = Account()
-        if account.looked_at < number:
+        if account is None and len(self._accounts) >= MAX_ACCOUNTS:
+            account = self._accounts.get(OTHERS)
+        if account is not None and account.looked_at < number:
             self._expire(account, number)
         return account
 
@@ -88,13 +89,16 @@ class LocalBudget:
         """Rows that may still pass; None without a limit."""
         if not self.rows_limit:
             return None
-        return max(0, self.rows_limit - self._account(principal, now_ms).rows)
+        account = self._found(principal, now_ms)
+        return self.rows_limit if account is None else max(0, self.rows_limit - account.rows)
 
     def patients_left(self, principal: str, now_ms: int) -> int | None:
         """Further distinct patients that may still pass; None without a limit."""
         if not self.patients_limit:
             return None
-        account = self._account(principal, now_ms)
+        account = self._found(principal, now_ms)
+        if account is None:
+            return self.patients_limit
         return max(0, self.patients_limit - len(account.patients) - account.estimated)
 
     def forgive(self, principal: str) -> None:
@@ -103,12 +107,19 @@ class LocalBudget:
 
     def known_patients(self, principal: str, now_ms: int) -> OrderedDict[str, int]:
         """Digests already charged in the window: seeing them again costs nothing."""
-        return self._account(principal, now_ms).patients
+        account = self._found(principal, now_ms)
+        return NOBODY if account is None else account.patients
 
     def charge(self, principal: str, rows: int, patients: tuple[str, ...], estimated: int, now_ms: int) -> None:
-        """Record what was forwarded."""
-        account = self._account(principal, now_ms)
+        """Record what was forwarded. A name that takes nothing, such as one that only tries to log in, has no place here."""
+        if not (rows or estimated or patients):
+            return
+        account = self._found(principal, now_ms)
         number = self._latest
+        if account is None:
+            name = principal if len(self._accounts) < MAX_ACCOUNTS else OTHERS
+            account = self._accounts[name] = Account()
+            account.looked_at = number
         if rows or estimated:
             account.rows += rows
             account.estimated += estimated

@@ -78,3 +78,16 @@ def test_a_clock_that_was_set_back_keeps_nothing_longer_in_the_window() -> None:
     assert budget.rows_left("anna", now + WINDOW_MS + 2 * SLICE_MS) == 95
     assert budget.patients_left("anna", now + WINDOW_MS + 2 * SLICE_MS) == 9
     assert budget.rows_left("anna", now + 2 * WINDOW_MS) == 100
+
+
+def test_names_that_take_nothing_have_no_place() -> None:
+    """Whoever tries to log in gives a name, with no password."""
+    budget = LocalBudget(10, 10, WINDOW_MS)
+    for n in range(MAX_ACCOUNTS + 5):
+        assert budget.rows_left(f"tried {n}", 1_000) == 10
+        assert budget.patients_left(f"tried {n}", 1_000) == 10
+        assert not budget.known_patients(f"tried {n}", 1_000)
+        budget.charge(f"tried {n}", 0, (), 0, 1_000)
+    budget.charge("anna", 3, (), 0, 1_000)
+    assert budget.rows_left("anna", 1_000) == 7
+    assert budget.rows_left("bert", 1_000) == 10

@@ -130,8 +130,8 @@ class Session(Talk):
         self.started = False
         self.passed = False
         """The client's bytes at hand were forwarded before they were read."""
-        self.heard_ms = 0
-        """When either side last said something behind the login."""
+        self.heard_ms = now_ms()
+        """When either side last said something: at the login, or behind it."""
         self.in_step: InStep | None = None
         """Set after a cut that the session survives, until the server is ready again."""
         self.held = b""

@@ -115,6 +115,17 @@ def test_idle_sessions_are_closed_and_busy_ones_are_not(relay: Relay) -> None:
     assert guarded.stack.total("idle_sessions_closed_total") == 1
 
 
+def test_a_session_that_has_asked_nothing_since_its_login_is_not_idle_for_longer(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pools open some connections before they need them."""
+    guarded = relay(idle_timeout_ms=6_000)
+    monkeypatch.setattr(pymysql.connections.Connection, "set_character_set", lambda *_: None)
+    new = guarded.connect()
+    time.sleep(2.5)
+    assert one(new, "SELECT 1") == (1,)
+
+
 # -- load balancers ---------------------------------------------------------------------------------------------------
 
 

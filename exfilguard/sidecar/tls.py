@@ -100,3 +100,13 @@ def common_name(certificate: dict[str, Any] | None) -> str:
             if name == "commonName":
                 return str(value)
     return ""
+
+
+def account_problem(connection: ssl.SSLObject | None, account: str) -> str:
+    """Why the client's certificate does not prove that it is this account; empty when it does. `connection`: None without TLS."""
+    if connection is None:
+        return "a client certificate is required: connect with TLS"
+    found = connection.getpeercert()
+    if not found:
+        return "a client certificate is required: give the client one and its key"
+    return "" if common_name(found) == account else "the client certificate is another account's"

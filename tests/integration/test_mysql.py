@@ -25,6 +25,7 @@ from .mysql import ACCOUNT, PATIENTS, GuardedMysql, Streaming, change_user
 from .mysql_server import Mysql8
 from .stack import PASSWORD, meanwhile, rss_kib, wait_for
 from .test_relay import certificate
+from .test_tls import made
 
 Relay = Callable[..., GuardedMysql]
 
@@ -184,6 +185,31 @@ def test_tls_on_either_side(relay: Relay, tmp_path: Path, account: str, client_t
     with pytest.raises(pymysql.OperationalError, match="1045"):
         guarded.connect(account, password="wrong", **options)
     wait_for(lambda: any(e["kind"] == "login_failed" and e["error"] == "28000" for e in guarded.events()))
+
+
+def test_a_client_certificate_must_be_the_accounts(relay: Relay, tmp_path: Path) -> None:
+    cert, key = made(tmp_path, "guard")
+    own, own_key = made(tmp_path, ACCOUNT)
+    guarded = relay(tls="terminate", tls_cert=str(cert), tls_key=str(key), tls_client_ca=str(own))
+    shown = ssl.create_default_context(cafile=str(cert))
+    shown.check_hostname = False
+    shown.load_cert_chain(own, own_key)
+    bare = ssl.create_default_context(cafile=str(cert))
+    bare.check_hostname = False
+    with guarded.connect(ssl=shown) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        # Another account behind the same certificate's login.
+        with pytest.raises(pymysql.OperationalError, match="certificate"):
+            connection._execute_command(0x11, b"other\0\0dpi\0\x2d\0mysql_native_password\0\0")
+            connection._read_packet()
+    for user, options, words in (
+        ("other", {"ssl": shown}, "another account's"),
+        (ACCOUNT, {"ssl": bare}, "certificate is required"),
+        (ACCOUNT, {"ssl_disabled": True}, "connect with TLS"),
+    ):
+        with pytest.raises(pymysql.OperationalError, match=words):
+            guarded.connect(user, **options)
 
 
 @pytest.mark.parametrize("server_tls", [False, True])

@@ -25,7 +25,7 @@ cdef class Command:
 
 
 cdef class Commands(Observer):
-    cdef public bint _allow_replication
+    cdef public bint _allow_replication, _certified
     cdef public unsigned long long capabilities
     cdef public object on_change_user, _inflate_server, _reading
     cdef public FrontendReader _frontend

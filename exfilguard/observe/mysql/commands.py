@@ -135,6 +135,7 @@ class Commands(Observer):
         asked: AskedColumns | None = None,
         templates: Templates | None = None,
         allow_replication: bool = False,
+        certified: bool = False,
     ) -> None:
         super().__init__(
             "mysql", setting, session_id, source, columns, identity, classifier, asked, templates or shared(asked)
@@ -145,6 +146,7 @@ class Commands(Observer):
         """Called with its plugin when a COM_CHANGE_USER is read that waits for nothing else."""
         self._screener = Screener(self)
         self._allow_replication = allow_replication
+        self._certified = certified  # the client's certificate is the account's, and no other's
         self._backslashes = True
         self._frontend = FrontendReader(self)
         self._backend = BackendReader(self)
@@ -184,6 +186,9 @@ class Commands(Observer):
                 self.forbidden = "replication"
                 return
             self.always = ("replication",)
+        if kind == messages.COM_CHANGE_USER and self._certified and self._other_account(body):
+            self.forbidden = "another account than the client certificate's"
+            return
         if self.desynced:
             return
         command = Command(kind, self.now)
@@ -230,6 +235,13 @@ class Commands(Observer):
             self._begin()
             if command.login is not None and self.on_change_user is not None:
                 self.on_change_user(command.login.plugin)
+
+    def _other_account(self, body: bytes) -> bool:
+        """True when a COM_CHANGE_USER is for another account than is logged in."""
+        try:
+            return change_user(body, self.capabilities).user != self.login
+        except ProtocolError:
+            return True
 
     def _begin(self) -> None:
         """A command became the head of the queue: what its answer begins with."""

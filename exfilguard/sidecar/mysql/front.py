@@ -30,6 +30,7 @@ from ...wire.mysql.messages import packet
 from ..engine import Refusal
 from ..relay import CONNECT_TIMEOUT_S, Session
 from ..sides import TOO_MANY, ServerSide
+from ..tls import account_problem
 from . import passwords
 from .kill import kill
 
@@ -327,6 +328,11 @@ class MysqlFront:
             return
         found = startup.login(payload)
         session.login = found.user
+        certified = bool(guard.listener.tls_client_ca)
+        shown = session.client.tls_object() if self.client_secure else None
+        if certified and (problem := account_problem(shown, found.user)):
+            session.refuse(Refusal.LOGIN, problem, "client certificate refused")
+            return
         observer = Reader(
             guard.setting,
             session.id,
@@ -337,6 +343,7 @@ class MysqlFront:
             asked=guard.asked,
             templates=guard.templates,
             allow_replication=guard.may_replicate(found.user),
+            certified=certified,
         )
         observer.startup(found)
         if found.plugin:

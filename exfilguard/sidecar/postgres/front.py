@@ -19,7 +19,7 @@ from ...wire.postgres.discard import Discard
 from ..engine import Refusal
 from ..relay import Session
 from ..sides import ServerSide, ignore
-from ..tls import common_name
+from ..tls import account_problem
 from .cancel import send_cancel
 
 if TYPE_CHECKING:
@@ -131,16 +131,6 @@ class PostgresFront:
             text = "direct TLS needs ALPN postgresql: use sslnegotiation=postgres with this client"
             self.session.refuse(Refusal.PROTOCOL, text, "direct TLS without ALPN")
 
-    def _certificate_problem(self) -> str:
-        """Why the client's certificate does not prove that it is this account; empty when it does."""
-        session = self.session
-        if not self.encrypted:
-            return "a client certificate is required: connect with TLS"
-        found = session.client.tls_object().getpeercert()
-        if not found:
-            return "a client certificate is required: set sslcert and sslkey"
-        return "" if common_name(found) == session.login else "the client certificate is another account's"
-
     def _start(self, raw: bytes, params: dict[str, str], rest: bytes) -> None:
         """The client sent its StartupMessage: check the standing verdict, then connect to the database."""
         session = self.session
@@ -150,7 +140,8 @@ class PostgresFront:
             text = "replication is not allowed through this guard for this account: see allow_replication"
             session.refuse(Refusal.FORBIDDEN, text, "replication start-up refused")
             return
-        if listener.tls_client_ca and (problem := self._certificate_problem()):
+        shown = session.client.tls_object() if self.encrypted else None
+        if listener.tls_client_ca and (problem := account_problem(shown, session.login)):
             session.refuse(Refusal.LOGIN, problem, "client certificate refused")
             return
         observer = Reader(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,10 @@ def descriptors(pid: int) -> int:
 
 
 def test_every_outcome_is_as_the_page_says(stand: Stand) -> None:
+    spool = Path(stand.stack.config.data_dir) / "spool"
+    wait_for(
+        lambda: any(spool.glob("*/*.seg")), message="the neighbour's login is written down"
+    )  # a descriptor that stays
     before = descriptors(stand.pid)
     outcomes: dict[tuple[str, Case], dict[str, str]] = {}
     for engine, cases in CASES.items():

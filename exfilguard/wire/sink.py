@@ -22,7 +22,7 @@ class Sink:
     free: bool
     """PostgreSQL: set by `row` when what it was shown is no row (a header, a trailer, a keepalive) and takes nothing of the allowance."""
     wants_asides: bool
-    """PostgreSQL: True once the session is logged in: what is said beside rows is shown to `aside`."""
+    """True once the session is logged in: what is said beside rows is shown to `aside`."""
     holds_errors: bool
     """PostgreSQL: True while an ErrorResponse must be shown whole, since it will be replaced."""
 
@@ -45,7 +45,7 @@ class Sink:
         raise NotImplementedError
 
     def aside(self, kind: int, data: bytes, start: int, end: int, size: int, may: bool) -> int:
-        """PostgreSQL's server says something beside its rows: data[start:end] is the body, or the beginning of it, `size` its length.
+        """The server says something beside its rows, MySQL's an error: data[start:end] is the body, or the beginning of it, `size` its length.
         1: it tells of a record, and takes a row's place in the allowance; 0: it tells of none; -1: it would, and it or its patients may
         not pass."""
         raise NotImplementedError

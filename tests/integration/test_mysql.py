@@ -642,6 +642,24 @@ def test_a_client_that_never_reads_and_a_large_result_use_no_more_memory(relay: 
         idle._force_close()
 
 
+@pytest.mark.parametrize("on_cut", ["close", "error"])
+def test_records_in_errors_end_at_the_budget(relay: Relay, on_cut: str) -> None:
+    guarded = relay(mode="enforce", budget_rows=3, on_cut=on_cut)
+    said = []
+    with guarded.connect() as connection, connection.cursor() as cursor:
+        for number in range(1, 6):
+            with pytest.raises(pymysql.MySQLError) as caught:
+                cursor.execute(
+                    f"SELECT EXTRACTVALUE(1, CONCAT('~', (SELECT CONCAT(nom, id) FROM patient WHERE id = {number})))"
+                )
+            said.append(str(caught.value))
+        assert [f"~NOM{n}{n}" in text for n, text in enumerate(said, 1)] == [True] * 3 + [False] * 2
+        if on_cut == "error":
+            cursor.execute("DO 1")
+    wait_for(lambda: len(guarded.patients()) == 3)
+    assert guarded.counted() == 0
+
+
 def test_patients_that_were_put_elsewhere_are_known_there(relay: Relay) -> None:
     guarded = relay()
     with guarded.connect() as connection, connection.cursor() as cursor:

@@ -305,6 +305,35 @@ def test_what_a_variable_keeps_of_patients_is_theirs_when_it_is_asked_for(keeps:
     assert (event.patients, event.patients_estimated) == ((), 0), "COM_RESET_CONNECTION has forgotten it"
 
 
+XPATH = "SELECT EXTRACTVALUE(1, CONCAT('~', (SELECT GROUP_CONCAT(id) FROM patient)))"
+
+
+def failure(text: str, code: int = 1105) -> bytes:
+    return b.numbered(b"\xff" + code.to_bytes(2, "little") + b"#HY000" + text.encode())
+
+
+@pytest.mark.parametrize(("sql", "answer", "patients"), [
+    (XPATH, failure("XPATH syntax error: '~100,101,102'"), 1),
+    ("INSERT INTO patient VALUES (1)", failure("Duplicate entry '1' for key 'patient.PRIMARY'", 1062), 0),
+    ("UPDATE patient SET id = id + 1", failure("Duplicate entry '2' for key 'PRIMARY'", 1062), 1),
+    ("SELECT nom FROM patient", failure("SELECT command denied to user 'a'@'b' for table 'c'", 1142), 0),
+    ("SELECT a FROM visite", failure("something of 'Dupont'"), 0),
+    ("SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = (SELECT nom FROM patient)", failure("x" * 400), 3),
+])  # fmt: skip
+def test_an_error_that_quotes_a_record_is_a_patient(sql: str, answer: bytes, patients: int) -> None:
+    (event,) = everyhow([(">", b.query(sql)), ("<", answer)])
+    assert (event.rows, len(event.patients) + event.patients_estimated) == (0, patients)
+    for left, passes in ((1, True), (0, not patients)):
+        for cut in range(1, len(answer)):
+            seen = observer()
+            seen.client_data(b.query(sql), 5)
+            found = seen.server_data(answer[:cut], 5, allowed_rows=left)
+            held = b"" if found.hold_at is None else answer[found.hold_at : cut]
+            found = seen.server_data(held + answer[cut:], 5, allowed_rows=left)
+            assert (found.cut_at is None) == passes
+            assert passes or len(held) == cut, "no byte of it passes"
+
+
 def test_ten_thousand_copies_cost_the_others_nothing() -> None:
     columns = OriginColumns(["patient.id"])
     began = time.process_time()

@@ -29,6 +29,9 @@ cdef class Answers(Commands):
     @cython.locals(statement=Statement)
     cdef long long _hidden(self, long long affected) except -1
     cdef tuple _note_moved(self, Statement statement, bint kept=*)
+    @cython.locals(head=Command)
+    cpdef int aside(self, int kind, bytes data, Py_ssize_t start, Py_ssize_t end, long long size, bint may) except -2
+    cdef bint _discloses(self, bytes body, Statement statement) except *
     cdef bint _of_others(self, bytes sql) except *
     cdef _note_variables(self, Statement statement)
     cdef int _eof_status(self, bytes payload) except -1

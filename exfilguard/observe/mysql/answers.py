@@ -293,6 +293,33 @@ class Answers(Commands):
         low = sql.lower()
         return b"user_variables" in low or (b"show" in low and (b"warnings" in low or b"errors" in low))
 
+    def aside(self, kind: int, data: bytes, start: int, end: int, size: int, may: bool) -> int:
+        body = data[start:end]
+        if self.desynced or not self._pending or messages.is_progress(body):
+            return 0
+        head = self._head()
+        if head.kind not in REPORTED or not self._discloses(body, head.statement):
+            return 0
+        if not may or not self.admit([self.digester.digest_row(body)], max(0, size // PATIENT_BYTES - 1)):
+            return -1
+        self._bytes += size
+        self.portion_rows += 1  # it takes its place in the allowance, though it is no row
+        if not self.patients_by:
+            self.patients_by = "estimate"
+        return 1
+
+    def _discloses(self, body: bytes, statement: Statement | None) -> bool:
+        """True for an error that may say something of patients: it answers a statement that names a table of theirs and quotes what
+        does not stand there, or says what a variable or a routine makes it say."""
+        if statement is None or not self._of_patients(statement):
+            return False
+        sql = statement.sql.lower()
+        if b"signal" in sql or UNREAD.search(sql) or self._columns.copy_in(sql) or self._of_others(sql):
+            return True
+        if int.from_bytes(body[1:3], "little") in _OF_NAMES:
+            return False
+        return bool([q for q in _QUOTED.findall(_OF_KEY.sub(b"", body[3:])) if q.lower() not in sql])
+
     def _note_variables(self, statement: Statement | None) -> None:
         """A statement is over: whether it may have put something of patients into a variable."""
         if statement is None or self._kept:
@@ -512,6 +539,10 @@ class Answers(Commands):
 
 _TEXT = Column("", "", "", "", 0xFD, 33, 0)
 
+_QUOTED = re.compile(rb"'([^']*)'")
+_OF_KEY = re.compile(rb" for key '[^']*'\Z")
+_OF_NAMES = frozenset((1044, 1045, 1054, 1064, 1142, 1143, 1146, 1305, 1370))
+"""Errors that quote names, or the statement itself."""
 _VARIABLE = re.compile(rb"(?<![@\w$])@(?!@)")
 
 _PHASES = {

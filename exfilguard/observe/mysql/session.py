@@ -49,7 +49,7 @@ class MysqlObserver(Answers):
         `envelopes`: the relay opens the server's, and this observer is shown what is inside.
         """
         self.now = now_ms
-        self.authenticated = self.logged_in = True
+        self.authenticated = self.logged_in = self.wants_asides = True
         self.capabilities = capabilities
         if compression:
             self._inflate_client = Inflater(compression)

@@ -15,7 +15,7 @@ cdef class BackendReader:
     cdef public int sequence
 
     @cython.locals(pos=Py_ssize_t, end=Py_ssize_t, left=cython.longlong, length=cython.longlong, limited=bint, count=cython.longlong,
-                   size=cython.longlong, after=Py_ssize_t, start=Py_ssize_t, sink=Sink, taken=Py_ssize_t)
+                   size=cython.longlong, after=Py_ssize_t, start=Py_ssize_t, sink=Sink, taken=Py_ssize_t, told=int)
     cpdef Scan feed(self, bytes data, object allowed=*, bint hold=*)
 
     @cython.locals(length=cython.longlong, kept=Py_ssize_t, taken=Py_ssize_t, carry=bytearray, sink=Sink)

@@ -6,7 +6,8 @@ set, packets are rows (passed over in bulk, their bodies shown only to a sink th
 other packets are small; they are kept up to MAX_KEPT_BYTES and handed over (a longer one as its beginning).
 
 A row is known, and counted, at its fifth byte: the header, and the first of the payload, which tells it from an error or the
-end. With an allowance, fewer bytes than that are held back, so that the next row's first byte is already not forwarded.
+end. With an allowance, fewer bytes than that are held back, so that the next row's first byte is already not forwarded. An error may
+quote a record: it is shown to `aside` first, whole where there is an allowance.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from ..sink import MAX_KEPT_BYTES as MAX_KEPT_BYTES
 from ..sink import Sink
 from ._scan import skip_rows
-from .messages import EOF, MAX_PAYLOAD_BYTES
+from .messages import EOF, ERR, MAX_PAYLOAD_BYTES
 
 UNLIMITED = 1 << 62
 
@@ -75,12 +76,20 @@ class BackendReader:
                 pos = self._continue(data, pos, end)
                 continue
             if pos + 5 > end:
-                if limited and sink.in_rows:
+                if limited and (sink.in_rows or sink.wants_asides):
                     return Scan(hold_at=pos)
                 pos = self._continue(data, pos, end)
                 continue
             length = data[pos] | data[pos + 1] << 8 | data[pos + 2] << 16
             if not sink.in_rows or (data[pos + 4] >= EOF and length < MAX_PAYLOAD_BYTES) or not length:
+                if data[pos + 4] == ERR and sink.wants_asides and 0 < length < MAX_PAYLOAD_BYTES:
+                    if pos + 4 + length <= end:
+                        told = sink.aside(ERR, data, pos + 4, pos + 4 + length, length, left > 0)
+                        if told < 0:
+                            return Scan(cut_at=pos)
+                        left -= told
+                    elif limited and length <= MAX_KEPT_BYTES:
+                        return Scan(hold_at=pos)
                 if length and length < MAX_PAYLOAD_BYTES and pos + 4 + length <= end:
                     self.sequence = data[pos + 3]
                     start = pos + 4
@@ -185,6 +194,8 @@ class BackendReader:
             if self._is_row:
                 sink.row(begun, 4, kept, kept == 4 + length and not self._continued)
             else:
+                if begun[4] == ERR and sink.wants_asides:
+                    sink.aside(ERR, begun, 4, kept, length, True)
                 sink.packet(begun[4:])
         return pos
 

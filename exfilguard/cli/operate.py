@@ -17,7 +17,7 @@ from ..config.schema import Config
 from ..detect.policy import policy_at
 from ..errors import ConfigError, ExfilGuardError
 from ..events.action import BOOKKEEPING, Action, Operation
-from ..events.codec import encode_verdict
+from ..events.codec import MAX_NAME_CHARS, encode_verdict
 from ..events.verdict import Level, Verdict
 from ..runtime.clock import now_ms
 from .common import add_config_option, load
@@ -92,7 +92,24 @@ def _duration_ms(text: str, default_ms: int) -> int:
 def _begin(args: argparse.Namespace) -> tuple[Config, Person]:
     if not args.reason.strip():
         raise ConfigError(["--reason: is empty: say why, it is recorded"])
+    # Typed in another encoding than the terminal's: no reason to fail in the night.
+    args.reason = args.reason.encode(errors="replace").decode()
+    if args.principal is not None and (problem := _no_account(args.principal)):
+        raise ConfigError([f"the account {problem}: nothing was changed"])
     return load(args), getattr(args, "person", None) or person(args.by)  # the console knows whom it has let in
+
+
+def _no_account(name: str) -> str:
+    """Why no event can name such an account, and nobody would read a verdict on it; empty when one can."""
+    if not name:
+        return "is empty"
+    if len(name) > MAX_NAME_CHARS:
+        return f"has more than {MAX_NAME_CHARS} characters"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8 text"
+    return ""
 
 
 # -- decisions ----------------------------------------------------------------------------------------------------------

@@ -180,6 +180,11 @@ def test_the_mass_lock_stop_is_overridden_by_a_person(desk: Desk, who: Any) -> N
     assert issuers == {"a": "operator:anna", "b": "operator:anna", "c": "detector:1"}
 
 
+def test_a_reason_in_another_encoding_is_no_reason_to_fail(desk: Desk, who: Any) -> None:
+    desk.run("lock", "dpi_export", "--reason", "accord\udce9")
+    assert [action["reason"] for action in desk.run("actions")] == ["accord?"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
@@ -189,6 +194,10 @@ def test_the_mass_lock_stop_is_overridden_by_a_person(desk: Desk, who: Any) -> N
         (["lock", "x", "--reason", "  "], 2, "--reason"),
         (["lock", "x", "--reason", "y", "--for", "soon"], 2, "--for"),
         (["lock", "x", "--reason", "y", "--as", "a b\n"], 2, "--as"),
+        (["lock", "", "--reason", "y"], 2, "account is empty"),
+        (["unlock", "", "--reason", "y"], 2, "account is empty"),
+        (["lock", "x" * 1_001, "--reason", "y"], 2, "1000 characters"),
+        (["lock", "\udce9", "--reason", "y"], 2, "not UTF-8"),
         (["break-glass", "--reason", "y"], 2, "name one account"),
         (["break-glass", "x", "--mass-lock", "--reason", "y"], 2, "name one account"),
     ],

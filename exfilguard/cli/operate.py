@@ -176,7 +176,20 @@ def run_extend(args: argparse.Namespace) -> int:
         reason=f"{known.reason} (extended by {who.name}: {args.reason})",
         expires_ms=now + lasts_ms,
     )
+    _refuse_sooner(config, known, verdict)
     return _publish(args, config, who, "extend", verdict, known.level)
+
+
+def _refuse_sooner(config: Config, known: Verdict | None, verdict: Verdict) -> None:
+    """Where two persons lift a lock, one of them cannot let it last a second only. Raises ExfilGuardError."""
+    if not config.responder.two_person_unlock or known is None or known.level != "lock" or verdict.level != "lock":
+        return
+    until = known.expires_ms or sys.maxsize
+    if known.in_force(now_ms()) and (verdict.expires_ms or sys.maxsize) < until:
+        raise ExfilGuardError(
+            f"{known.key}: the lock would end sooner than it does now, and two persons are needed to lift it: let both run "
+            "`exfilguard unlock`; nothing was changed"
+        )
 
 
 def run_ack(args: argparse.Namespace) -> int:
@@ -259,6 +272,7 @@ def _issue(
         expires_ms=now + lasts_ms if lasts_ms else 0,
         total=known.total if known is not None and level == "none" else 0,
     )
+    _refuse_sooner(config, known, verdict)
     return _publish(args, config, who, operation, verdict, known.level if known is not None else "none")
 
 

@@ -122,6 +122,19 @@ def test_two_persons_lift_a_lock(desk: Desk, who: Any) -> None:
     assert outcomes == [("anna", "requested"), ("bruno", "done")]
 
 
+def test_one_person_cannot_let_a_lock_end_sooner(desk: Desk, who: Any) -> None:
+    desk.write(detected("thief"))
+    for command in ("extend", "lock"):
+        assert "two persons" in desk.run(command, "thief", "--reason", "x", "--for", "1s", code=1)
+    assert desk.run("actions") == []
+    desk.run("extend", "thief", "--reason", "x", "--for", "2h")
+    desk.run("ack", "thief", "--reason", "x")
+    assert "two persons" in desk.run("lock", "thief", "--reason", "x", "--for", "1000h", code=1)
+    desk.run("lock", "thief", "--reason", "x")
+    desk.write(detected("other", "cut"))
+    desk.run("extend", "other", "--reason", "x", "--for", "1s")
+
+
 def test_a_request_is_for_one_lock_and_expires(desk: Desk, who: Any) -> None:
     desk.write(detected("dr.petit"))
     request = desk.run("unlock", "dr.petit", "--reason", "a", code=1)["action"]

@@ -320,17 +320,16 @@ class Judge:
     ) -> Verdict | None:
         """One event that matters by itself; `why` is what the core saw (see notable.WHY), or empty to look at the event."""
         _, rules = self._of(principal)
+        at = min(int(event.get("time_ms", now_ms)), now_ms)  # a time that is still to come is its sidecar's mistake
         allowed: set[str] = set()
         for allowance in self.policy.allowances:
-            if allowance.holds(principal, int(event.get("time_ms", now_ms))):
+            if allowance.holds(principal, at):
                 allowed |= allowance.flags
         cases = [
             Case(f.detector, f.level, f.reason, f.unit, HOUR, f.total, f.limit)
             for f in notable.look(self.policy, rules, principal, event, why, frozenset(allowed))
         ]
-        return (
-            self.ladder.decide(principal, cases, now_ms, previous, int(event.get("time_ms", now_ms))) if cases else None
-        )
+        return self.ladder.decide(principal, cases, now_ms, previous, at) if cases else None
 
     def _of(self, principal: str) -> tuple[str, Class]:
         found = self._classes.get(principal)

@@ -6,6 +6,7 @@ import datetime as dt
 from zoneinfo import ZoneInfo
 
 from ..events.verdict import Verdict
+from .moment import LAST_S
 
 LANGUAGES = ("fr", "en")
 
@@ -430,11 +431,14 @@ class Words:
         text = f"{value:,}"
         return text.replace(",", "\u202f") if self.language == "fr" else text
 
+    def _at(self, ms: int) -> dt.datetime:
+        return dt.datetime.fromtimestamp(min(ms / 1000, LAST_S - 86_400), self._zone)  # a day: whatever the zone
+
     def time(self, ms: int, *, precise: bool = False) -> str:
         """Day and time in the report's zone; empty for 0."""
         if not ms:
             return "–"
-        at = dt.datetime.fromtimestamp(ms / 1000, self._zone)
+        at = self._at(ms)
         clock = f"{at:%H:%M:%S}" + (f",{ms % 1000:03d}" if precise else "")
         if self.language == "en":
             return f"{at.day} {at:%B %Y}, {clock.replace(',', '.')}"
@@ -442,11 +446,11 @@ class Words:
 
     def clock(self, ms: int) -> str:
         """`24/11 14:03:07.123`: for tables."""
-        at = dt.datetime.fromtimestamp(ms / 1000, self._zone)
+        at = self._at(ms)
         return f"{at:%d/%m %H:%M:%S}.{ms % 1000:03d}"
 
     def day(self, ms: int) -> str:
-        at = dt.datetime.fromtimestamp(ms / 1000, self._zone)
+        at = self._at(ms)
         return f"{at:%d/%m/%Y}" if self.language == "fr" else f"{at:%Y-%m-%d}"
 
     def zone(self) -> str:

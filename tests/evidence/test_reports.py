@@ -174,3 +174,10 @@ def test_times_and_numbers_in_both_languages() -> None:
     assert [fr.duration(ms) for ms in (85, 1_200, 90_000, 7_200_000, 7 * DAY_MS)] == [
         "85 ms", "1,2 s", "1,5 min", "2 h", "7 j"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_a_time_that_no_calendar_has_is_its_last(language: str) -> None:
+    words, late = Words(language, "Pacific/Kiritimati"), (1 << 53) - 1
+    assert all("9999" in text for text in (words.time(late), words.day(late)))
+    assert words.clock(late).startswith("31/12")

@@ -209,3 +209,11 @@ def test_invented_epochs_and_gaps_keep_no_checkpoint_from_being_written_and_driv
     assert checkpoint is not None
     assert len(checkpoint.marker[1]) < 800_000
     assert engine.feed(engine.next_offset, frame(0, event("p", 1), sidecar="honest-0"), NOW).duplicate
+
+
+@pytest.mark.parametrize("time_ms", [NOW + 3_600_000, (1 << 53) - 1])
+def test_a_finding_from_the_future_is_of_now(time_ms: int) -> None:
+    """The verdict's own time was the event's: an incident's report could not be made of a year that no calendar has."""
+    finding = event("p", 0, kind="finding", time_ms=time_ms) | {"detail": "a context that does not hold"}
+    (verdict,) = new().feed(0, frame(0, finding), NOW).verdicts
+    assert verdict.crossed_ms == NOW

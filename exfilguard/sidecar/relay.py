@@ -253,6 +253,8 @@ class Session(Talk):
         began = pump.now_s if pump is not None else elapsed_s()
         if observer is None or self.closed:
             return
+        if self.throttle is not None and not opened and self._waits(data):
+            return
         if self.envelopes is not None and not opened:
             try:
                 data = self.envelopes.open(data)
@@ -279,6 +281,12 @@ class Session(Talk):
         if observer.desynced and not self.closed:
             self._desynced()
         self.gate.added.observe(elapsed_s() - began)
+
+    def _waits(self, data: bytes) -> bool:
+        """True: another session of the principal has taken what is not paid yet, and these bytes wait for it."""
+        if self.throttle is None or self.server is None or self.ending is not None or self.in_step is not None:
+            return False
+        return self.server.put_back(data, self.throttle.take(0, now_ms()))
 
     def _counted(self, events: list[QueryEvent], rows: int, principal: str, now: int) -> None:
         """What became of bytes that were forwarded."""

@@ -25,3 +25,4 @@ cdef class ServerSide(Side):
     cdef public Talk plain
     cdef public bytes rest
     cdef public Py_ssize_t rest_at
+    cdef public bint over

@@ -288,6 +288,8 @@ class ServerSide(Side):
         self.turn: Callable[[bytes, int, int], int] | None = None
         """How many bytes from a position on are one turn, TURN_BYTES at most: of a compressed session, whose bytes are more than they seem."""
         self.throttle_timer: asyncio.TimerHandle | None = None
+        self.over = False
+        """The database has gone: nothing waits any more."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.attach(transport)
@@ -336,6 +338,7 @@ class ServerSide(Side):
 
     def _finish_turns(self) -> None:
         """The database has gone: what it had sent is still the client's."""
+        self.over = True
         rest, self.rest = self.rest[self.rest_at :], b""
         if rest:
             self.session.from_server(rest)
@@ -348,6 +351,16 @@ class ServerSide(Side):
         if self.throttle_timer is not None:
             self.throttle_timer.cancel()
         self.throttle_timer = asyncio.get_running_loop().call_later(seconds, self.resume, "throttle")
+
+    def put_back(self, data: bytes, seconds: float) -> bool:
+        """These bytes, the ones that were handed on last, come again after that time. False when there is nothing to wait for."""
+        if seconds < 0.001 or self.over:
+            return False
+        self.rest = data + self.rest[self.rest_at :]
+        self.rest_at = 0
+        self.pause(_TURN)
+        self.pace(seconds)
+        return True
 
     def eof_received(self) -> bool:
         self._finish_turns()

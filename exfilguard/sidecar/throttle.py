@@ -4,6 +4,9 @@ nor new ones are faster. Care goes on, theft does not.
     taken   ████░░░░░░░░████░░░░░░░░      each portion is paid for with the time it may take; who comes while an earlier
     free         ^           ^            portion is not yet paid waits for its end
 
+What has come of a session's result while another's portion is not yet paid for is put back and waits too (ServerSide.put_back):
+so many sessions that ask at the same moment have one portion together, not one each.
+
 Virtual scheduling (GCRA, ITU-T I.371 A.1) without a burst allowance. Pure: time is an argument, in milliseconds.
 """
 

@@ -620,3 +620,26 @@ def test_a_throttle_holds_for_a_principal_over_all_its_sessions_and_ends_with_it
         start = time.monotonic()
         session.execute("SELECT g FROM generate_series(1, 20000) AS g").fetchall()
         assert time.monotonic() - start < 1.0
+
+
+def test_sessions_that_ask_at_the_same_moment_are_no_faster_than_one(relay: Relay) -> None:
+    rate, sessions = 100, 30
+    guarded = relay()
+    verdict = Verdict(
+        tenant="clinic", principal="dpi_export", level="throttle", revision=9, issued_ms=1, reason="r", issuer="operator:x",
+        throttle_rows_per_s=rate, expires_ms=int(time.time() * 1000) + 60_000,
+    )  # fmt: skip
+    links = [connect(guarded.dsn()) for _ in range(sessions)]
+    with (
+        socket.socket(socket.AF_UNIX) as control,
+        short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
+    ):
+        control.connect(address)
+        control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+    time.sleep(0.2)
+    for link in links:
+        link.pgconn.send_query(b"SELECT g FROM generate_series(1, 300) AS g, pg_sleep(0.5)")
+    time.sleep(3.0)
+    assert 300 <= guarded.counted() <= 300 * 3
+    for link in links:
+        link.close()

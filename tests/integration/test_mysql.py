@@ -187,6 +187,25 @@ def test_tls_on_either_side(relay: Relay, tmp_path: Path, account: str, client_t
     wait_for(lambda: any(e["kind"] == "login_failed" and e["error"] == "28000" for e in guarded.events()))
 
 
+def test_a_name_that_is_spelled_in_another_character_set_is_the_same_account(
+    relay: Relay, mariadb: EmbeddedMariadb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """armscii8 has a second `-`, and a second quote, which the server takes off; swe7 has letters where ASCII has signs."""
+    with mariadb.connect() as connection, connection.cursor() as cursor:
+        for name in ("app-dpi", "zoé"):
+            cursor.execute(f"CREATE OR REPLACE USER `{name}`@'%' IDENTIFIED BY '{PASSWORD}'")
+            cursor.execute(f"GRANT SELECT ON dpi.* TO `{name}`@'%'")
+    guarded = relay()
+    monkeypatch.setattr(pymysql.connections.Connection, "set_character_set", lambda *_: None)
+    for charset, spelled in ((32, "app\xacdpi"), (32, "\xffapp-dpi\xff"), (10, "zo`"), (82, "zo`")):
+        found = pymysql.charset.Charset(charset, "latin1", "one of the server's", "")
+        monkeypatch.setattr(pymysql.connections, "charset_by_name", lambda _, found=found: found)
+        with guarded.connect(spelled, charset="latin1") as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    wait_for(lambda: sum(e["kind"] == "logout" for e in guarded.events()) == 4)
+    assert {e["principal"] for e in guarded.events()} == {"app-dpi", "zoé"}
+
+
 def test_a_client_certificate_must_be_the_accounts(relay: Relay, tmp_path: Path) -> None:
     cert, key = made(tmp_path, "guard")
     own, own_key = made(tmp_path, ACCOUNT)

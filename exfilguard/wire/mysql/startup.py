@@ -12,6 +12,7 @@ https://mariadb.com/kb/en/connection/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...errors import ProtocolError
@@ -51,7 +52,6 @@ _CODECS = {
     number: codec
     for codec, numbers in {
         "cp1252": (5, 8, 15, 31, 47, 48, 49, 94),
-        "latin-1": (63,),
         "iso8859-2": (2, 9, 21, 27, 77),
         "iso8859-9": (30, 78),
         "iso8859-13": (20, 41, 42, 79),
@@ -63,10 +63,32 @@ _CODECS = {
         "hp-roman8": (6, 72),
         "mac-roman": (39, 53),
         "gb18030": (24, 28, 86, 87, 248, 249, 250),
+        "latin-1": (63, 3, 69),  # dec8
+        "mac-latin2": (38, 43),
+        "iso8859-7": (25, 70),
+        "iso8859-8": (16, 71),
+        "cp1251": (14, 23, 50, 51, 52),
+        "cp866": (36, 68),
+        "koi8-r": (7, 74),
+        "koi8-u": (22, 75),
+        "tis-620": (18, 89),
+        "big5": (1, 84),
+        "euc-kr": (19, 85),
+        "euc-jp": (12, 91, 97, 98),
+        "shift-jis": (13, 88),
+        "cp932": (95, 96),
     }.items()
     for number in numbers
 }
-"""Of the clients' character sets that have letters with accents, by the collation's number; their `latin1` is Windows' 1252."""
+"""The clients' character sets by the collation's number; their `latin1` is Windows' 1252."""
+_ARMENIAN = {0xB2 + 2 * n: 0x531 + n for n in range(38)} | {0xB3 + 2 * n: 0x561 + n for n in range(38)} | {0xA2: 0x587}
+_ARMSCII8: dict[int, int | str] = {
+    **_ARMENIAN,
+    **dict(zip((0xA4, 0xA5, 0xA9, 0xAB, 0xAC, 0xFF), ")(.,-'", strict=True)),
+}
+_SWE7 = str.maketrans("@[\\]^`{|}~", "ÉÄÖÅÜéäöåü")
+_TABLES: dict[int, Mapping[int, int | str | None]] = {32: _ARMSCII8, 64: _ARMSCII8, 10: _SWE7, 82: _SWE7}
+"""Sets that Python has not. In one of them some ASCII has a second spelling, in the other what looks like ASCII is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +217,9 @@ def change_user(body: bytes, capabilities: int) -> Login:
     pos = _short(body, pos) if capabilities & CLIENT_SECURE_CONNECTION else _cstring(body, pos)[1]
     database, pos = _cstring(body, pos)
     plugin = b""
-    charset = body[pos] if pos < len(body) else 0
+    charset = int.from_bytes(body[pos : pos + 2], "little")
+    if pos >= len(body) and not user.isascii():
+        raise ProtocolError("the account's name is in a character set that is not told")
     attributes: dict[str, str] = {}
     if pos + 2 < len(body):
         pos += 2  # character set
@@ -207,13 +231,14 @@ def change_user(body: bytes, capabilities: int) -> Login:
 
 
 def _account(user: bytes, charset: int) -> str:
-    """The account's name as the server reads it: in the client's character set, without quotes around it, cut."""
-    if len(user) > 1 and user[:1] == user[-1:] == b"'":
-        user = user[1:-1]
+    """The account's name as the server reads it: in the client's character set, then without quotes around it, cut."""
+    table = _TABLES.get(charset)
     try:
-        name = user.decode("utf-8")
+        name = user.decode("utf-8") if table is None else user.decode("latin-1").translate(table)
     except UnicodeDecodeError:
         name = user.decode(_CODECS.get(charset, "cp1252"), "replace")
+    if len(name) > 1 and name[0] == name[-1] == "'":
+        name = name[1:-1]
     return name[:MAX_ACCOUNT_CHARS] or ANONYMOUS
 
 

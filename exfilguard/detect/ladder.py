@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..events.codec import MAX_COUNT
 from ..events.verdict import Level, Scope, Verdict, severity
 from .policy import DAY, WINDOWS_MS, Policy
 
@@ -76,7 +77,7 @@ class Ladder:
             scope=scope,
             unit=case.unit,
             window_ms=WINDOWS_MS[case.window],
-            total=case.total,
+            total=min(case.total, MAX_COUNT),
             limit=case.limit,
             policy=self.policy.version,
             crossed_ms=crossed_ms,

@@ -26,7 +26,8 @@ ACTION_VERSION = 1
 
 _FIELDS: tuple[tuple[str, Any], ...] = tuple((f.name, f.default) for f in fields(QueryEvent))
 _DEFAULTS: dict[str, Any] = {name: default for name, default in _FIELDS if default is not MISSING}
-_MAX_COUNT = 1 << 53
+MAX_COUNT = (1 << 53) - 1
+"""What JSON's readers in every language take for the whole number it is."""
 MAX_NAME_CHARS = 1_000
 """Of what something is counted under: it comes again in verdicts, sums and checkpoints, which must be records that a broker takes."""
 
@@ -99,7 +100,7 @@ def _name(obj: dict[str, Any], name: str, what: str, *, empty: bool = False) -> 
 
 def _count(obj: dict[str, Any], name: str, what: str) -> int:
     value = obj.get(name, 0)
-    if type(value) is not int or not 0 <= value < _MAX_COUNT:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
         raise CodecError(f"{what}: {name} is not a whole number between 0 and 2^53")
     return value
 

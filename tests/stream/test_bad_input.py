@@ -9,7 +9,7 @@ import pytest
 
 from exfilguard.detect.judge import Judge
 from exfilguard.detect.policy import load_policy
-from exfilguard.events.codec import MAX_NAME_CHARS, encode_verdict
+from exfilguard.events.codec import MAX_NAME_CHARS, decode_verdict, encode_verdict
 from exfilguard.events.verdict import Verdict
 from exfilguard.stream.engine import AHEAD_MS, BACK_MS, Engine
 
@@ -217,3 +217,11 @@ def test_a_finding_from_the_future_is_of_now(time_ms: int) -> None:
     finding = event("p", 0, kind="finding", time_ms=time_ms) | {"detail": "a context that does not hold"}
     (verdict,) = new().feed(0, frame(0, finding), NOW).verdicts
     assert verdict.crossed_ms == NOW
+
+
+def test_a_verdict_can_be_read_whatever_was_counted() -> None:
+    """Beyond 2**53 its readers left it out: whose account was in forged frames was locked by nobody any more."""
+    engine = new()
+    (verdict,) = engine.feed(0, frame(0, *[event("p", 1 << 49) for _ in range(100)]), NOW).verdicts
+    assert rows(engine)[0] > 1 << 53
+    assert decode_verdict(encode_verdict(verdict)) == verdict

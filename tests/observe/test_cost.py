@@ -12,7 +12,7 @@ from exfilguard.observe.classify import Classifier
 from exfilguard.observe.completed import hidden_rows
 from exfilguard.observe.effects import returns_nothing
 from exfilguard.observe.estimate import patients_in
-from exfilguard.observe.mysql.patients import OriginColumns
+from exfilguard.observe.mysql.moved import made
 from exfilguard.observe.mysql.session import _READS
 from exfilguard.observe.templates import _OF_TRANSACTIONS
 
@@ -33,8 +33,7 @@ def doubted(sql: bytes) -> None:
 
 
 def copied(sql: bytes) -> None:
-    columns = OriginColumns(COLUMNS)
-    columns.note_copy(b"patient " + sql, "patient " + sql.decode())
+    made(b"patient " + sql, "patient " + sql.decode())
 
 
 COSTLY: dict[str, Callable[[], object]] = {

@@ -119,6 +119,7 @@ def test_it_ends_the_session_where_it_may_not_go_on(who: str, mode: str, on_desy
 def guard_of(session: Session) -> Any:
     """The listener's, as far as it looks at all sessions."""
     guard = Guard.__new__(Guard)
+    guard.budget = None
     guard.listener, guard.sessions, guard.unreported = session.listener, {"app": {session}}, {session}
     return guard
 

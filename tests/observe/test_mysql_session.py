@@ -305,6 +305,26 @@ def test_what_a_variable_keeps_of_patients_is_theirs_when_it_is_asked_for(keeps:
     assert (event.patients, event.patients_estimated) == ((), 0), "COM_RESET_CONNECTION has forgotten it"
 
 
+LONG = "/*" + "x" * 70_000 + "*/"
+
+
+@pytest.mark.parametrize(("sql", "rows"), [
+    (f"INSERT {LONG} INTO t SELECT id FROM patient", [7, 7]),
+    (f"create {LONG} table t select id from patient", [7, 7]),
+    (f"UPDATE {LONG} t JOIN patient p USING (id) SET t.v = p.nom", [7, 7]),
+    (f"SELECT 1; SELECT '{LONG}'; INSERT INTO t SELECT id FROM patient", [0, 0]),
+    (f"INSERT INTO t VALUES ('{LONG}')", [0, 7]),
+    (f"UPDATE t SET v = '{LONG}' WHERE id = 1", [0, 7]),
+    (f"DELETE FROM t WHERE v = '{LONG}'", [0, 7]),
+])  # fmt: skip
+def test_what_a_text_moves_behind_what_is_kept_of_it(sql: str, rows: list[int]) -> None:
+    """The second row is of a statement of which nothing was kept."""
+    answers = b.numbered(b.ok(7, 0x0A)) + b.numbered(b.ok(7), first=2)
+    events = play([(">", b.query(sql)), ("<", answers)])
+    assert [e.hidden_rows for e in events] == rows
+    assert [e.patients_estimated for e in events] == rows
+
+
 XPATH = "SELECT EXTRACTVALUE(1, CONCAT('~', (SELECT GROUP_CONCAT(id) FROM patient)))"
 
 

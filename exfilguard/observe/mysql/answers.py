@@ -48,7 +48,7 @@ from .commands import (
     Commands,
     Statement,
 )
-from .moved import UNREAD, copies, made, moves
+from .moved import UNREAD, beyond, copies, made, moves
 from .patients import Reading, canonical, subqueries
 from .statement import whole_shape
 
@@ -363,6 +363,10 @@ class Answers(Commands):
         statement = self._head().statement
         if statement is None:
             return 0
+        if affected and statement.cut and beyond(self._whole_shape(statement), self._head().done):
+            self.patients_by = "estimate"
+            self.estimate(affected)
+            return affected
         kept = self._kept and _VARIABLE.search(statement.bare) is not None
         if not kept and not moves(statement.bare):
             return 0

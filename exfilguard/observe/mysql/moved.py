@@ -20,6 +20,8 @@ _MOVES = re.compile(
     rb"\b(?:insert|replace)\b(?!\s*\()|\b(?:outfile|dumpfile|create|alter|rename)\b|\binto\b[^\w`]*@", re.IGNORECASE
 )
 _SELECT = re.compile(rb"\b(?:select|table|trigger|procedure|function|event)\b", re.IGNORECASE)
+_OF_VALUES = frozenset(("insert", "replace", "create", "update"))
+_VALUES = frozenset(("values", "value", "set"))
 _COMMENT = re.compile(rb"/\*|--|\#")
 UNREAD = re.compile(rb"\bexecute\b", re.IGNORECASE)
 """Of a text that runs another, which nobody has read."""
@@ -48,6 +50,16 @@ def copies(sql: bytes) -> bool:
 def _several(low: bytes) -> bool:
     """An UPDATE of several tables, or with a query of its own."""
     return b"select" in low or b"join" in low or b"," in low.partition(b"update")[2].partition(b"set")[0]
+
+
+def beyond(shape: str, done: int) -> bool:
+    """Of a text of which the beginning is kept: True when what its statement number `done` (from 0) moves stands behind that. `shape`: the
+    beginning's."""
+    statements = _AROUND.sub("", shape).split(";")
+    if done != len(statements) - 1:
+        return done >= len(statements)
+    words = statements[done].split(" ")
+    return not _OF_VALUES.isdisjoint(words[:3]) and _VALUES.isdisjoint(words)
 
 
 def made(sql: bytes, shape: str, any_update: bool = False) -> set[str]:

@@ -27,7 +27,7 @@ from .estimate import PATIENT_BYTES, patients_in
 from .identity import Identity, Parameters, Rules, Script
 from .pending import Text, forget
 from .portion import QUERY_CANCELED, Result
-from .screening import MAX_HELD_BYTES, Judge, RequestScreener
+from .screening import MAX_AT_ONCE, MAX_HELD_BYTES, Judge, RequestScreener
 from .tally import Setting, Tally
 from .templates import Templates
 
@@ -121,6 +121,7 @@ class Observer(Tally):
         if self._lost:
             return self._screener.release() + data, late
         self.now = now_ms
+        self._screener.left = MAX_AT_ONCE
         out = bytearray()
         try:
             self._screener.data(data, judge, out)

@@ -33,6 +33,11 @@ MAX_HELD_BYTES = 1 << 20
 """Of one request of a session, while somebody is screened."""
 _TAIL_BYTES = 128
 """A word may begin in one piece and end in the next; none that is looked for is longer."""
+MAX_AT_ONCE = 64 << 10
+"""Requests of one read, which is of 256 kB at most: more there are only in what was compressed, where 16 kB hold three million, and
+each is looked at before anybody else has a turn."""
+TOO_MANY = "so much at once"
+"""For Observer.forbidden."""
 TOO_LONG = "what this statement of over 1 MiB holds"
 """For Observer.forbidden."""
 
@@ -67,7 +72,7 @@ class Screened(Protocol):
 class RequestScreener:
     """The client's side of one session, as long as somebody has to be refused."""
 
-    __slots__ = ("_drops", "_names", "_screened", "_tail", "_wanted", "held", "skips")
+    __slots__ = ("_drops", "_names", "_screened", "_tail", "_wanted", "held", "left", "skips")
 
     def __init__(self, observer: Screened) -> None:
         self._screened = observer
@@ -76,6 +81,8 @@ class RequestScreener:
         self._drops = 0  # bytes still to come of a refused request
         self._names: Collection[str] = ()  # whom a text is charged to that goes by in pieces
         self._tail = b""  # of its last piece
+        self.left = MAX_AT_ONCE
+        """Requests that may still come in what was read last; whoever reads sets it anew."""
         self.skips = False
         """A refused request's batch: the server skips the rest of it up to Sync, which the observer may see while nobody is screened."""
 
@@ -116,6 +123,10 @@ class RequestScreener:
                 pos += len(part)
                 continue
             self._names = ()
+            self.left -= 1
+            if self.left < 0:
+                screened.forbidden = TOO_MANY
+                return
             stop, most = self.extent(data, pos, end)
             kept = min(stop, pos + most) if most else min(stop, end)
             if stop < 0 or kept > end:

@@ -16,6 +16,8 @@ from exfilguard.observe.mysql.moved import made
 from exfilguard.observe.mysql.session import _READS
 from exfilguard.observe.templates import _OF_TRANSACTIONS
 
+from .test_mysql_session import observer, wrapped
+
 SIZE = 60_000
 COLUMNS = ["patient.id"]
 
@@ -60,4 +62,13 @@ COSTLY: dict[str, Callable[[], object]] = {
 def test_no_text_and_no_cell_costs_more_than_its_length(what: str) -> None:
     began = time.process_time()
     COSTLY[what]()
+    assert time.process_time() - began < 1.0
+
+
+def test_a_compressed_read_holds_no_more_requests_than_another() -> None:
+    """16 kB of it would be three million."""
+    seen = observer(compression="zlib")
+    began = time.process_time()
+    seen.screen(wrapped(b"\1\0\0\0\x0e" * 3_000_000), 1, lambda *_, **__: "")
+    assert seen.forbidden
     assert time.process_time() - began < 1.0

@@ -17,7 +17,7 @@ from ...wire.mysql.compression import Algorithm, Envelopes, Inflater, envelope
 from ...wire.mysql.startup import Login
 from ..estimate import PATIENT_BYTES
 from ..portion import Result
-from ..screening import Judge
+from ..screening import MAX_AT_ONCE, Judge
 from .answers import Answers
 from .commands import MAX_PENDING, MAX_STATEMENTS
 
@@ -141,9 +141,12 @@ class MysqlObserver(Answers):
         events: list[QueryEvent] = []
         self.events = events
         self.now = now_ms
+        self._screener.left = MAX_AT_ONCE
         out = bytearray()
         try:
             for content, behind in inflate.feed(data):
+                if self.forbidden:
+                    break
                 if self._begun_passed:
                     self._begun_passed = False
                     out += data[:behind]

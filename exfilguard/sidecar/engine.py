@@ -18,6 +18,7 @@ from ..observe.screening import Judge
 if TYPE_CHECKING:
     from .in_step import Discard
     from .relay import Session
+    from .sides import ServerSide
 
 
 class Refusal(Enum):
@@ -145,6 +146,9 @@ class Front(Protocol):
 
     def cancel(self) -> Coroutine[Any, Any, None] | None:
         """What stops the backend's work, to be run in the background; None when nothing can."""
+
+    def leave(self, server: ServerSide) -> None:
+        """The session has ended: so does its connection to the database."""
 
 
 FrontMaker = Callable[["Session"], Front]

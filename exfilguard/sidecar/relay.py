@@ -607,7 +607,7 @@ class Session(Talk):
             self.guard.gone(self)
         self.client.close_softly()
         if self.server is not None:
-            self.server.close_softly()
+            self.front.leave(self.server)
 
     def abort(self) -> None:
         self.close()

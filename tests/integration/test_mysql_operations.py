@@ -154,6 +154,45 @@ def test_the_clients_address_comes_in_and_goes_out(relay: Relay, mariadb: Embedd
         silent.connect()  # says nothing until it is greeted, so it is the login's time that ends it
 
 
+def test_clients_that_leave_before_they_log_in_keep_nobody_out(relay: Relay, mariadb: EmbeddedMariadb) -> None:
+    """The server counts them, and at `max_connect_errors` in a row it refuses everybody from that address: behind the guard, everybody.
+    It does not count those from 127.0.0.1, so here the clients have another, and the guard tells it."""
+    guarded = relay(proxy_protocol_out="v1", login_timeout_ms=1_500)
+
+    def client() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", guarded.port), timeout=10, source_address=("127.0.0.2", 0))
+
+    with mariadb.connect() as admin, admin.cursor() as cursor:
+        cursor.execute("SET GLOBAL max_connect_errors = 4")
+        cursor.execute("FLUSH HOSTS")
+    try:
+        for _ in range(8):
+            client().close()  # before the greeting
+        for _ in range(8):
+            with client() as gone:
+                assert gone.recv(5)
+        for _ in range(8):
+            with client() as lost:
+                assert lost.recv(5)
+                lost.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                lost.recv(1000)
+        silent = [client() for _ in range(8)]
+        for waiting in silent:
+            while waiting.recv(1000):
+                pass
+            waiting.close()
+        wait_for(lambda: guarded.stack.total("sessions") == 0)
+        time.sleep(0.5)
+        found = pymysql.connect(user=ACCOUNT, password=PASSWORD, database="dpi", defer_connect=True)
+        found.connect(client())
+        assert one(found, "SELECT COUNT(*) FROM patient") == (PATIENTS,)
+        found.close()
+    finally:
+        with mariadb.connect() as admin, admin.cursor() as cursor:
+            cursor.execute("SET GLOBAL max_connect_errors = 100")
+            cursor.execute("FLUSH HOSTS")
+
+
 # -- what is long, what is copied --------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from exfilguard.observe.completed import hidden_rows
 from exfilguard.observe.effects import returns_nothing
 from exfilguard.observe.estimate import patients_in
 from exfilguard.observe.mysql.moved import made
+from exfilguard.observe.mysql.patients import subqueries
 from exfilguard.observe.mysql.session import _READS
 from exfilguard.observe.templates import _OF_TRANSACTIONS
 
@@ -53,6 +54,7 @@ COSTLY: dict[str, Callable[[], object]] = {
     "BEGIN and spaces": lambda: returns_nothing(b"begin" + b" " * SIZE + b"("),
     "BEGIN, spaces, and more": lambda: _OF_TRANSACTIONS.fullmatch(b"begin" + b" " * SIZE + b";x"),
     "comments in front of CALL": lambda: _READS.match(b"/**/" * (SIZE // 4) + b"call p()"),
+    "a word of 60 kB": lambda: subqueries("select " + "a" * SIZE + " b", ["patient"], certain=True),
     "CREATE CREATE": lambda: copied(b"create " * (SIZE // 7)),
     "RENAME TABLE RENAME TABLE": lambda: copied(b"rename table " * (SIZE // 13)),
 }

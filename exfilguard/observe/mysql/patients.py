@@ -32,7 +32,7 @@ _AROUND = re.compile(r"/\*! | \*/")
 _WORDS = re.compile(rb"[\w$]+")
 _LONGER_WORDS = re.compile(rb"[\w$\x80-\xff]+")
 _SUBQUERY = re.compile(
-    r"\) (?:as )?(?P<behind>`?[\w$?]+)|(?P<before>`?[\w$?]+)`? (?:\( [^()]* \) )?as (?:materialized |not materialized )?\("
+    r"\) (?:as )?(?P<behind>`?[\w$?]++)|(?<![\w$?])(?P<before>`?[\w$?]++)`? (?:\( [^()]*+ \) )?as (?:materialized |not materialized )?\("
 )
 """Of a shape: the name that a subquery has behind it, or before it in WITH."""
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")

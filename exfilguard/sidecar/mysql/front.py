@@ -33,6 +33,7 @@ from ..sides import TOO_MANY, ServerSide
 from ..tls import account_problem
 from . import passwords
 from .kill import kill
+from .parting import Parting
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class MysqlFront:
         "client_secure",
         "client_wrapping",
         "compression",
+        "greeted",
         "nonce",
         "offered",
         "password",
@@ -90,6 +92,7 @@ class MysqlFront:
         self.client_wrapping: Wrapping | None = None
         self.server_wrapping: Wrapping | None = None
         """What lies around either side's packets during that authentication, in a compressed session."""
+        self.greeted: startup.Greeting | None = None
         self.offered = 0
         self.capabilities = 0
         self.client_secure = False
@@ -136,6 +139,14 @@ class MysqlFront:
         listener = self.session.listener
         return kill(listener, self.thread_id) if listener.kill_dsn and self.thread_id else None
 
+    def leave(self, server: ServerSide) -> None:
+        session = self.session
+        if self.server_next > 1 or session.listener.upstream.startswith("unix:"):
+            server.close_softly()
+            return
+        session.server = None
+        Parting(server, self.greeted, self.server_buffer)
+
     # -- the database -----------------------------------------------------------------------------------------------
 
     async def _reach(self) -> None:
@@ -149,7 +160,7 @@ class MysqlFront:
             self._unreachable(error)
             return
         if session.closed:
-            side.abort()
+            self.leave(side)
             return
         session.server = side
         if self.server_buffer:
@@ -201,7 +212,7 @@ class MysqlFront:
             self._to_client(payload)
             self.session.close()
             return
-        found = startup.greeting(payload)
+        found = self.greeted = startup.greeting(payload)
         self.thread_id, self.nonce, self.plugin = found.thread_id, found.nonce, found.plugin
         shown = startup.offer(payload, tls=self.session.guard.tls is not None)
         self.offered = startup.greeting(shown).capabilities

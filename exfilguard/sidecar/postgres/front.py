@@ -69,6 +69,9 @@ class PostgresFront:
         key = observer.backend_key if observer is not None else None
         return None if key is None else send_cancel(self.session.guard, startup.cancel_request(key))
 
+    def leave(self, server: ServerSide) -> None:
+        server.close_softly()
+
     # -- start-up ---------------------------------------------------------------------------------------------------
 
     def client_data(self, data: bytes) -> None:

@@ -38,6 +38,9 @@ MAX_LOGIN_PACKET_BYTES = 1 << 16
 MAX_ACCOUNT_CHARS = 128
 """MariaDB cuts a longer name here, and lets in whose it is then; MySQL has none of more than 32."""
 SSL_REQUEST_BYTES = 32
+NOBODY = b"exfilguard-nobody"
+"""An account that is not there."""
+_UTF8 = 33
 ANONYMOUS = "(anonymous)"
 """Whoever logs in as nobody, `''` of the grant tables: an event needs a name, or it would not be counted."""
 
@@ -190,6 +193,13 @@ def answer(payload: bytes, *, tls: bool) -> bytes:
     if not capabilities & CLIENT_MYSQL:
         out[28:32] = (capabilities >> 32).to_bytes(4, "little")
     return bytes(out)
+
+
+def nobody(found: Greeting) -> bytes:
+    """A HandshakeResponse41 of an account that is not there, without a password."""
+    capabilities = CLIENT_MYSQL | CLIENT_PROTOCOL_41 | CLIENT_SECURE_CONNECTION | CLIENT_PLUGIN_AUTH
+    head = (capabilities & found.capabilities).to_bytes(4, "little") + (1 << 24).to_bytes(4, "little")
+    return head + bytes((_UTF8,)) + bytes(23) + NOBODY + b"\0\0" + found.plugin.encode() + b"\0"
 
 
 def login(payload: bytes) -> Login:

@@ -26,7 +26,8 @@ them the relay has the descriptors and the memory that it had, and its log holds
 - *not forwarded, goes on*: a beginning that may still become something. In the login it has `login_timeout`. Behind it only `enforce`
   waits, within the parsers' bounds: for a row that is not whole, and for up to 1 MiB of a statement that it has to look at first.
 - *passed on, the answer is awaited*: a client that says no more may still hear what it asked for, as from the database itself.
-- *closed*: the client's connection; *both closed*: the database's too.
+- *closed*: the client's connection; *both closed*: the database's too; *database open*: for at most 5 s, for the greeting of a MySQL
+  server that is to be left in order (it counts connections which end before a login, and blocks their address).
 """
 
 

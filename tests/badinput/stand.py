@@ -19,6 +19,8 @@ from typing import TypeVar
 
 from exfilguard.config.schema import Config, KafkaConfig, ListenerConfig
 from exfilguard.runtime.stats import read_snapshot
+from exfilguard.wire.mysql import messages
+from exfilguard.wire.mysql import startup as login
 from tests.badinput import mysql, postgres
 from tests.badinput.case import Case
 from tests.integration.stack import Stack, listener, port_of
@@ -228,12 +230,21 @@ class Talk:
         self.client.listen()
         if self.server is not None:
             self.server.listen()
+            self._refuse_nobody(self.server)
         for other in self._others:
             other.listen()
             if other.heard and not other.over:
                 other.end("close")  # a cancel: done
         server = self.server
         return len(self.client.heard), self.client.over, server and (len(server.heard), server.over), len(self._others)
+
+    @staticmethod
+    def _refuse_nobody(server: Wire) -> None:
+        """Whom the guard takes its leave as (sidecar/mysql/parting.py) is told what a server tells."""
+        at = server.heard.find(login.NOBODY)
+        if at >= 0:
+            server.heard = server.heard[: at - login.SSL_REQUEST_BYTES - 4]
+            server.send(messages.packet(2, messages.err(1045, "28000", "Access denied")))
 
     def reached(self) -> Wire:
         self.stand.until(lambda: self.listen() and self.server is not None)

@@ -141,7 +141,8 @@ class MysqlFront:
 
     def leave(self, server: ServerSide) -> None:
         session = self.session
-        if self.server_next > 1 or session.listener.upstream.startswith("unix:"):
+        refused = self.server_next == 1 and self.greeted is None  # an error in the greeting's place
+        if self.server_next > 1 or refused or session.listener.upstream.startswith("unix:"):
             server.close_softly()
             return
         session.server = None
@@ -441,5 +442,7 @@ class MysqlFront:
     def _garbage(self, who: str, error: ProtocolError) -> None:
         session = self.session
         session.guard.counters.garbage += 1
+        if who == "server" and session.server is not None:
+            session.server.close_softly()  # whatever it is, no login would be read
         log.info("listener %s: closed a %s that does not speak the protocol: %s", session.listener.name, who, error)
         session.refuse(Refusal.PROTOCOL, "this port speaks the MySQL protocol, version 10", "not the protocol")

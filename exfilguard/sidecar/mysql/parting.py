@@ -32,6 +32,7 @@ class Parting:
         asyncio.get_running_loop().call_later(ANSWERED_WITHIN_S, side.abort)
         if greeted is not None:
             self._log_in(greeted)
+        self._answer(b"")
 
     def _log_in(self, greeted: startup.Greeting) -> None:
         self._told = True

@@ -76,7 +76,8 @@ class BackendReader:
                 pos = self._continue(data, pos, end)
                 continue
             if pos + 5 > end:
-                if limited and (sink.in_rows or sink.wants_asides):
+                empty = pos + 4 == end and not (data[pos] or data[pos + 1] or data[pos + 2])
+                if limited and (sink.in_rows or (sink.wants_asides and not empty)):
                     return Scan(hold_at=pos)
                 pos = self._continue(data, pos, end)
                 continue

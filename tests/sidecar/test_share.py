@@ -36,7 +36,12 @@ def test_a_session_that_took_its_share_after_the_verdict_ends(mode: str) -> None
         tenant="t", principal="app", level="cut", revision=1, reason="", issued_ms=now_ms(), expires_ms=now_ms() + 60_000, issuer="detector:0",
         scope="session", session_rows=5,
     )  # fmt: skip
-    front = SimpleNamespace(refusal=lambda why, text: b"ERROR", cancel=lambda: None, login_reply=lambda data: data)
+    front = SimpleNamespace(
+        refusal=lambda why, text: b"ERROR",
+        cancel=lambda: None,
+        login_reply=lambda data: data,
+        leave=lambda server: None,
+    )
     counters = SimpleNamespace(desynced=0, refused=0, verdict_cuts=0, local_cuts=0)
     guard = SimpleNamespace(
         listener=SimpleNamespace(name="dpi", mode=mode, on_desync="forward", on_cut="close"), make_front=lambda session: front,

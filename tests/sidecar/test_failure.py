@@ -68,7 +68,12 @@ class Failing(SessionObserver):
 
 def made(mode: str, on_desync: str) -> tuple[Session, Side, Side, list[Any], SimpleNamespace]:
     told: list[Any] = []
-    front = SimpleNamespace(refusal=lambda why, text: b"ERROR", cancel=lambda: None, login_reply=lambda data: data)
+    front = SimpleNamespace(
+        refusal=lambda why, text: b"ERROR",
+        cancel=lambda: None,
+        login_reply=lambda data: data,
+        leave=lambda server: None,
+    )
     counters = SimpleNamespace(desynced=0, refused=0, records_past_limit=0)
     guard = SimpleNamespace(
         listener=SimpleNamespace(name="dpi", mode=mode, on_desync=on_desync), make_front=lambda session: front, counters=counters,

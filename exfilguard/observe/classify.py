@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
 
 from ..events.query import FLAGS, Engine, Flag
-from .lex import BETWEEN_LINES, Token, tokens
+from .lex import Token, tokens
 from .words import word_set
 
 MAX_CACHED = 10_000
@@ -94,7 +94,8 @@ _NAMED_ONLY = frozenset(("operator", "aggregate", "cast"))
 _BLOCK_WORDS = frozenset(("begin", "then", "else", "loop"))
 _BODY_WORDS = ("do", "create", "alter", "prepare", "execute")
 """First words of statements whose strings are read, too."""
-_GOES_ON = re.compile(f"'{BETWEEN_LINES}'".encode())
+_GOES_ON = re.compile(rb"'[ \t\f\v]*+(?:--|[\n\r]\s*+(?:'|--))")
+"""What may be a string that goes on (lex.BETWEEN_LINES), without looking for a comment's end behind each quote."""
 _BODY_FIRST = re.compile(rb"[\s(]*(?:/\*|--|#|" + "|".join(_BODY_WORDS).encode() + rb")", re.IGNORECASE)
 _RUNS = frozenset(("execute", "prepare"))
 _SHOWN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")

@@ -245,26 +245,32 @@ class AskedColumns:
                 aliases[match[2]] = table
         if not aliases:
             return None
-        marks = [m.start(1) for m in _MARKS.finditer(sql) if m[1]] if self._engine == "mysql" and b"?" in sql else []
+        marks: dict[int, int] = {}
+        if self._engine == "mysql" and b"?" in sql:
+            marks = {at: number for number, at in enumerate([m.start(1) for m in _MARKS.finditer(sql) if m[1]], 1)}
+        anybodys = set(aliases.values())
         values: list[Value] = []
         guarded = []
+        conditions: dict[Column, tuple[tuple[tuple[Value, ...], bytes], ...]] = {}
         for match in self._comparison.finditer(low):
             name = match["column"].decode()
             before = _QUALIFIER.search(low, max(0, match.start() - MAX_NAME_BYTES), match.start())
             qualifier = before[1].strip(b'"`') if before is not None else b""
-            tables = {aliases[qualifier]} if qualifier in aliases else set() if qualifier else set(aliases.values())
+            tables = {aliases[qualifier]} if qualifier in aliases else set() if qualifier else anybodys
             for column in self._columns:
                 if column.name != name or column.table not in tables:
                     continue
                 found = _values(sql[match.start("values") : match.end("values")], match.start("values"), marks)
                 if column.where:
-                    guarded.append((tuple(found), self._where(sql, low, column, marks)))
+                    if column not in conditions:
+                        conditions[column] = self._where(sql, low, column, marks)
+                    guarded.append((tuple(found), conditions[column]))
                 else:
                     values += found
         return Plan(tuple(values), tuple(guarded)) if values or guarded else None
 
     def _where(
-        self, sql: bytes, low: bytes, column: Column, marks: list[int]
+        self, sql: bytes, low: bytes, column: Column, marks: dict[int, int]
     ) -> tuple[tuple[tuple[Value, ...], bytes], ...]:
         out = []
         for name, expected in column.where:
@@ -286,7 +292,8 @@ def _comparison(names: Iterable[str], value: bytes) -> re.Pattern[bytes]:
     )
 
 
-def _values(text: bytes, start: int, marks: list[int]) -> list[Value]:
+def _values(text: bytes, start: int, marks: dict[int, int]) -> list[Value]:
+    """`marks`: where a parameter's mark stands -> its number."""
     out: list[Value] = []
     for match in _ONE_VALUE.finditer(text):
         if len(out) >= MAX_ASKED:
@@ -300,7 +307,7 @@ def _values(text: bytes, start: int, marks: list[int]) -> list[Value]:
         elif match[5] is not None:
             out += literal(match[0])
         else:
-            at = start + match.start()
-            if at in marks:
-                out.append(marks.index(at) + 1)
+            number = marks.get(start + match.start())
+            if number is not None:
+                out.append(number)
     return out

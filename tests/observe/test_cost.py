@@ -55,6 +55,10 @@ COSTLY: dict[str, Callable[[], object]] = {
     "BEGIN, spaces, and more": lambda: _OF_TRANSACTIONS.fullmatch(b"begin" + b" " * SIZE + b";x"),
     "comments in front of CALL": lambda: _READS.match(b"/**/" * (SIZE // 4) + b"call p()"),
     "a word of 60 kB": lambda: subqueries("select " + "a" * SIZE + " b", ["patient"], certain=True),
+    "many marks": lambda: asked("mysql", b"from patient where " + b"id=? or " * (SIZE // 8)),
+    "many aliases": lambda: asked(
+        "postgresql", b"from " + b"patient a," * (SIZE // 10) + b" x where " + b"id=1 or " * (SIZE // 8)
+    ),
     "comments behind quotes": lambda: Classifier("postgresql").flags("", b"select " + b"'--" * SIZE, lambda _: False),
     "CREATE CREATE": lambda: copied(b"create " * (SIZE // 7)),
     "RENAME TABLE RENAME TABLE": lambda: copied(b"rename table " * (SIZE // 13)),

@@ -82,9 +82,12 @@ def check_evidence(
     if archive.signing_key and "PRIVATE KEY" not in archive.signing_key:
         problem("archive.signing_key", "is no private key in PEM: make one with `openssl genpkey -algorithm ed25519`")
     if siem.address:
-        host, colon, port = siem.address.rpartition(":")
-        if not (colon and host and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
-            problem("siem.address", "write it as host:port, with a port between 1 and 65535")
+        from .load import parse_address
+
+        try:
+            parse_address(siem.address)
+        except ValueError as error:
+            problem("siem.address", str(error))
     try:
         from zoneinfo import ZoneInfo
 

@@ -258,10 +258,7 @@ def parse_config(text: str, source: str, base: Path, environ: Mapping[str, str])
     """`load_config` on text already read; relative secret files are looked up below `base`."""
     try:
         document = tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # its own errors, numbers of thousands of digits, lists in lists in lists
+    except (ValueError, RecursionError) as error:  # its own, numbers of thousands of digits, lists in lists in lists
         raise ConfigError([f"{source}: not valid TOML: {error}"]) from None
     reader = _Reader(_line_numbers(text), source, base)
     _apply_environment(document, environ, reader.problems)

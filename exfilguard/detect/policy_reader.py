@@ -46,10 +46,7 @@ def read(text: str, source: str) -> Policy:
     """Raises ConfigError with every mistake found."""
     try:
         document = tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # its own errors, numbers of thousands of digits, lists in lists in lists
+    except (ValueError, RecursionError) as error:  # its own, numbers of thousands of digits, lists in lists in lists
         raise ConfigError([f"{source}: not valid TOML: {error}"]) from None
     reader = _Reader(text, source)
     policy = reader.policy(document)

@@ -51,8 +51,7 @@ class Ended:
 
 def counts(snapshot: Snapshot) -> Snapshot:
     """Only what never goes back."""
-    kinds = {name: metric.kind for name, metric in METRICS.items()}
-    values = [value for value in snapshot.values if kinds.get(value[0]) == "counter"]
+    values = [value for value in snapshot.values if value[0] in METRICS and METRICS[value[0]].kind == "counter"]
     return replace(snapshot, values=values)
 
 

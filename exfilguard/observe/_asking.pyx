@@ -158,8 +158,9 @@ cdef class Asking:
         cdef Py_ssize_t i, end
         for i in range(n - 2, max(n - 16, -1), -1):
             if sql[i] == 42 and sql[i + 1] == 47:
-                i = take_literals(sql, n, False, False, self.templates.words, self.templates.doubted, out, literals, &count, &end)
-                return end if i >= 0 else -1
+                if take_literals(sql, n, False, False, self.templates.words, self.templates.doubted, out, literals, &count, &end) < 0:
+                    return -1
+                return end
         return n
 
     cdef bint literals(self, Py_ssize_t which) except *:

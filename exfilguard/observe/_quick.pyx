@@ -359,7 +359,8 @@ cdef class QuickObserver(SessionObserver):
             if not counted.count:
                 tag = at + 5
                 if not ((stop - 2)[0] == 48 and (stop - 3)[0] == 32) and (
-                    _starts(tag, stop, b"PREPARE", 7) or _starts(tag, stop, b"DO", 2) or _starts(tag, stop, b"CALL", 4) or _starts(tag, stop, b"DECLARE", 7) or _starts(tag, stop, b"CREATE", 6)
+                    _starts(tag, stop, b"PREPARE", 7) or _starts(tag, stop, b"DECLARE", 7) or _starts(tag, stop, b"CREATE", 6)
+                    or _starts(tag, stop, b"DO", 2) or _starts(tag, stop, b"CALL", 4)
                     or _starts(tag, stop, b"CLOSE", 5) or _starts(tag, stop, b"SELECT", 6) or _starts(tag, stop, b"COPY", 4)
                     or (known.selects and _starts(tag, stop, b"INSERT", 6))
                 ):
@@ -449,13 +450,13 @@ cdef class QuickObserver(SessionObserver):
             known.way = SKIP
             if known.expressions and kept(statement.sql):
                 known.way = GENERAL  # what a function has put by will be read
+            elif self._packed:
+                known.way = GENERAL  # each row is measured
             elif described is not None and not fields:
                 known.way = GENERAL  # no columns, or a description that says so and lies
             elif self.wants_rows:
                 known.way = GENERAL
-                if self._packed:
-                    pass
-                elif self.wants_column >= 0:
+                if self.wants_column >= 0:
                     known.way = COLUMN
                     known.position = self.wants_column
                     known.type_oid = <uint32_t>self._fields[self.wants_column].type_oid

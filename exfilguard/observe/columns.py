@@ -15,7 +15,7 @@ from ..wire.postgres.asides import LEAST_BYTES, discloses, said
 from ..wire.postgres.messages import Field
 from .completed import copied, kept, made, names, no_tuple, plain_names
 from .copy_rows import CopyRows
-from .estimate import OWN_BYTES, PATIENT_BYTES, packs, patients_in
+from .estimate import PATIENT_BYTES, beside, packs, patients_in
 from .patients import Reading, canonical, looks_binary
 from .pending import Pending, Portal, Statement
 from .requests import Requests
@@ -213,8 +213,7 @@ class Columns(Requests):
         total = int.from_bytes(data[start - 4 : start], "big") - 4 if start >= 5 else end - start
         reading = self._reading
         size = computed_bytes(data, start, end, total, self._packed)
-        own = reading is not None and (reading.positions or reading.identity)
-        return max(0, size - (OWN_BYTES if own else PATIENT_BYTES)) // PATIENT_BYTES
+        return beside(size, known=reading is not None and (bool(reading.positions) or reading.identity))
 
     def fits(self, size: int) -> bool:
         allowed = self._allowed_patients

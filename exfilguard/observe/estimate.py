@@ -127,6 +127,11 @@ def packs(sql: bytes) -> bool:
     return nested(sql) or aggregates(sql)
 
 
+def beside(size: int, *, known: bool) -> int:
+    """How many patients more the computed columns of a row stand for that are `size` bytes long. `known`: its own patient is."""
+    return max(0, size - (OWN_BYTES if known else PATIENT_BYTES)) // PATIENT_BYTES
+
+
 def patients_in(
     cells: Sequence[bytes | None], *, expressions: bool, keyed: re.Pattern[bytes] | None = None
 ) -> tuple[list[bytes], int]:

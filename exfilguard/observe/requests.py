@@ -133,9 +133,8 @@ class Requests(Observer):
             table: dict[bytes, Any] = self._statements if body[:1] == b"S" else self._portals
             pending.undo = (table, name, table.pop(name, None))
         if letter in "DCS" and self._pending:
-            pending.script = self._pending[
-                -1
-            ].script  # beside a statement: what is said then, at its commit too, is that one's
+            # Beside a statement: what is said then, at its commit too, is that one's.
+            pending.script = self._pending[-1].script
         self._pending.append(pending)
         if len(self._pending) == 1:
             self._next_head()

@@ -59,7 +59,7 @@ _INTO: dict[int, Callable[[memoryview, memoryview], int]] = {
 def _unpacked(data: memoryview) -> bytes | memoryview:
     """The same batch without compression. Raises ValueError, cramjam.DecompressionError."""
     codec = data[_CODEC] & _CODEC_BITS
-    if data[_MAGIC] < 2 or not codec:
+    if not codec:
         return data
     if codec not in _INTO:
         raise ValueError(f"codec {codec} is not known")

@@ -22,9 +22,11 @@ from exfilguard.embedded.broker import FETCH_WAIT_MS, EmbeddedBroker
 from exfilguard.embedded.child import free_port
 from exfilguard.embedded.kafka import ApacheKafka
 from exfilguard.errors import BrokerError
+from exfilguard.events.codec import encode_verdict
 from exfilguard.events.topics import Topics
+from exfilguard.events.verdict import Verdict
 from exfilguard.runtime.process import Part, own_command
-from exfilguard.runtime.stats import Snapshot, read_all, total
+from exfilguard.runtime.stats import Snapshot, read_all, run_dir, short_path, total
 from exfilguard.stream.app import read_partition
 from exfilguard.stream.checkpoint import Restore
 from exfilguard.stream.engine import Engine
@@ -118,6 +120,13 @@ class Stack:
 
     def total(self, metric: str, **labels: str) -> float:
         return total(self.data_dir, metric, **labels)
+
+    def tell(self, verdict: Verdict) -> None:
+        """As the shipper tells it to the first relay."""
+        with socket.socket(socket.AF_UNIX) as control:
+            with short_path(run_dir(self.data_dir) / "relay-0.sock") as address:
+                control.connect(address)
+            control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
 
     def relay_ready(self, number: int = 0) -> None:
         wait_for(lambda: self.snapshot(f"relay-{number}"), message=f"relay: {self.log('relay')[-500:]}")

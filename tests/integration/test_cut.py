@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -14,9 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from exfilguard.events.codec import encode_verdict
 from exfilguard.events.verdict import Verdict
-from exfilguard.runtime.stats import run_dir, short_path
 from tests.drivers.drivers import compiled, needs
 
 from .guarded import Relay
@@ -44,12 +41,8 @@ def test_whom_a_person_frees_is_not_cut_again_at_the_next_row(relay: Relay, tmp_
     few = MANY + " LIMIT 400"
 
     def told(revision: int, issuer: str) -> None:
-        verdict = Verdict("clinic", "dpi_export", "none", revision, 1, "r", issuer)
-        with socket.socket(socket.AF_UNIX) as control:
-            with short_path(run_dir(tmp_path / "data") / "relay-0.sock") as address:
-                control.connect(address)
-            control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
-            time.sleep(0.2)
+        guarded.stack.tell(Verdict("clinic", "dpi_export", "none", revision, 1, "r", issuer))
+        time.sleep(0.2)
 
     def read() -> None:
         with connect(guarded.dsn()) as through:

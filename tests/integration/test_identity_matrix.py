@@ -7,7 +7,6 @@ say who was charged for it. The bar: nobody is ever charged for what another did
 from __future__ import annotations
 
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ import pytest
 
 from exfilguard.config.schema import Config, IdentityConfig, KafkaConfig
 from exfilguard.context import sign
-from exfilguard.events.codec import check_event, encode_verdict
+from exfilguard.events.codec import check_event
 from exfilguard.events.verdict import Verdict
-from exfilguard.runtime.stats import short_path
 from exfilguard.sidecar.spool import SpoolReader
 
 from .conftest import Hospital, enterable_directory
@@ -52,9 +50,7 @@ def tell_verdict(stack: Stack, principal: str, level: Any, revision: int) -> Non
         reason="r",
         issuer="operator:x",
     )
-    with socket.socket(socket.AF_UNIX) as control, short_path(stack.data_dir / "run" / "relay-0.sock") as address:
-        control.connect(address)
-        control.sendall(b'{"verdict":' + encode_verdict(standing) + b"}\n")
+    stack.tell(standing)
     time.sleep(0.1)
 
 

@@ -15,9 +15,7 @@ import pytest
 
 from exfilguard.embedded.child import free_port
 from exfilguard.embedded.mariadb import EmbeddedMariadb, missing_programs
-from exfilguard.events.codec import encode_verdict
 from exfilguard.events.verdict import Verdict
-from exfilguard.runtime.stats import short_path
 
 from . import mysql
 from .conftest import enterable_directory
@@ -61,13 +59,8 @@ def say(guarded: GuardedMysql, level: str, principal: str = ACCOUNT, revision: i
         reason="r",
         issuer="operator:x",  # type: ignore[arg-type]
     )
-    with (
-        socket.socket(socket.AF_UNIX) as control,
-        short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
-    ):
-        control.connect(address)
-        control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
-        time.sleep(0.1)
+    guarded.stack.tell(verdict)
+    time.sleep(0.1)
 
 
 def taken(connection: Any, query: str = "SELECT id, dossier FROM patient") -> tuple[int, Exception | None]:

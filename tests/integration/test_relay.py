@@ -530,12 +530,7 @@ def test_a_verdict_in_the_middle_of_a_result_ends_it_between_two_rows(
         for _ in through.cursor().stream(query):
             rows += 1
             if rows == 3_000:
-                with (
-                    socket.socket(socket.AF_UNIX) as control,
-                    short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
-                ):
-                    control.connect(address)
-                    control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+                guarded.stack.tell(verdict)
                 time.sleep(0.02)  # as the lock-out hook does a moment later
                 with connect(hospital.admin_dsn) as admin:
                     admin.execute(
@@ -581,12 +576,7 @@ def test_a_throttle_holds_for_a_principal_over_all_its_sessions_and_ends_with_it
         tenant="clinic", principal="dpi_export", level="throttle", revision=9, issued_ms=now, reason="r", issuer="operator:x",
         throttle_rows_per_s=rate, expires_ms=now + int(lasts_s * 1000),
     )  # fmt: skip
-    with (
-        socket.socket(socket.AF_UNIX) as control,
-        short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
-    ):
-        control.connect(address)
-        control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+    guarded.stack.tell(verdict)
     time.sleep(0.1)
     began = time.monotonic()
     taken = [0] * 5
@@ -630,12 +620,7 @@ def test_sessions_that_ask_at_the_same_moment_are_no_faster_than_one(relay: Rela
         throttle_rows_per_s=rate, expires_ms=int(time.time() * 1000) + 60_000,
     )  # fmt: skip
     links = [connect(guarded.dsn()) for _ in range(sessions)]
-    with (
-        socket.socket(socket.AF_UNIX) as control,
-        short_path(guarded.stack.data_dir / "run" / "relay-0.sock") as address,
-    ):
-        control.connect(address)
-        control.sendall(b'{"verdict":' + encode_verdict(verdict) + b"}\n")
+    guarded.stack.tell(verdict)
     time.sleep(0.2)
     for link in links:
         link.pgconn.send_query(b"SELECT g FROM generate_series(1, 300) AS g, pg_sleep(0.5)")

@@ -412,11 +412,11 @@ cdef class QuickMysqlObserver(MysqlObserver):
                 known.expressions = self._expressions
                 if known.text and reading is not None:
                     known.names = plain_names(reading.names)
-                if self.wants_rows:
+                if self._packed:
+                    known.way = GENERAL  # each row is measured
+                elif self.wants_rows:
                     known.way = GENERAL
-                    if self._packed:
-                        pass
-                    elif self.wants_column >= 0:
+                    if self.wants_column >= 0:
                         known.way = COLUMN
                         known.position = self.wants_column
                         known.column_kind = reading.kinds[self.wants_column]

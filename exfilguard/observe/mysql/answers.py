@@ -28,7 +28,7 @@ from ...errors import ProtocolError
 from ...wire.mysql import messages
 from ...wire.mysql._scan import column_values, computed_bytes, row_values
 from ...wire.mysql.messages import Column
-from ..estimate import OWN_BYTES, PATIENT_BYTES, aggregates, nested, packs
+from ..estimate import PATIENT_BYTES, aggregates, beside, nested, packs
 from ..pending import COLUMN_BYTES
 from ..statement import MAX_TEXT_CHARS
 from .commands import (
@@ -129,8 +129,7 @@ class Answers(Commands):
         if not whole and start >= 4:
             total = data[start - 4] | data[start - 3] << 8 | data[start - 2] << 16
         size = computed_bytes(data, start, end, total, self._packed, self.sizes)
-        own = OWN_BYTES if reading.positions or reading.of_patients else PATIENT_BYTES
-        return max(0, size - own) // PATIENT_BYTES
+        return beside(size, known=bool(reading.positions) or reading.of_patients)
 
     def _row_judged(self, data: bytes, start: int, end: int, whole: bool) -> tuple[list[str], int]:
         """The same without what may be packed beside columns of tables."""
@@ -256,10 +255,11 @@ class Answers(Commands):
         computed = head.kind in REPORTED and self._of_patients(statement)
         if computed and statement is not None and reading.tables:
             hidden: frozenset[str] = frozenset()
-            if b"returning" in statement.bare.lower() and copies(statement.bare):
+            low = statement.bare.lower()
+            if b"returning" in low and copies(statement.bare):
                 hidden = reading.tables  # of the table that was filled
                 self._note_moved(statement)
-            elif b"user_variables" in statement.bare.lower():
+            elif b"user_variables" in low:
                 hidden = reading.tables
             elif nested(statement.bare):
                 hidden = self._subqueries(statement, reading)

@@ -15,7 +15,8 @@ _COPY = re.compile(
          \s+ (?!(?:column|index|key|table|view|function|procedure|trigger|event)\s) (?:[`"]?\w+[`"]? \s*\.\s*)? [`"]?(?P<name>[\w$\x80-\xff]+)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
-_AROUND = re.compile(r"/\*! | \*/")
+AROUND = re.compile(r"/\*! | \*/")
+"""Of a shape: the edges of a comment that is code."""
 _MOVES = re.compile(
     rb"\b(?:insert|replace)\b(?!\s*\()|\b(?:outfile|dumpfile|create|alter|rename)\b|\binto\b[^\w`]*@", re.IGNORECASE
 )
@@ -55,7 +56,7 @@ def _several(low: bytes) -> bool:
 def beyond(shape: str, done: int) -> bool:
     """Of a text of which the beginning is kept: True when what its statement number `done` (from 0) moves stands behind that. `shape`: the
     beginning's."""
-    statements = _AROUND.sub("", shape).split(";")
+    statements = AROUND.sub("", shape).split(";")
     if done != len(statements) - 1:
         return done >= len(statements)
     words = statements[done].split(" ")
@@ -65,7 +66,7 @@ def beyond(shape: str, done: int) -> bool:
 def made(sql: bytes, shape: str, any_update: bool = False) -> set[str]:
     """Names in lower case. `shape`: the normalised text, where no comment hides what it does; `any_update`: see updated."""
     out = updated(shape, any_update)
-    for text in (_AROUND.sub("", shape).encode(), sql):
+    for text in (AROUND.sub("", shape).encode(), sql):
         for count, found in enumerate(_COPY.finditer(text)):
             if count >= MAX_NAMES:
                 break
@@ -77,7 +78,7 @@ def updated(shape: str, any_update: bool = False) -> set[str]:
     """The tables into which the UPDATEs of a text put what other tables, or queries, hold; `?` for one whose name the shape does not show.
     `any_update`: what the values are is known to be others'."""
     out: set[str] = set()
-    for statement in _AROUND.sub("", shape).split(";"):
+    for statement in AROUND.sub("", shape).split(";"):
         words = statement.split(" ")
         if len(out) >= MAX_NAMES or "update" not in words or "set" not in words:
             continue

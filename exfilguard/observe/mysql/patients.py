@@ -21,6 +21,7 @@ from ...wire.mysql.messages import (
 )
 from .. import patients
 from ..estimate import keyed_pattern
+from .moved import AROUND
 
 MAX_COPIES = 10_000
 MAX_READINGS = 1_024
@@ -28,7 +29,6 @@ MAX_READING_BYTES = 32 << 10
 """Longer column definitions are read again each time."""
 UUID_BYTES = 16
 
-_AROUND = re.compile(r"/\*! | \*/")
 _WORDS = re.compile(rb"[\w$]+")
 _LONGER_WORDS = re.compile(rb"[\w$\x80-\xff]+")
 _SUBQUERY = re.compile(
@@ -41,7 +41,7 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 def subqueries(shape: str, tables: Iterable[str], *, certain: bool) -> frozenset[str]:
     """Those of these names, in lower case, that a statement may give to subqueries. `shape`: its normalised text; `certain`: False when
     the server may read it otherwise."""
-    found = {match["behind"] or match["before"] for match in _SUBQUERY.finditer(_AROUND.sub("", shape))}
+    found = {match["behind"] or match["before"] for match in _SUBQUERY.finditer(AROUND.sub("", shape))}
     certain = certain and "?" not in found  # a string, or a name in double quotes
     named = {name.lstrip("`").lower() for name in found}
     return frozenset([t for t in tables if not certain or t in named or _PLAIN.fullmatch(t) is None])
